@@ -1,1 +1,6 @@
-//! (in the making)
+//! The sidecar: captures a workload's TCP traffic, speaks mutual TLS to other sidecars, balances each request and measures.
+//!
+//! Rooms import only downward (ARCHITECTURE.md has the table, `tests/tests/tidy.rs` holds it). Read `outbound` or `inbound`
+//! for the life of a connection, `app` for how the rooms are put together.
+
+pub mod model;

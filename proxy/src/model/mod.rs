@@ -1,0 +1,130 @@
+//! What the control plane says, as plain data, and the pure decisions on it.
+//!
+//! Invariant: values of this room were checked when they were made (`control` parses the wire), so nobody downstream checks
+//! again. No tokio, no clock, no I/O here. Routes, limits and authorization get their place beside `Target` and
+//! `InboundPolicy`.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use mesh_mtls::spiffe;
+use serde::Serialize;
+
+/// What is behind an original destination.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// Not of the mesh: forwarded as is.
+    Unknown,
+    /// An address of a Service: balanced over the backend's endpoints.
+    Service {
+        /// Where requests go.
+        backend: BackendId,
+        /// How the bytes are read.
+        protocol: Protocol,
+    },
+    /// A workload's own address: exactly this endpoint.
+    Workload {
+        /// The one endpoint.
+        endpoint: Endpoint,
+        /// How the bytes are read.
+        protocol: Protocol,
+    },
+}
+
+impl Target {
+    /// The declared protocol, `Detect` when nothing is declared.
+    pub fn protocol(&self) -> Protocol {
+        match self {
+            Target::Unknown => Protocol::Detect,
+            Target::Service { protocol, .. } | Target::Workload { protocol, .. } => *protocol,
+        }
+    }
+}
+
+/// A port of a Service, written `namespace/service:port`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct BackendId {
+    /// The Service's namespace.
+    pub namespace: Arc<str>,
+    /// The Service's name.
+    pub service: Arc<str>,
+    /// The Service's port, not the target port.
+    pub port: u16,
+}
+
+impl fmt::Display for BackendId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}:{}", self.namespace, self.service, self.port)
+    }
+}
+
+/// How a port's bytes are read. Anything but `Detect` skips detection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Protocol {
+    /// The bytes decide.
+    #[default]
+    Detect,
+    /// HTTP/1.0 and HTTP/1.1.
+    Http1,
+    /// HTTP/2 with prior knowledge.
+    Http2,
+    /// gRPC, which is HTTP/2.
+    Grpc,
+    /// Bytes, forwarded as they are.
+    Opaque,
+}
+
+/// One place where a backend listens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    /// Where the application listens.
+    pub addr: SocketAddr,
+    /// `namespace/workload`, empty when unknown.
+    pub name: Arc<str>,
+    /// The sidecar in front of it; `None` is spoken to in plaintext.
+    pub peer: Option<Peer>,
+    /// Share of the load relative to others, 1 to 10,000.
+    pub weight: u16,
+    /// Failure domain, empty when unknown.
+    pub zone: Arc<str>,
+}
+
+/// A sidecar: where it accepts tunnels and who it must prove to be.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Peer {
+    /// The endpoint's IP with the sidecar's inbound port.
+    pub addr: SocketAddr,
+    /// The identity that its certificate must carry.
+    pub id: spiffe::Id,
+}
+
+/// The endpoints of a backend, newest state.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct EndpointSet(pub Arc<[Endpoint]>);
+
+impl EndpointSet {
+    /// The endpoints that a dial to an address of `family`'s kind should use: those of the same IP version, or all of them
+    /// when there are none.
+    pub fn of_family(&self, family: &SocketAddr) -> Vec<Endpoint> {
+        let same: Vec<_> =
+            self.0.iter().filter(|e| e.addr.is_ipv4() == family.is_ipv4()).cloned().collect();
+        if same.is_empty() { self.0.to_vec() } else { same }
+    }
+}
+
+/// What holds for connections to the proxy's own workload.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct InboundPolicy {
+    /// Declared protocols by the application's port.
+    pub ports: BTreeMap<u16, Protocol>,
+}
+
+impl InboundPolicy {
+    /// How the bytes to `port` are read.
+    pub fn protocol(&self, port: u16) -> Protocol {
+        self.ports.get(&port).copied().unwrap_or_default()
+    }
+}
