@@ -2,9 +2,11 @@
 //!
 //! Invariant: whatever is wrong with the arguments ends here, with exit status 64, before anything is read or touched.
 
-use std::fs::File;
+use std::ffi::OsString;
+use std::fs::{File, OpenOptions};
 use std::num::NonZeroU16;
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::PathBuf;
 
 use clap::error::ErrorKind;
 use clap::{CommandFactory as _, Parser, ValueEnum};
@@ -19,8 +21,8 @@ pub(crate) struct Request {
     pub(crate) options: Valid,
     pub(crate) ipv6: Ipv6,
     pub(crate) backend: Choice,
-    /// The namespace to act in; `None` is our own.
-    pub(crate) netns: Option<File>,
+    /// The namespace to act in and the path it was opened by; `None` is our own.
+    pub(crate) netns: Option<(PathBuf, File)>,
     pub(crate) wait_seconds: u32,
 }
 
@@ -198,10 +200,21 @@ impl Args {
     }
 }
 
-/// Clap's report without the control characters that a hostile value may have brought in.
-pub(crate) fn printable(error: &clap::Error) -> String {
+/// Clap's report without the control characters, line ends among them, that a hostile value may have brought in.
+pub(crate) fn printable(error: &clap::Error, args: impl Iterator<Item = OsString>) -> String {
+    let mut report = error.render().to_string();
+    for arg in args {
+        let arg = arg.to_string_lossy();
+        for value in [Some(&*arg), arg.split_once('=').map(|(_, value)| value)]
+            .into_iter()
+            .flatten()
+        {
+            if value.contains(char::is_control) {
+                report = report.replace(value, &value.escape_debug().to_string());
+            }
+        }
+    }
     let keep = |c: char| c == '\n' || !c.is_control();
-    let report = error.render().to_string();
     report
         .chars()
         .map(|c| {
@@ -231,12 +244,22 @@ fn uid(text: &str) -> Result<u32, String> {
 }
 
 /// Opens the namespace already here, so that a wrong path counts as a wrong argument.
-fn open_namespace(path: &Path) -> Result<File, String> {
-    let refused =
-        |cause: String| format!("invalid value '{}' for '--netns': {cause}", path.display());
-    let file = File::open(path).map_err(|error| refused(error.to_string()))?;
+fn open_namespace(path: PathBuf) -> Result<(PathBuf, File), String> {
+    let refused = |cause: String| {
+        format!(
+            "invalid value '{}' for '--netns': {cause}",
+            path.display().to_string().escape_debug()
+        )
+    };
+    // A pipe that nobody writes to would keep a plain open waiting.
+    let no_waiting = nix::fcntl::OFlag::O_NONBLOCK.bits();
+    let opened = OpenOptions::new()
+        .read(true)
+        .custom_flags(no_waiting)
+        .open(&path);
+    let file = opened.map_err(|error| refused(error.to_string()))?;
     match nix::sys::statfs::fstatfs(&file) {
-        Ok(found) if found.filesystem_type() == nix::sys::statfs::NSFS_MAGIC => Ok(file),
+        Ok(found) if found.filesystem_type() == nix::sys::statfs::NSFS_MAGIC => Ok((path, file)),
         Ok(_) => Err(refused(
             "no network namespace (see ls /run/netns, or /proc/PID/ns/net)".to_owned(),
         )),

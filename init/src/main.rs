@@ -12,6 +12,7 @@ mod verify;
 mod xtables;
 
 use std::io;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use args::{Ipv6, Mode, Request};
@@ -27,8 +28,10 @@ const EXIT_USAGE: u8 = 64;
 /// Everything that can go wrong once the arguments are accepted.
 #[derive(Debug, thiserror::Error)]
 enum Failure {
-    #[error("entering the network namespace: {0} (needs CAP_SYS_ADMIN)")]
-    Enter(#[source] io::Error),
+    #[error("invalid value '{}' for '--netns': no network namespace", .0.display())]
+    NotANamespace(PathBuf),
+    #[error("entering {}: {source} (needs CAP_SYS_ADMIN)", path.display())]
+    Enter { path: PathBuf, source: io::Error },
     #[error("locking the network namespace: {0}")]
     Lock(#[source] io::Error),
     #[error(transparent)]
@@ -43,7 +46,7 @@ fn main() -> ExitCode {
     let request = match Request::from_args() {
         Ok(request) => request,
         Err(error) if error.use_stderr() => {
-            eprint!("{}", args::printable(&error));
+            eprint!("{}", args::printable(&error, std::env::args_os()));
             return ExitCode::from(EXIT_USAGE);
         }
         Err(help) => {
@@ -62,8 +65,15 @@ fn main() -> ExitCode {
 }
 
 fn run(request: &Request) -> Result<(), Failure> {
-    if let Some(namespace) = &request.netns {
-        namespace::enter(namespace).map_err(Failure::Enter)?;
+    if let Some((path, namespace)) = &request.netns {
+        // A namespace of another kind looks the same until one tries to enter it.
+        namespace::enter(namespace).map_err(|source| match source.kind() {
+            io::ErrorKind::InvalidInput => Failure::NotANamespace(path.clone()),
+            _ => Failure::Enter {
+                path: path.clone(),
+                source,
+            },
+        })?;
     }
     let _lock = namespace::lock(request.wait_seconds).map_err(Failure::Lock)?;
     let support = namespace::ipv6();
