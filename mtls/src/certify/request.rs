@@ -1,0 +1,182 @@
+//! One request for a certificate: token and a fresh key's CSR out, a verified [`Leaf`] back.
+//!
+//! Invariant: the key never leaves the process, and serves one certificate only.
+
+use std::io;
+use std::path::Path;
+
+use mesh_proto::identity::identity_client::IdentityClient;
+use mesh_proto::identity::{CertifyRequest, CertifyResponse};
+use rcgen::string::Ia5String;
+use rcgen::{CertificateParams, DistinguishedName, KeyPair, PKCS_ECDSA_P256_SHA256, SanType};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, UnixTime};
+use tokio::fs::File;
+use tokio::io::AsyncReadExt;
+use tokio::time::timeout;
+use tonic::Code;
+use tonic::transport::Channel;
+
+use super::{ANSWER_TIMEOUT, Settings};
+use crate::anchors::{self, Anchors};
+use crate::chain::Refusal;
+use crate::credentials::{Credentials, Leaf};
+use crate::leaf;
+use crate::spiffe::Id;
+use crate::tls;
+
+/// Service account tokens of Kubernetes have 1 to 2 KiB.
+const MAX_TOKEN: u64 = 64 * 1024;
+/// Between the leaf and a root.
+const MAX_INTERMEDIATES: usize = 8;
+
+/// Why `identity` gave us nothing that we can use.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The token cannot be read.
+    #[error("token file: {0}")]
+    Token(#[source] io::Error),
+    /// No key or CSR could be made.
+    #[error("key or CSR: {0}")]
+    Key(#[source] rcgen::Error),
+    /// `identity` refused, or could not be reached.
+    #[error("{}: {}", .0.code(), cause(.0))]
+    Status(#[source] Box<tonic::Status>),
+    /// `identity` did not answer in time.
+    #[error("no answer within {ANSWER_TIMEOUT:?}")]
+    Timeout,
+    /// `identity` closed the stream of bundles.
+    #[error("the stream ended")]
+    Ended,
+    /// The certificate does not fit the key, or is malformed.
+    #[error("the answer: {0}")]
+    Leaf(#[from] leaf::Error),
+    /// Our peers would refuse the certificate.
+    #[error("the certificate issued: {0}")]
+    Refused(#[from] Refusal),
+    /// The bundle cannot be used.
+    #[error("{0}")]
+    Bundle(#[from] anchors::Error),
+}
+
+impl Error {
+    /// The reason word: those of [`tls::Error::reason`], those of gRPC in lower case, or `token`, `key`, `ended`,
+    /// `bad_bundle`.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Token(_) => "token",
+            Self::Key(_) => "key",
+            Self::Status(status) => {
+                tls::reason_in(status.as_ref()).unwrap_or_else(|| code_word(status.code()))
+            }
+            Self::Timeout => "timeout",
+            Self::Ended => "ended",
+            Self::Leaf(leaf::Error::Refused(refusal)) | Self::Refused(refusal) => refusal.reason(),
+            Self::Leaf(_) => "bad_certificate",
+            Self::Bundle(_) => "bad_bundle",
+        }
+    }
+}
+
+impl From<tonic::Status> for Error {
+    fn from(status: tonic::Status) -> Self {
+        Self::Status(Box::new(status))
+    }
+}
+
+/// tonic says "transport error"; what happened is at the bottom.
+fn cause(status: &tonic::Status) -> String {
+    let mut next = std::error::Error::source(status);
+    let mut cause = None;
+    while let Some(error) = next {
+        cause = Some(error);
+        next = error.source();
+    }
+    cause.map_or_else(|| status.message().to_owned(), ToString::to_string)
+}
+
+fn code_word(code: Code) -> &'static str {
+    match code {
+        Code::InvalidArgument => "invalid_argument",
+        Code::Unauthenticated => "unauthenticated",
+        Code::PermissionDenied => "permission_denied",
+        Code::ResourceExhausted => "resource_exhausted",
+        Code::FailedPrecondition => "failed_precondition",
+        Code::DeadlineExceeded => "timeout",
+        Code::Unavailable => "unavailable",
+        Code::Unimplemented => "unimplemented",
+        _ => "internal",
+    }
+}
+
+pub(super) async fn certify(
+    client: &mut IdentityClient<Channel>,
+    settings: &Settings,
+    credentials: &Credentials,
+) -> Result<Leaf, Error> {
+    let token = read_token(&settings.token_file)
+        .await
+        .map_err(Error::Token)?;
+    let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(Error::Key)?;
+    let request = CertifyRequest {
+        token: token.into(),
+        identity: settings.id.as_ref().map(Id::to_string).unwrap_or_default(),
+        csr_der: csr(&key, settings.id.as_ref()).map_err(Error::Key)?.into(),
+    };
+    let answer = match timeout(ANSWER_TIMEOUT, client.certify(request)).await {
+        Ok(answer) => answer?.into_inner(),
+        Err(_) => return Err(Error::Timeout),
+    };
+    accept(&answer, &key, settings.id.as_ref(), &credentials.anchors())
+}
+
+/// A token without the white space around it, which editors and shells add.
+async fn read_token(file: &Path) -> io::Result<Vec<u8>> {
+    let mut token = Vec::new();
+    File::open(file)
+        .await?
+        .take(MAX_TOKEN + 1)
+        .read_to_end(&mut token)
+        .await?;
+    let trimmed = token.trim_ascii();
+    if trimmed.is_empty() {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "it is empty"));
+    }
+    if token.len() as u64 > MAX_TOKEN {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "it is too long"));
+    }
+    Ok(trimmed.to_vec())
+}
+
+/// No subject; one URI name if we know who we are, else none.
+fn csr(key: &KeyPair, id: Option<&Id>) -> Result<Vec<u8>, rcgen::Error> {
+    let mut params = CertificateParams::default();
+    params.distinguished_name = DistinguishedName::new();
+    if let Some(id) = id {
+        params.subject_alt_names = vec![SanType::URI(Ia5String::try_from(id.as_str())?)];
+    }
+    Ok(params.serialize_request(key)?.der().to_vec())
+}
+
+fn accept(
+    answer: &CertifyResponse,
+    key: &KeyPair,
+    id: Option<&Id>,
+    anchors: &Anchors,
+) -> Result<Leaf, Error> {
+    if answer.intermediates_der.len() > MAX_INTERMEDIATES {
+        return Err(Refusal::Unfit(format!("more than {MAX_INTERMEDIATES} intermediates")).into());
+    }
+    let ders = std::iter::once(&answer.leaf_der).chain(&answer.intermediates_der);
+    let chain = ders.map(|der| CertificateDer::from(der.to_vec())).collect();
+    let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialized_der()));
+    let leaf = Leaf::new(chain, &key)?;
+    leaf.verify(anchors, UnixTime::now())?;
+    match id {
+        Some(expected) if expected != leaf.id() => Err(Refusal::Identity {
+            expected: expected.clone(),
+            presented: leaf.id().clone(),
+        }
+        .into()),
+        _ => Ok(leaf),
+    }
+}

@@ -1,0 +1,212 @@
+//! TLS connections for a tonic server: accepts, performs handshakes side by side, hands out those that succeed.
+//!
+//! Invariant: the stream never ends and never yields an error, so that no client and no lack of descriptors can stop a
+//! server; handshakes are bounded in time (by the acceptor) and number. Non-goal: a bound on finished connections; that
+//! is the server's.
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+use tokio::time::{Sleep, sleep};
+use tokio_rustls::server::TlsStream;
+use tokio_stream::Stream;
+use tonic::transport::server::Connected;
+
+use crate::spiffe::Id;
+use crate::tls::{self, Acceptor};
+
+/// Handshakes at the same time; further connections wait in the kernel's queue.
+const MAX_HANDSHAKES: usize = 256;
+/// How long to let others close descriptors when there are none left.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Who asks; found in `request.extensions()`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// Proved by a certificate; none when the acceptor does not require one.
+    pub id: Option<Id>,
+    /// The other end of the connection.
+    pub addr: SocketAddr,
+}
+
+/// Connections of `listener` for tonic's `serve_with_incoming`.
+pub fn incoming(listener: TcpListener, acceptor: Acceptor) -> Incoming {
+    Incoming {
+        listener,
+        acceptor,
+        handshakes: JoinSet::new(),
+        pause: None,
+        refused: Box::new(|_, _| {}),
+    }
+}
+
+/// See [`incoming`].
+pub struct Incoming {
+    listener: TcpListener,
+    acceptor: Acceptor,
+    handshakes: JoinSet<Result<Connection, Failed>>,
+    pause: Option<Pin<Box<Sleep>>>,
+    refused: Box<dyn Fn(SocketAddr, &tls::Error) + Send + Sync>,
+}
+
+struct Failed {
+    addr: SocketAddr,
+    error: tls::Error,
+}
+
+impl Incoming {
+    /// Calls `refused` for each failed handshake, so that the caller can count by [`tls::Error::reason`].
+    #[must_use]
+    pub fn on_refused(
+        self,
+        refused: impl Fn(SocketAddr, &tls::Error) + Send + Sync + 'static,
+    ) -> Self {
+        Self {
+            refused: Box::new(refused),
+            ..self
+        }
+    }
+
+    fn start(&mut self, tcp: TcpStream, addr: SocketAddr) {
+        let acceptor = self.acceptor.clone();
+        self.handshakes.spawn(async move {
+            let failed = |error| Failed { addr, error };
+            tcp.set_nodelay(true)
+                .map_err(|error| failed(error.into()))?;
+            let (tls, tls::Peer { id }) = acceptor.accept(tcp).await.map_err(failed)?;
+            Ok(Connection {
+                tls,
+                peer: Peer { id, addr },
+            })
+        });
+    }
+
+    fn report(&self, failed: &Failed) {
+        tracing::debug!(peer = %failed.addr, reason = failed.error.reason(), "handshake failed: {}", failed.error);
+        (self.refused)(failed.addr, &failed.error);
+    }
+}
+
+impl Stream for Incoming {
+    type Item = io::Result<Connection>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        loop {
+            match self.handshakes.poll_join_next(cx) {
+                Poll::Ready(Some(Ok(Ok(connection)))) => return Poll::Ready(Some(Ok(connection))),
+                Poll::Ready(Some(Ok(Err(failed)))) => {
+                    self.report(&failed);
+                    continue;
+                }
+                Poll::Ready(Some(Err(_))) => continue, // a runtime that shuts down cancels the task
+                Poll::Ready(None) | Poll::Pending => {}
+            }
+            if self.handshakes.len() >= MAX_HANDSHAKES {
+                return Poll::Pending; // a handshake that ends wakes us
+            }
+            if let Some(pause) = &mut self.pause {
+                ready!(pause.as_mut().poll(cx));
+                self.pause = None;
+            }
+            match ready!(self.listener.poll_accept(cx)) {
+                Ok((tcp, addr)) => self.start(tcp, addr),
+                Err(error) if is_of_the_connection(&error) => {}
+                Err(error) => {
+                    tracing::warn!("cannot accept: {error}");
+                    self.pause = Some(Box::pin(sleep(PAUSE)));
+                }
+            }
+        }
+    }
+}
+
+/// accept(2) also reports what happened to the one connection that it would have returned; the next may be fine.
+fn is_of_the_connection(error: &io::Error) -> bool {
+    use io::ErrorKind::{
+        ConnectionAborted, ConnectionRefused, ConnectionReset, HostUnreachable, Interrupted,
+        NetworkDown, NetworkUnreachable, TimedOut,
+    };
+    matches!(
+        error.kind(),
+        ConnectionAborted
+            | ConnectionRefused
+            | ConnectionReset
+            | HostUnreachable
+            | Interrupted
+            | NetworkDown
+            | NetworkUnreachable
+            | TimedOut
+    )
+}
+
+impl fmt::Debug for Incoming {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (listener, handshakes) = (&self.listener, self.handshakes.len());
+        f.debug_struct("Incoming")
+            .field("listener", listener)
+            .field("handshakes", &handshakes)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A verified connection.
+#[derive(Debug)]
+pub struct Connection {
+    tls: TlsStream<TcpStream>,
+    peer: Peer,
+}
+
+impl Connected for Connection {
+    type ConnectInfo = Peer;
+
+    fn connect_info(&self) -> Peer {
+        self.peer.clone()
+    }
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.tls).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.tls).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.tls).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.tls.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.tls).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.tls).poll_shutdown(cx)
+    }
+}

@@ -1,0 +1,209 @@
+//! Handshakes: [`Acceptor`] and [`Connector`] over any stream.
+//!
+//! Invariant: TLS 1.3 only, no resumption, no early data, no key log, and no SNI, so that names stay private. Each
+//! handshake reads the newest anchors and leaf and ends within a time limit. Non-goal: sockets; the caller brings the
+//! stream.
+
+mod config;
+mod error;
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use rustls::server::ServerConfig;
+use rustls_pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
+
+pub(crate) use config::load_key;
+pub use error::{Blame, Error, reason_in};
+
+use crate::chain;
+use crate::credentials::Credentials;
+use crate::spiffe::Id;
+
+/// Limits of a handshake and of its session.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// From the first byte to the end of the handshake.
+    pub handshake_timeout: Duration,
+    /// The most bytes that a session holds back for a peer that does not read, per direction of rustls's own queue.
+    pub buffer_limit: usize,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            handshake_timeout: Duration::from_secs(10),
+            buffer_limit: 64 * 1024,
+        }
+    }
+}
+
+/// Whether a client must show a certificate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClientAuth {
+    /// No certificate, no connection.
+    Required,
+    /// A client may be nobody; if it shows a certificate, that must be good.
+    Optional,
+}
+
+/// Who is at the other end of an accepted connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// Proved by its certificate; none under [`ClientAuth::Optional`] only.
+    pub id: Option<Id>,
+}
+
+/// Accepts TLS. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Acceptor {
+    credentials: Credentials,
+    config: Arc<ServerConfig>,
+    settings: Settings,
+}
+
+impl Acceptor {
+    /// Demands that the client speaks one of `alpn`, the first that we list winning; with an empty list any will do.
+    pub fn new(credentials: Credentials, client_auth: ClientAuth, alpn: &[&[u8]]) -> Self {
+        let config = Arc::new(config::server(&credentials, client_auth, alpn));
+        Self {
+            credentials,
+            config,
+            settings: Settings::default(),
+        }
+    }
+
+    /// The same with other limits.
+    #[must_use]
+    pub fn with_settings(self, settings: Settings) -> Self {
+        Self { settings, ..self }
+    }
+
+    /// Performs the handshake. The protocol agreed on is in the stream's session (`alpn_protocol`).
+    ///
+    /// # Errors
+    /// See [`Error`]; the stream is gone then, and the peer was sent an alert where TLS has one.
+    pub async fn accept<IO>(&self, io: IO) -> Result<(server::TlsStream<IO>, Peer), Error>
+    where
+        IO: AsyncRead + AsyncWrite + Unpin,
+    {
+        self.credentials
+            .usable_leaf(SystemTime::now())
+            .ok_or(Error::NotCertified)?;
+        let limit = Some(self.settings.buffer_limit);
+        let handshake = TlsAcceptor::from(Arc::clone(&self.config))
+            .accept_with(io, |session| session.set_buffer_limit(limit));
+        let stream = within(self.settings.handshake_timeout, handshake).await?;
+        let session = stream.get_ref().1;
+        if session.alpn_protocol().is_none() && !self.config.alpn_protocols.is_empty() {
+            return Err(Error::Alpn);
+        }
+        let leaf = session.peer_certificates().and_then(<[_]>::first);
+        let id = leaf
+            .map(chain::identity)
+            .transpose()
+            .map_err(Error::Certificate)?;
+        Ok((stream, Peer { id }))
+    }
+}
+
+/// Whether a connector shows our certificate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Shown {
+    Leaf,
+    Nothing,
+}
+
+/// Opens TLS. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Connector {
+    credentials: Credentials,
+    shown: Shown,
+    alpn: Arc<[Vec<u8>]>,
+    settings: Settings,
+}
+
+impl Connector {
+    /// Shows our leaf, and refuses to connect while there is none. Demands that the server picks one of `alpn`, unless
+    /// that is empty.
+    pub fn new(credentials: Credentials, alpn: &[&[u8]]) -> Self {
+        Self {
+            credentials,
+            shown: Shown::Leaf,
+            alpn: owned(alpn),
+            settings: Settings::default(),
+        }
+    }
+
+    /// Shows no certificate; the server is verified all the same. For asking `identity` before we have a leaf.
+    pub fn anonymous(credentials: Credentials, alpn: &[&[u8]]) -> Self {
+        Self {
+            shown: Shown::Nothing,
+            ..Self::new(credentials, alpn)
+        }
+    }
+
+    /// The same with other limits.
+    #[must_use]
+    pub fn with_settings(self, settings: Settings) -> Self {
+        Self { settings, ..self }
+    }
+
+    /// The same with other protocols.
+    #[must_use]
+    pub fn with_alpn(self, alpn: &[&[u8]]) -> Self {
+        Self {
+            alpn: owned(alpn),
+            ..self
+        }
+    }
+
+    /// Performs the handshake; the server must prove to be `expected`.
+    ///
+    /// In TLS 1.3 a client is done before the server has judged the client's certificate: that refusal comes with the
+    /// first read, and [`reason_in`] finds it there.
+    ///
+    /// # Errors
+    /// See [`Error`]; the stream is gone then, and the peer was sent an alert where TLS has one.
+    pub async fn connect<IO>(&self, io: IO, expected: &Id) -> Result<client::TlsStream<IO>, Error>
+    where
+        IO: AsyncRead + AsyncWrite + Unpin,
+    {
+        if self.shown == Shown::Leaf {
+            self.credentials
+                .usable_leaf(SystemTime::now())
+                .ok_or(Error::NotCertified)?;
+        }
+        let config = config::client(&self.credentials, self.shown, &self.alpn, expected.clone());
+        // rustls wants a name; it is neither sent (SNI is off) nor verified (the expected id is).
+        let name = ServerName::from(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+        let limit = Some(self.settings.buffer_limit);
+        let handshake = TlsConnector::from(Arc::new(config))
+            .connect_with(name, io, |session| session.set_buffer_limit(limit));
+        let stream = within(self.settings.handshake_timeout, handshake).await?;
+        if stream.get_ref().1.alpn_protocol().is_none() && !self.alpn.is_empty() {
+            return Err(Error::Alpn);
+        }
+        Ok(stream)
+    }
+}
+
+fn owned(alpn: &[&[u8]]) -> Arc<[Vec<u8>]> {
+    alpn.iter().map(|protocol| protocol.to_vec()).collect()
+}
+
+async fn within<T>(
+    limit: Duration,
+    handshake: impl Future<Output = std::io::Result<T>>,
+) -> Result<T, Error> {
+    match tokio::time::timeout(limit, handshake).await {
+        Ok(done) => done.map_err(Error::from),
+        Err(_) => Err(Error::Timeout(limit)),
+    }
+}
+
+#[cfg(test)]
+mod tests;
