@@ -146,7 +146,7 @@ impl Request {
         let args = Args::try_parse()?;
         let netns = args
             .netns
-            .as_deref()
+            .clone()
             .map(open_namespace)
             .transpose()
             .map_err(refused)?;
@@ -275,7 +275,7 @@ mod tests {
         let error = Args::try_parse_from(["mesh-init"].iter().chain(args))
             .err()
             .expect("refused");
-        printable(&error)
+        printable(&error, args.iter().map(OsString::from))
     }
 
     #[test]

@@ -150,8 +150,9 @@ impl Failure {
         match self {
             Self::Verify(_) => EXIT_UNVERIFIED,
             Self::Apply(apply::Failure::Mixed { .. }) => EXIT_MIXED,
+            Self::NotANamespace(_) => EXIT_USAGE,
             Self::Apply(apply::Failure::RolledBack(_))
-            | Self::Enter(_)
+            | Self::Enter { .. }
             | Self::Lock(_)
             | Self::Plan(_) => EXIT_FAILED,
         }
