@@ -3,4 +3,6 @@
 //! Rooms import only downward (ARCHITECTURE.md has the table, `tests/tests/tidy.rs` holds it). Read `outbound` or `inbound`
 //! for the life of a connection, `app` for how the rooms are put together.
 
+pub mod detect;
+pub mod metrics;
 pub mod model;

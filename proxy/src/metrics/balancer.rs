@@ -1,0 +1,139 @@
+//! What a balancer and the tunnels under it show.
+//!
+//! Invariant: gauges are sums of what their holders contribute, and a holder takes its part back when it is dropped; so
+//! several balancers may share a label set (those beyond the series cap do).
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+use metrics::{Gauge, Label};
+
+use super::registry::{Registry, label};
+use super::table::Reasons;
+use super::{Direction, family};
+
+/// Series of a [`Target`] from its begin; the reasons of retries come on top, one each.
+pub(super) const SERIES: usize = 2;
+
+/// The handles of one target, shared by its balancers.
+pub(super) struct Target {
+    registry: Arc<Registry>,
+    available: Gauge,
+    failing: Gauge,
+    retries: Reasons<8>,
+}
+
+impl Target {
+    pub(super) fn new(registry: Arc<Registry>, labels: Vec<Label>) -> Self {
+        let endpoints = |state: &'static str| {
+            let mut labels = labels.clone();
+            labels.push(label("state", state));
+            registry.gauge(&family::BALANCER_ENDPOINTS, labels)
+        };
+        Self {
+            available: endpoints("available"),
+            failing: endpoints("failing"),
+            retries: Reasons::new(&family::RETRIES, labels, "reason"),
+            registry,
+        }
+    }
+}
+
+/// One balancer's handles. Its endpoints leave the gauges when it is dropped.
+pub struct Balancer {
+    target: Arc<Target>,
+    available: AtomicUsize,
+    failing: AtomicUsize,
+}
+
+impl Balancer {
+    pub(super) fn new(target: Arc<Target>) -> Self {
+        Self {
+            target,
+            available: AtomicUsize::new(0),
+            failing: AtomicUsize::new(0),
+        }
+    }
+
+    /// How many endpoints there are now, by state.
+    pub fn endpoints(&self, available: usize, failing: usize) {
+        contribute(&self.target.available, &self.available, available);
+        contribute(&self.target.failing, &self.failing, failing);
+    }
+
+    /// A request goes to another endpoint, and why.
+    pub fn retry(&self, reason: &'static str) {
+        self.target.retries.count(&self.target.registry, reason);
+    }
+}
+
+impl Drop for Balancer {
+    fn drop(&mut self) {
+        self.endpoints(0, 0);
+    }
+}
+
+/// Puts `now` in the place of what was contributed before.
+fn contribute(gauge: &Gauge, part: &AtomicUsize, now: usize) {
+    let before = part.swap(now, Relaxed);
+    if now > before {
+        gauge.increment(float(now - before));
+    } else if before > now {
+        gauge.decrement(float(before - now));
+    }
+}
+
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "counts of things in memory are far below 2^53"
+)]
+pub(super) fn float(count: usize) -> f64 {
+    count as f64
+}
+
+/// Connections between sidecars and the streams on them.
+#[derive(Clone)]
+pub struct Tunnels {
+    connections: [Gauge; 2],
+    streams: [Gauge; 2],
+}
+
+impl Tunnels {
+    pub(super) fn new(registry: &Registry) -> Self {
+        let both = |family| {
+            Direction::BOTH.map(|direction| {
+                registry.gauge(family, vec![label("direction", direction.as_str())])
+            })
+        };
+        Self {
+            connections: both(&family::TUNNEL_CONNECTIONS),
+            streams: both(&family::TUNNEL_STREAMS),
+        }
+    }
+
+    /// A connection is open until the guard is dropped.
+    pub fn connection(&self, direction: Direction) -> Open {
+        Open::new(&self.connections[direction as usize])
+    }
+
+    /// A stream is open until the guard is dropped.
+    pub fn stream(&self, direction: Direction) -> Open {
+        Open::new(&self.streams[direction as usize])
+    }
+}
+
+/// One more on a gauge, as long as it lives.
+pub struct Open(Gauge);
+
+impl Open {
+    fn new(gauge: &Gauge) -> Self {
+        gauge.increment(1.0);
+        Self(gauge.clone())
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.decrement(1.0);
+    }
+}
