@@ -1,1 +1,13 @@
-//! (in the making)
+//! What every daemon of the mesh needs: environment, logs, readiness, shutdown, listeners, metrics, the admin server.
+//!
+//! Invariant: nothing here knows what a daemon does; each module stands alone and is wired in the daemon's `main`.
+//! Non-goal: a framework. There is no trait to implement and nothing starts by itself.
+
+pub mod admin;
+pub mod build;
+pub mod env;
+pub mod listen;
+pub mod log;
+pub mod metrics;
+pub mod ready;
+pub mod shutdown;
