@@ -4,5 +4,7 @@
 //! for the life of a connection, `app` for how the rooms are put together.
 
 pub mod detect;
+pub mod http;
 pub mod metrics;
 pub mod model;
+pub mod net;

@@ -1,0 +1,213 @@
+//! The client of the control plane: streams in, `watch` cells out. Wire types die here.
+//!
+//! Read in this order: [`Discovery`] (what others call), [`Subscription`] (what they hold), `driver` (the stream), `table`
+//! with `cells` and `ledger` (what is known, what is to be said), `parse` (wire to model).
+//!
+//! Invariant: the newest good value of a resource stays until a different good one replaces it, whatever happens to the stream
+//! or comes over it; each resource has one subscription on the wire, however many hold it, and none when nobody does.
+//! Not here: for how long a target is worth holding, what to do without a value; those are the callers' decisions.
+
+mod cells;
+mod driver;
+mod ledger;
+mod parse;
+mod status;
+mod subscription;
+mod table;
+#[cfg(test)]
+mod tests;
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use mesh_mtls::credentials::Credentials;
+use mesh_mtls::{grpc, spiffe, tls};
+use mesh_proto::discovery as wire;
+use tokio::sync::Notify;
+
+use crate::metrics;
+use crate::model::{BackendId, EndpointSet, InboundPolicy, Target};
+use crate::resilience::backoff;
+use cells::Values;
+use ledger::Resource;
+use parse::Snapshot;
+use subscription::Lease;
+use table::{Outcome, Table};
+
+pub use status::{Known, Status};
+pub use subscription::Subscription;
+
+/// Where destination is and how to keep to it.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// `host:port`.
+    pub addr: String,
+    /// Who it must prove to be.
+    pub id: spiffe::Id,
+    /// The pauses between two streams.
+    pub backoff: backoff::Settings,
+    /// How long a stream may take to open: name, TCP, TLS and the first answer.
+    pub open_within: Duration,
+    /// Most original destinations, and most backends, at a time.
+    pub max_targets: usize,
+    /// Largest update, in bytes of the wire.
+    pub max_message: usize,
+}
+
+impl Settings {
+    /// The usual ones, for the destination `id` at `addr`.
+    pub fn new(addr: String, id: spiffe::Id) -> Self {
+        Settings {
+            addr,
+            id,
+            backoff: backoff::Settings::default(),
+            open_within: Duration::from_secs(10),
+            max_targets: 10_000,
+            max_message: 4 << 20,
+        }
+    }
+}
+
+/// Who the proxy stands beside, as it introduces itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Hello {
+    /// The proxy's version.
+    pub version: String,
+    /// The workload's own addresses.
+    pub addresses: Vec<IpAddr>,
+    /// Empty: the one of the certificate.
+    pub namespace: String,
+    /// For logs and status; may be empty.
+    pub workload: String,
+}
+
+impl From<Hello> for wire::Hello {
+    fn from(hello: Hello) -> Self {
+        wire::Hello {
+            proxy_version: hello.version,
+            addresses: hello.addresses.into_iter().map(|ip| ledger::octets(ip).into()).collect(),
+            namespace: hello.namespace,
+            workload: hello.workload,
+        }
+    }
+}
+
+/// The handle to ask with. Cheap to clone, usable from every thread.
+#[derive(Clone, Debug)]
+pub struct Discovery {
+    shared: Arc<Shared>,
+}
+
+impl Discovery {
+    /// A handle, and the task that feeds it for as long as it is polled. The stream opens once `credentials` has a
+    /// certificate; subscriptions may begin before.
+    pub fn new(
+        settings: Settings,
+        hello: Hello,
+        connector: tls::Connector,
+        credentials: Credentials,
+        metrics: metrics::Discovery,
+    ) -> (Discovery, impl Future<Output = ()> + Send + 'static) {
+        let shared = Arc::new(Shared::new(settings.max_targets, metrics));
+        let discovery = Discovery { shared: Arc::clone(&shared) };
+        let task = async move {
+            credentials.certified().await;
+            let channel = grpc::channel(&settings.addr, settings.id.clone(), connector);
+            driver::run(&shared, &settings, hello.into(), channel).await;
+        };
+        (discovery, task)
+    }
+
+    /// What is behind an original destination.
+    pub fn outbound(&self, addr: SocketAddr) -> Subscription<Target> {
+        let addr = SocketAddr::new(addr.ip().to_canonical(), addr.port());
+        self.subscribe(Resource::Outbound(addr), |table| table.hold_target(addr))
+    }
+
+    /// The endpoints of a backend.
+    pub fn endpoints(&self, backend: &BackendId) -> Subscription<EndpointSet> {
+        self.subscribe(Resource::Endpoints(backend.clone()), |table| table.hold_endpoints(backend))
+    }
+
+    /// What holds for connections to our own workload.
+    pub fn inbound(&self) -> Subscription<InboundPolicy> {
+        self.subscribe(Resource::Inbound, Table::hold_inbound)
+    }
+
+    /// How the stream is, and how much is known.
+    pub fn status(&self) -> Status {
+        self.shared.lock().status(Instant::now())
+    }
+
+    fn subscribe<T>(
+        &self,
+        resource: Resource,
+        hold: impl FnOnce(&mut Table) -> Option<Values<T>>,
+    ) -> Subscription<T> {
+        let Some(values) = self.shared.update(&resource, hold) else { return Subscription::over_limit() };
+        Subscription::held(values, Lease { shared: Arc::clone(&self.shared), resource })
+    }
+}
+
+/// The table with its lock, the driver's wake-up, and the meters.
+#[derive(Debug)]
+struct Shared {
+    table: Mutex<Table>,
+    /// Rung when something may be due. Only the driver waits.
+    wake: Notify,
+    metrics: metrics::Discovery,
+}
+
+impl Shared {
+    fn new(limit: usize, metrics: metrics::Discovery) -> Self {
+        metrics.connected(false);
+        Shared { table: Mutex::new(Table::new(limit, Instant::now())), wake: Notify::new(), metrics }
+    }
+
+    /// Nothing below panics half-way through a change, so a poisoned table is a whole one.
+    fn lock(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A change of who holds `resource`.
+    fn update<R>(&self, resource: &Resource, change: impl FnOnce(&mut Table) -> R) -> R {
+        let mut table = self.lock();
+        let result = change(&mut table);
+        // Under the lock, so that of two changes the later one's figure stays.
+        self.metrics.subscriptions(resource.kind(), table.held(resource));
+        if table.is_due() {
+            self.wake.notify_one();
+        }
+        result
+    }
+
+    fn release(&self, resource: &Resource) {
+        self.update(resource, |table| table.release(resource));
+    }
+
+    fn connected(&self) {
+        self.lock().connected(Instant::now());
+        self.metrics.connected(true);
+        tracing::info!("discovery stream is up");
+    }
+
+    fn disconnected(&self, why: String) {
+        self.lock().disconnected(why, Instant::now());
+        self.metrics.connected(false);
+    }
+
+    /// Takes an update over, or refuses it. Parsed before the lock is taken: the largest take milliseconds.
+    fn apply(&self, update: wire::WatchResponse, now: Instant) {
+        let snapshot = Snapshot::try_from(update.snapshot);
+        let outcome = self.lock().apply(update.id, update.version, snapshot, now);
+        match outcome {
+            Outcome::Applied(kind) => self.metrics.update(kind),
+            Outcome::Refused(why) => {
+                self.metrics.rejected();
+                tracing::warn!("refused a discovery update, what was known stays: {why}");
+            }
+            Outcome::Dropped => {}
+        }
+    }
+}

@@ -1,0 +1,210 @@
+//! All that is known and wanted, behind one lock: values, subscriptions, and how the stream is.
+//!
+//! Invariant: a cell and its line in the ledger come and go together; a refused update changes nothing but the counter.
+//! Not here: locks and wake-ups (`mod`), the stream (`driver`). No I/O; `now` is an argument.
+
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use mesh_proto::discovery as wire;
+
+use super::cells::{Cells, Values};
+use super::ledger::{Answer, Ledger, Line, Resource};
+use super::parse::{Malformed, Snapshot};
+use super::status::{Known, Status};
+use crate::model::{BackendId, EndpointSet, InboundPolicy, Target};
+
+#[derive(Debug)]
+pub(super) struct Table {
+    ledger: Ledger,
+    targets: Cells<SocketAddr, Target>,
+    backends: Cells<BackendId, EndpointSet>,
+    inbound: Cells<(), InboundPolicy>,
+    link: Link,
+    /// Most cells of a kind.
+    limit: usize,
+}
+
+/// How the stream is.
+#[derive(Debug)]
+struct Link {
+    connected: bool,
+    since: Instant,
+    last_error: Option<String>,
+    rejected: u64,
+    over_limit: u64,
+}
+
+/// What became of an update.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// It is the newest state now.
+    Applied(&'static str),
+    /// It is malformed or was never asked for; what was known stays.
+    Refused(String),
+    /// Nobody wants it any more.
+    Dropped,
+}
+
+impl Resource {
+    /// The word for metrics and status.
+    pub(super) fn kind(&self) -> &'static str {
+        match self {
+            Resource::Outbound(_) => "outbound",
+            Resource::Endpoints(_) => "endpoints",
+            Resource::Inbound => "inbound",
+        }
+    }
+}
+
+impl Table {
+    pub(super) fn new(limit: usize, now: Instant) -> Self {
+        let link = Link { connected: false, since: now, last_error: None, rejected: 0, over_limit: 0 };
+        Table {
+            ledger: Ledger::default(),
+            targets: Cells::default(),
+            backends: Cells::default(),
+            inbound: Cells::default(),
+            link,
+            limit,
+        }
+    }
+
+    /// One more holder of what is behind `addr`; `None` above the limit.
+    pub(super) fn hold_target(&mut self, addr: SocketAddr) -> Option<Values<Target>> {
+        let start = || self.ledger.add(Resource::Outbound(addr));
+        counted(self.targets.hold(&addr, self.limit, start), &mut self.link)
+    }
+
+    /// One more holder of the endpoints of `backend`; `None` above the limit.
+    pub(super) fn hold_endpoints(&mut self, backend: &BackendId) -> Option<Values<EndpointSet>> {
+        let start = || self.ledger.add(Resource::Endpoints(backend.clone()));
+        counted(self.backends.hold(backend, self.limit, start), &mut self.link)
+    }
+
+    /// One more holder of the workload's own policy, which no limit can refuse.
+    pub(super) fn hold_inbound(&mut self) -> Option<Values<InboundPolicy>> {
+        self.inbound.hold(&(), 1, || self.ledger.add(Resource::Inbound))
+    }
+
+    /// One holder less.
+    pub(super) fn release(&mut self, resource: &Resource) {
+        let ended = match resource {
+            Resource::Outbound(addr) => self.targets.release(addr),
+            Resource::Endpoints(backend) => self.backends.release(backend),
+            Resource::Inbound => self.inbound.release(&()),
+        };
+        if let Some(id) = ended {
+            self.ledger.remove(id);
+        }
+    }
+
+    /// How many resources of this one's kind are held.
+    pub(super) fn held(&self, resource: &Resource) -> usize {
+        match resource {
+            Resource::Outbound(_) => self.targets.len(),
+            Resource::Endpoints(_) => self.backends.len(),
+            Resource::Inbound => self.inbound.len(),
+        }
+    }
+
+    /// A snapshot has come for subscription `id`.
+    pub(super) fn apply(
+        &mut self,
+        id: u64,
+        version: u64,
+        snapshot: Result<Snapshot, Malformed>,
+        now: Instant,
+    ) -> Outcome {
+        let resource = match self.ledger.answers(id) {
+            Answer::Live(resource) => resource,
+            Answer::Ended => return Outcome::Dropped,
+            Answer::NeverAsked => return self.refuse(format!("no subscription {id}")),
+        };
+        match snapshot.and_then(|snapshot| self.put(&resource, snapshot)) {
+            Ok(()) => {
+                self.ledger.applied(id, version, now);
+                Outcome::Applied(resource.kind())
+            }
+            Err(malformed) => {
+                self.ledger.refused(id, version, malformed.to_string());
+                self.refuse(format!("{resource}, version {version}: {malformed}"))
+            }
+        }
+    }
+
+    fn put(&mut self, resource: &Resource, snapshot: Snapshot) -> Result<(), Malformed> {
+        match (resource, snapshot) {
+            (Resource::Outbound(addr), Snapshot::Outbound(target)) => self.targets.put(addr, target),
+            (Resource::Endpoints(backend), Snapshot::Endpoints(set)) => self.backends.put(backend, set),
+            (Resource::Inbound, Snapshot::Inbound(policy)) => self.inbound.put(&(), policy),
+            _ => return Err(Malformed::OtherKind),
+        }
+        Ok(())
+    }
+
+    fn refuse(&mut self, why: String) -> Outcome {
+        self.link.rejected += 1;
+        self.link.last_error = Some(why.clone());
+        Outcome::Refused(why)
+    }
+
+    /// A stream begins, knowing nothing.
+    pub(super) fn restart(&mut self) {
+        self.ledger.restart();
+    }
+
+    /// Destination has answered on the new stream.
+    pub(super) fn connected(&mut self, now: Instant) {
+        (self.link.connected, self.link.since) = (true, now);
+    }
+
+    /// The stream has ended, or could not be opened. Every value stays.
+    pub(super) fn disconnected(&mut self, why: String, now: Instant) {
+        if std::mem::take(&mut self.link.connected) {
+            self.link.since = now;
+        }
+        self.link.last_error = Some(why);
+    }
+
+    /// Whether there is something to say on the stream.
+    pub(super) fn is_due(&self) -> bool {
+        self.ledger.is_due()
+    }
+
+    /// The next thing to say.
+    pub(super) fn next_request(&mut self) -> Option<wire::WatchRequest> {
+        self.ledger.next()
+    }
+
+    pub(super) fn status(&self, now: Instant) -> Status {
+        let Link { connected, since, rejected, over_limit, .. } = self.link;
+        let of_kind = |kind| {
+            let lines = self.ledger.lines().filter(move |line| line.resource.kind() == kind);
+            lines.map(|line| known(line, now)).collect()
+        };
+        Status {
+            connected,
+            since_seconds: now.saturating_duration_since(since).as_secs(),
+            last_error: self.link.last_error.clone(),
+            rejected,
+            over_limit,
+            outbound: of_kind("outbound"),
+            endpoints: of_kind("endpoints"),
+            inbound: of_kind("inbound"),
+        }
+    }
+}
+
+fn counted<T>(held: Option<T>, link: &mut Link) -> Option<T> {
+    link.over_limit += u64::from(held.is_none());
+    held
+}
+
+fn known(line: &Line, now: Instant) -> Known {
+    Known {
+        resource: line.resource.to_string(),
+        version: line.applied.map(|(version, _)| version),
+        age_seconds: line.applied.map(|(_, at)| now.saturating_duration_since(at).as_secs()),
+    }
+}

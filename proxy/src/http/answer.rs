@@ -1,0 +1,118 @@
+//! Answers that the mesh makes itself. One table: reason word, HTTP status, gRPC status.
+
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, HeaderValue};
+use http::{HeaderMap, Response, StatusCode};
+
+use super::body::Body;
+use super::headers::{ERROR, is_grpc};
+
+/// Why the mesh answers by itself. The word is the same in the response, the metric and the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// The backend has no endpoint.
+    NoEndpoints,
+    /// No endpoint could be connected.
+    ConnectFailed,
+    /// No endpoint proved the identity that discovery names, or we have none ourselves.
+    PeerIdentity,
+    /// The upstream broke off before its response.
+    UpstreamReset,
+    /// The proxy is about to end.
+    Draining,
+    /// The request would come back to this proxy.
+    Loop,
+    /// The request is not one that can be forwarded.
+    BadRequest,
+    /// The connection was made to the proxy's own port, or names an address that is not the workload's.
+    NotLocal,
+}
+
+impl Reason {
+    /// The word.
+    pub fn word(self) -> &'static str {
+        self.row().0
+    }
+
+    fn row(self) -> (&'static str, StatusCode, u16) {
+        const INTERNAL: u16 = 13;
+        const UNAVAILABLE: u16 = 14;
+        const PERMISSION_DENIED: u16 = 7;
+        match self {
+            Reason::NoEndpoints => ("no_endpoints", StatusCode::SERVICE_UNAVAILABLE, UNAVAILABLE),
+            Reason::ConnectFailed => ("connect_failed", StatusCode::SERVICE_UNAVAILABLE, UNAVAILABLE),
+            Reason::PeerIdentity => ("peer_identity", StatusCode::SERVICE_UNAVAILABLE, UNAVAILABLE),
+            Reason::UpstreamReset => ("upstream_reset", StatusCode::BAD_GATEWAY, UNAVAILABLE),
+            Reason::Draining => ("draining", StatusCode::SERVICE_UNAVAILABLE, UNAVAILABLE),
+            Reason::Loop => ("loop", StatusCode::LOOP_DETECTED, INTERNAL),
+            Reason::BadRequest => ("bad_request", StatusCode::BAD_REQUEST, INTERNAL),
+            Reason::NotLocal => ("not_local", StatusCode::FORBIDDEN, PERMISSION_DENIED),
+        }
+    }
+
+    /// The answer to a request with `headers`; `detail` is one line for humans: target, endpoints known, last error.
+    pub fn answer(self, headers: &HeaderMap, detail: &str) -> Response<Body> {
+        let (word, status, grpc) = self.row();
+        let detail = printable(detail);
+        let error = format!("{word}; {detail}");
+        let mut response = if is_grpc(headers) {
+            let mut response = Response::new(Body::empty());
+            let headers = response.headers_mut();
+            headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+            headers.insert("grpc-status", HeaderValue::from(grpc));
+            headers.insert("grpc-message", visible(&error.replace('%', "%25")));
+            response
+        } else {
+            let mut response = Response::new(Body::full(Bytes::from(format!("mesh: {error}\n"))));
+            *response.status_mut() = status;
+            response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+            response
+        };
+        response.headers_mut().insert(ERROR, visible(&error));
+        response
+    }
+
+    /// The same as the bytes of an HTTP/1.1 message, for connections that no HTTP library serves.
+    pub fn raw(self, detail: &str) -> Vec<u8> {
+        let (word, status, _) = self.row();
+        let detail = printable(detail);
+        let body = format!("mesh: {word}; {detail}\n");
+        let length = body.len();
+        format!(
+            "HTTP/1.1 {status}\r\nmesh-error: {word}; {detail}\r\ncontent-type: text/plain\r\n\
+             content-length: {length}\r\nconnection: close\r\n\r\n{body}"
+        )
+        .into_bytes()
+    }
+}
+
+fn printable(detail: &str) -> String {
+    const LONGEST: usize = 300;
+    detail.chars().take(LONGEST).map(|c| if c.is_ascii_graphic() || c == ' ' { c } else { '?' }).collect()
+}
+
+fn visible(text: &str) -> HeaderValue {
+    HeaderValue::from_str(text).unwrap_or_else(|_| HeaderValue::from_static("unprintable"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_grpc_call_is_answered_with_a_grpc_status() {
+        let mut headers = HeaderMap::new();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc+proto"));
+        let response = Reason::NoEndpoints.answer(&headers, "default/web:80 has no endpoints");
+        assert_eq!(response.status(), StatusCode::OK);
+        assert_eq!(response.headers()["grpc-status"], "14");
+        assert_eq!(response.headers()[ERROR], "no_endpoints; default/web:80 has no endpoints");
+    }
+
+    #[test]
+    fn a_hostile_detail_stays_one_printable_line() {
+        let response = Reason::ConnectFailed.answer(&HeaderMap::new(), "a\r\nset-cookie: x\u{1b}[31m");
+        assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(response.headers()[ERROR], "connect_failed; a??set-cookie: x?[31m");
+    }
+}

@@ -1,0 +1,310 @@
+//! One body type for both HTTP versions and both directions.
+//!
+//! Invariant: a body is streamed, never gathered; it ends cleanly only if its sender ended it cleanly. The metrics guard of
+//! its exchange rides along and ends with the last byte.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use futures_util::task::AtomicWaker;
+use h2::{Reason, RecvStream, SendStream};
+use http::HeaderMap;
+use http_body::{Frame, SizeHint};
+use hyper::body::Incoming;
+use tokio::time::Sleep;
+
+use super::h1_pool::Lease;
+use super::h2_pool::Slot;
+use super::replay::Reader;
+use crate::metrics;
+
+/// A request's or response's body.
+#[derive(Default)]
+pub struct Body {
+    kind: Kind,
+    rider: Option<Box<Rider>>,
+}
+
+#[derive(Default)]
+enum Kind {
+    #[default]
+    Empty,
+    Full(Bytes),
+    H1(Incoming, Option<Lease>),
+    H2(H2Body),
+    Gated(Box<Gated>),
+    Replayed(Reader),
+}
+
+/// What is measured while a response's body passes.
+struct Rider {
+    request: metrics::Request,
+    left: Option<u64>,
+}
+
+/// A body that broke before its end.
+#[derive(Debug, thiserror::Error)]
+pub enum BodyError {
+    /// The sender reset the stream.
+    #[error("stream reset with {0:?}")]
+    Reset(Reason),
+    /// The sender's connection ended early, or its framing was wrong.
+    #[error("body cut short: {0}")]
+    Cut(String),
+}
+
+impl BodyError {
+    /// The code to reset an HTTP/2 stream with.
+    pub fn reason(&self) -> Reason {
+        match self {
+            BodyError::Reset(reason) => *reason,
+            BodyError::Cut(_) => Reason::INTERNAL_ERROR,
+        }
+    }
+}
+
+impl From<h2::Error> for BodyError {
+    fn from(error: h2::Error) -> Self {
+        error.reason().map_or_else(|| BodyError::Cut(error.to_string()), BodyError::Reset)
+    }
+}
+
+struct H2Body {
+    recv: RecvStream,
+    owed: usize,
+    /// The other half of the stream, when it is done sending: to reset it with the caller's own code.
+    request: Option<SendStream<Bytes>>,
+    /// Its place among the streams of its connection.
+    _slot: Option<Slot>,
+}
+
+impl Body {
+    /// No bytes at all.
+    pub fn empty() -> Self {
+        Self::default()
+    }
+
+    /// These bytes.
+    pub fn full(bytes: impl Into<Bytes>) -> Self {
+        Kind::Full(bytes.into()).into()
+    }
+
+    /// What hyper reads from an HTTP/1 connection; the lease returns the connection to its pool at the end.
+    pub fn h1(incoming: Incoming, lease: Option<Lease>) -> Self {
+        Kind::H1(incoming, lease).into()
+    }
+
+    /// What arrives on an HTTP/2 stream.
+    pub fn h2(recv: RecvStream) -> Self {
+        Kind::H2(H2Body { recv, owed: 0, request: None, _slot: None }).into()
+    }
+
+    /// The response on a stream that we opened: `request` is its other half, if that is done sending.
+    pub fn h2_response(recv: RecvStream, request: Option<SendStream<Bytes>>, slot: Slot) -> Self {
+        Kind::H2(H2Body { recv, owed: 0, request, _slot: Some(slot) }).into()
+    }
+
+    /// One try's view of a body that may be sent again.
+    pub fn replayed(reader: Reader) -> Self {
+        Kind::Replayed(reader).into()
+    }
+
+    /// A body that is not read before `gate` opens.
+    pub fn gated(self, gate: Arc<Gate>, at_the_latest: Duration) -> Self {
+        let latest = Box::pin(tokio::time::sleep(at_the_latest));
+        Kind::Gated(Box::new(Gated { body: self, gate, latest })).into()
+    }
+
+    /// Lets the guard of an exchange end with this body. `length` is the content-length, when there is one.
+    pub fn measured(mut self, request: metrics::Request, length: Option<u64>) -> Self {
+        if http_body::Body::is_end_stream(&self) {
+            request.finish(Instant::now());
+        } else {
+            self.rider = Some(Box::new(Rider { request, left: length }));
+        }
+        self
+    }
+
+    /// The receiver has given up with `reason`: tells the sender, where it speaks HTTP/2.
+    pub fn cancel(&mut self, reason: Reason) {
+        if let Kind::H2(H2Body { request: Some(request), .. }) = &mut self.kind {
+            request.send_reset(reason);
+        }
+    }
+
+    fn ride(&mut self, frame: &Frame<Bytes>) {
+        let Some(rider) = &mut self.rider else { return };
+        if let Some(data) = frame.data_ref() {
+            rider.left = rider.left.map(|left| left.saturating_sub(data.len() as u64));
+        } else if let Some(status) = frame.trailers_ref().and_then(grpc_status) {
+            rider.request.grpc(status);
+        }
+        if rider.left == Some(0) || frame.is_trailers() || self.kind.is_end() {
+            self.arrive();
+        }
+    }
+
+    fn arrive(&mut self) {
+        if let Some(rider) = self.rider.take() {
+            rider.request.finish(Instant::now());
+        }
+    }
+}
+
+/// The gRPC status in `headers`, which are trailers or a trailers-only response.
+pub fn grpc_status(headers: &HeaderMap) -> Option<u16> {
+    headers.get("grpc-status")?.to_str().ok()?.parse().ok()
+}
+
+impl From<Kind> for Body {
+    fn from(kind: Kind) -> Self {
+        Self { kind, rider: None }
+    }
+}
+
+impl Kind {
+    fn is_end(&self) -> bool {
+        match self {
+            Kind::Empty => true,
+            Kind::Full(bytes) => bytes.is_empty(),
+            Kind::H1(incoming, _) => http_body::Body::is_end_stream(incoming),
+            Kind::H2(h2) => h2.recv.is_end_stream(),
+            Kind::Gated(gated) => gated.body.kind.is_end(),
+            Kind::Replayed(reader) => reader.is_end_stream(),
+        }
+    }
+}
+
+type Polled = Poll<Option<Result<Frame<Bytes>, BodyError>>>;
+
+impl http_body::Body for Body {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Polled {
+        let frame = ready!(match &mut self.kind {
+            Kind::Empty => Poll::Ready(None),
+            Kind::Full(bytes) if bytes.is_empty() => Poll::Ready(None),
+            Kind::Full(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
+            Kind::H1(incoming, lease) => poll_h1(incoming, lease, cx),
+            Kind::H2(h2) => h2.poll_frame(cx),
+            Kind::Gated(gated) => gated.poll_frame(cx),
+            Kind::Replayed(reader) => reader.poll_frame(cx),
+        });
+        match &frame {
+            Some(Ok(frame)) => self.ride(frame),
+            Some(Err(_)) => self.rider = None,
+            None => self.arrive(),
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.kind.is_end()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.kind {
+            Kind::Empty => SizeHint::with_exact(0),
+            Kind::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Kind::H1(incoming, _) => http_body::Body::size_hint(incoming),
+            Kind::H2(h2) if h2.recv.is_end_stream() => SizeHint::with_exact(0),
+            Kind::H2(_) => SizeHint::default(),
+            Kind::Gated(gated) => gated.body.size_hint(),
+            Kind::Replayed(reader) => reader.size_hint(),
+        }
+    }
+}
+
+fn poll_h1(incoming: &mut Incoming, lease: &mut Option<Lease>, cx: &mut Context<'_>) -> Polled {
+    let frame = ready!(http_body::Body::poll_frame(Pin::new(&mut *incoming), cx));
+    let ended = match &frame {
+        None => true,
+        Some(Ok(frame)) => frame.is_trailers() || http_body::Body::is_end_stream(incoming),
+        Some(Err(_)) => false,
+    };
+    if ended && let Some(lease) = lease.take() {
+        lease.give_back();
+    }
+    Poll::Ready(frame.map(|frame| frame.map_err(|error| BodyError::Cut(super::h1::describe(&error)))))
+}
+
+impl H2Body {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Polled {
+        let owed = std::mem::take(&mut self.owed);
+        if owed > 0 {
+            // The credit of what was handed on; a closed stream needs none.
+            let _ = self.recv.flow_control().release_capacity(owed);
+        }
+        match ready!(self.recv.poll_data(cx)) {
+            Some(Ok(data)) => {
+                self.owed = data.len();
+                return Poll::Ready(Some(Ok(Frame::data(data))));
+            }
+            Some(Err(error)) => return Poll::Ready(Some(Err(error.into()))),
+            None => {}
+        }
+        Poll::Ready(match ready!(self.recv.poll_trailers(cx)) {
+            Ok(Some(trailers)) => Some(Ok(Frame::trailers(trailers))),
+            Ok(None) => None,
+            Err(error) => Some(Err(error.into())),
+        })
+    }
+}
+
+/// Keeps a body back until the upstream has said 100.
+#[derive(Debug, Default)]
+pub struct Gate {
+    open: AtomicBool,
+    waiting: AtomicWaker,
+}
+
+impl Gate {
+    /// Lets the body pass.
+    pub fn open(&self) {
+        self.open.store(true, Ordering::Release);
+        self.waiting.wake();
+    }
+}
+
+struct Gated {
+    body: Body,
+    gate: Arc<Gate>,
+    latest: Pin<Box<Sleep>>,
+}
+
+impl Gated {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Polled {
+        self.gate.waiting.register(cx.waker());
+        if !self.gate.open.load(Ordering::Acquire) {
+            ready!(self.latest.as_mut().poll(cx));
+            self.gate.open();
+        }
+        http_body::Body::poll_frame(Pin::new(&mut self.body), cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::BodyExt;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_gated_body_waits_for_its_gate_or_its_time() {
+        let gate = Arc::new(Gate::default());
+        let mut body = Body::full("data").gated(Arc::clone(&gate), Duration::from_secs(1));
+        let early = tokio::time::timeout(Duration::from_millis(900), body.frame()).await;
+        assert!(early.is_err(), "passed a closed gate");
+        gate.open();
+        let frame = body.frame().await.expect("a frame").expect("no error");
+        assert_eq!(frame.into_data().expect("data"), "data");
+
+        let mut late = Body::full("late").gated(Arc::new(Gate::default()), Duration::from_secs(1));
+        assert!(late.frame().await.is_some(), "time opens the gate too");
+    }
+}

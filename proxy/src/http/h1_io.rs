@@ -1,0 +1,182 @@
+//! What stands between hyper's HTTP/1 server and the socket: lets interim responses out between messages, and tells an idle
+//! connection from one that is slow to send a head.
+//!
+//! Invariant: an interim response is only written when all that hyper wrote before it is out, so it never lands inside a
+//! message; when that does not hold it is dropped, which RFC 9110 15.2 allows for.
+
+use std::fmt::Write;
+use std::io;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+
+use bytes::{Buf, Bytes};
+use http::Response;
+use hyper::rt::{ReadBufCursor, Sleep, Timer};
+use tokio::io::AsyncWrite;
+
+use crate::net::Stream;
+
+/// State that the socket's wrapper, the head timer and the caller's handle share.
+#[derive(Debug, Default)]
+pub struct Shared {
+    /// Bytes of a request have arrived since the head timer was set.
+    reading: AtomicBool,
+    /// All that hyper wrote is out.
+    flushed: AtomicBool,
+    interim: Mutex<Bytes>,
+}
+
+impl Shared {
+    /// Sends a 1xx response before the next message, if that is possible now.
+    pub fn interim(&self, response: &Response<()>) {
+        if !self.flushed.load(Ordering::Relaxed) {
+            return;
+        }
+        let status = response.status();
+        let mut text = format!("HTTP/1.1 {} {}\r\n", status.as_u16(), status.canonical_reason().unwrap_or_default());
+        for (name, value) in response.headers() {
+            if let Ok(value) = value.to_str() {
+                // Writing to a String cannot fail.
+                let _ = write!(text, "{name}: {value}\r\n");
+            }
+        }
+        text.push_str("\r\n");
+        let mut waiting = self.waiting();
+        *waiting = [waiting.as_ref(), text.as_bytes()].concat().into();
+    }
+
+    fn waiting(&self) -> std::sync::MutexGuard<'_, Bytes> {
+        self.interim.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The socket as hyper sees it.
+#[derive(Debug)]
+pub(super) struct ServerIo {
+    stream: Stream,
+    shared: Arc<Shared>,
+}
+
+impl ServerIo {
+    pub(super) fn new(stream: Stream) -> Self {
+        let shared = Shared { flushed: AtomicBool::new(true), ..Shared::default() };
+        Self { stream, shared: Arc::new(shared) }
+    }
+
+    pub(super) fn shared(&self) -> Arc<Shared> {
+        Arc::clone(&self.shared)
+    }
+
+    pub(super) fn into_stream(self) -> Stream {
+        self.stream
+    }
+
+    fn poll_interim(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if !self.shared.flushed.load(Ordering::Relaxed) {
+            return Poll::Ready(Ok(()));
+        }
+        let mut waiting = self.shared.waiting();
+        while !waiting.is_empty() {
+            let n = ready!(Pin::new(&mut self.stream).poll_write(cx, &waiting))?;
+            waiting.advance(n);
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl hyper::rt::Read for ServerIo {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
+        let polled = read_into(&mut self.stream, cx, buf);
+        if polled.is_ready() {
+            self.shared.reading.store(true, Ordering::Relaxed);
+        }
+        polled
+    }
+}
+
+/// hyper's and tokio's read buffers are different types; TokioIo knows how to bridge them.
+fn read_into(stream: &mut Stream, cx: &mut Context<'_>, buf: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
+    hyper::rt::Read::poll_read(Pin::new(&mut hyper_util::rt::TokioIo::new(stream)), cx, buf)
+}
+
+impl hyper::rt::Write for ServerIo {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        ready!(self.poll_interim(cx))?;
+        self.shared.flushed.store(false, Ordering::Relaxed);
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        ready!(self.poll_interim(cx))?;
+        self.shared.flushed.store(false, Ordering::Relaxed);
+        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    // hyper flushes only when all that it has written is with us.
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
+        self.shared.flushed.store(true, Ordering::Relaxed);
+        self.poll_interim(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+/// hyper's clock for request heads. hyper starts its head timer when a connection becomes idle; this one gives an idle
+/// connection `idle`, and `head` from the first byte on.
+#[derive(Clone, Debug)]
+pub(super) struct HeadTimer {
+    pub(super) shared: Arc<Shared>,
+    pub(super) idle: Duration,
+}
+
+impl Timer for HeadTimer {
+    fn sleep(&self, head: Duration) -> Pin<Box<dyn Sleep>> {
+        self.shared.reading.store(false, Ordering::Relaxed);
+        let sleep = Box::pin(tokio::time::sleep(self.idle));
+        Box::pin(HeadSleep { shared: Arc::clone(&self.shared), head, reading: false, sleep })
+    }
+
+    fn sleep_until(&self, deadline: Instant) -> Pin<Box<dyn Sleep>> {
+        self.sleep(deadline.saturating_duration_since(Instant::now()))
+    }
+
+    fn now(&self) -> Instant {
+        Instant::now()
+    }
+}
+
+struct HeadSleep {
+    shared: Arc<Shared>,
+    head: Duration,
+    reading: bool,
+    sleep: Pin<Box<tokio::time::Sleep>>,
+}
+
+impl Future for HeadSleep {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        if !self.reading && self.shared.reading.load(Ordering::Relaxed) {
+            self.reading = true;
+            let until = tokio::time::Instant::now() + self.head;
+            self.sleep.as_mut().reset(until);
+        }
+        self.sleep.as_mut().poll(cx)
+    }
+}
+
+impl Sleep for HeadSleep {}

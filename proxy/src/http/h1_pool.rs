@@ -1,0 +1,228 @@
+//! HTTP/1 connections to one application or unmeshed endpoint, kept for a while after use.
+//!
+//! Invariant: a connection carries one exchange at a time and comes back only after a clean end. A request is sent twice only
+//! if it surely was not processed: the first try was never written, or it is idempotent, has no body, and a reused connection
+//! closed before any byte of a response.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use http::{Request, Response, Version};
+use http_body::Body as _;
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper_util::rt::TokioIo;
+
+use super::body::{Body, Gate};
+use super::caller::Caller;
+use super::{Failure, Settings, headers};
+use crate::net::{Connector, Stream};
+
+/// The pool of one address.
+#[derive(Debug)]
+pub struct Pool {
+    addr: SocketAddr,
+    connector: Connector,
+    settings: Arc<Settings>,
+    idle: Mutex<Vec<Idle>>,
+}
+
+#[derive(Debug)]
+struct Idle {
+    sender: SendRequest<Body>,
+    since: Instant,
+}
+
+/// A connection in use; `give_back` returns it to its pool.
+#[derive(Debug)]
+pub struct Lease {
+    sender: SendRequest<Body>,
+    pool: Arc<Pool>,
+    reused: bool,
+}
+
+impl Lease {
+    /// Puts the connection back, for the next request.
+    pub fn give_back(self) {
+        let Self { sender, pool, .. } = self;
+        pool.put(sender);
+    }
+}
+
+impl Pool {
+    /// An empty pool.
+    pub fn new(addr: SocketAddr, connector: Connector, settings: Arc<Settings>) -> Arc<Self> {
+        Arc::new(Self { addr, connector, settings, idle: Mutex::default() })
+    }
+
+    /// A connection: an idle one, or a new one.
+    pub async fn lease(self: &Arc<Self>) -> Result<Lease, Failure> {
+        match self.take() {
+            Some(sender) => Ok(Lease { sender, pool: Arc::clone(self), reused: true }),
+            None => self.open().await,
+        }
+    }
+
+    /// Sends `request` on `lease`, and once more on a new connection if that is surely safe.
+    pub async fn send(
+        self: &Arc<Self>,
+        lease: Lease,
+        request: Request<Body>,
+        caller: &Caller,
+    ) -> Result<Response<Body>, Failure> {
+        let again = (lease.reused && may_repeat(&request)).then(|| head_of(&request));
+        let request = match exchange(lease, request, caller, &self.settings).await {
+            Ok(response) => return Ok(response),
+            Err((_, Some(unsent))) => *unsent,
+            Err((Failure::Closed(_), None)) if again.is_some() => again.unwrap_or_default(),
+            Err((failure, None)) => return Err(failure),
+        };
+        let lease = self.open().await?;
+        exchange(lease, request, caller, &self.settings).await.map_err(|(failure, _)| failure)
+    }
+
+    async fn open(self: &Arc<Self>) -> Result<Lease, Failure> {
+        let tcp = self.connector.connect(self.addr).await?;
+        let sender = handshake(tcp.into(), &self.settings).await?;
+        Ok(Lease { sender, pool: Arc::clone(self), reused: false })
+    }
+
+    fn take(&self) -> Option<SendRequest<Body>> {
+        let mut idle = self.idle();
+        idle.retain(|idle| !idle.sender.is_closed() && idle.since.elapsed() < self.settings.pool_idle);
+        // The youngest first: the others may then age and go.
+        let ready = idle.iter().rposition(|idle| idle.sender.is_ready())?;
+        Some(idle.remove(ready).sender)
+    }
+
+    fn put(self: &Arc<Self>, sender: SendRequest<Body>) {
+        if sender.is_closed() {
+            return;
+        }
+        let mut idle = self.idle();
+        if idle.len() >= self.settings.pool_size {
+            return;
+        }
+        idle.push(Idle { sender, since: Instant::now() });
+        if idle.len() == 1 {
+            tokio::spawn(sweep(Arc::downgrade(self)));
+        }
+    }
+
+    fn idle(&self) -> std::sync::MutexGuard<'_, Vec<Idle>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Closes what is unused for too long; ends with the last idle connection.
+async fn sweep(pool: std::sync::Weak<Pool>) {
+    loop {
+        let Some(limit) = pool.upgrade().map(|pool| pool.settings.pool_idle) else { return };
+        tokio::time::sleep(limit).await;
+        let Some(pool) = pool.upgrade() else { return };
+        let mut idle = pool.idle();
+        idle.retain(|idle| !idle.sender.is_closed() && idle.since.elapsed() < limit);
+        if idle.is_empty() {
+            *idle = Vec::new();
+            return;
+        }
+    }
+}
+
+/// Speaks HTTP/1 as a client on `stream`.
+pub async fn handshake(stream: Stream, settings: &Settings) -> Result<SendRequest<Body>, Failure> {
+    let handshake = http1::Builder::new()
+        .max_buf_size(settings.max_head)
+        .max_headers(settings.max_headers)
+        .handshake(TokioIo::new(stream));
+    let (sender, connection) = handshake.await.map_err(|error| failure(&error))?;
+    tokio::spawn(async move {
+        if let Err(error) = connection.with_upgrades().await {
+            tracing::debug!(error = %super::h1::describe(&error), "HTTP/1 connection to the upstream ended early");
+        }
+    });
+    Ok(sender)
+}
+
+/// One exchange on a connection of its own or from a pool.
+async fn exchange(
+    mut lease: Lease,
+    request: Request<Body>,
+    caller: &Caller,
+    settings: &Settings,
+) -> Result<Response<Body>, (Failure, Option<Box<Request<Body>>>)> {
+    let keep = request.version() == Version::HTTP_11;
+    let response = send(&mut lease.sender, request, caller, settings).await?;
+    let lease = keep.then_some(lease);
+    Ok(response.map(|incoming| {
+        if incoming.is_end_stream() {
+            if let Some(lease) = lease {
+                lease.give_back();
+            }
+            return Body::empty();
+        }
+        Body::h1(incoming, lease)
+    }))
+}
+
+/// Sends one request; on failure the request comes back if no byte of it was written.
+pub async fn send(
+    sender: &mut SendRequest<Body>,
+    request: Request<Body>,
+    caller: &Caller,
+    settings: &Settings,
+) -> Result<Response<hyper::body::Incoming>, (Failure, Option<Box<Request<Body>>>)> {
+    let (request, gate) = hold_body_if_expecting(request, settings);
+    let request = listen_for_interim(request, caller, gate.as_ref());
+    let result = sender.try_send_request(request).await;
+    result.map_err(|mut error| {
+        let unsent = error.take_message().map(Box::new);
+        (failure(error.error()), unsent)
+    })
+}
+
+/// With `expect: 100-continue` the body waits until somebody asks for it.
+pub fn hold_body_if_expecting(request: Request<Body>, settings: &Settings) -> (Request<Body>, Option<Arc<Gate>>) {
+    let expects = request.headers().get(http::header::EXPECT);
+    if request.body().is_end_stream() || expects.is_none_or(|v| !v.as_bytes().eq_ignore_ascii_case(b"100-continue")) {
+        return (request, None);
+    }
+    let gate = Arc::new(Gate::default());
+    let held = Arc::clone(&gate);
+    (request.map(|body| body.gated(held, settings.continue_wait)), Some(gate))
+}
+
+fn listen_for_interim(mut request: Request<Body>, caller: &Caller, gate: Option<&Arc<Gate>>) -> Request<Body> {
+    if matches!(caller, Caller::Deaf) && gate.is_none() {
+        return request;
+    }
+    let (caller, gate) = (caller.clone(), gate.cloned());
+    hyper::ext::on_informational(&mut request, move |interim| {
+        if let (http::StatusCode::CONTINUE, Some(gate)) = (interim.status(), &gate) {
+            gate.open();
+        }
+        let mut response = Response::new(());
+        *response.status_mut() = interim.status();
+        *response.headers_mut() = interim.headers().clone();
+        caller.interim(response);
+    });
+    request
+}
+
+fn may_repeat(request: &Request<Body>) -> bool {
+    headers::is_idempotent(request.method()) && request.body().is_end_stream()
+}
+
+fn head_of(request: &Request<Body>) -> Request<Body> {
+    let mut copy = Request::new(Body::empty());
+    *copy.method_mut() = request.method().clone();
+    *copy.uri_mut() = request.uri().clone();
+    *copy.version_mut() = request.version();
+    *copy.headers_mut() = request.headers().clone();
+    copy
+}
+
+fn failure(error: &hyper::Error) -> Failure {
+    let text = super::h1::describe(error);
+    if error.is_parse() { Failure::Protocol(text) } else { Failure::Closed(text) }
+}

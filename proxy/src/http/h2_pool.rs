@@ -1,0 +1,229 @@
+//! HTTP/2 connections to one place: a sidecar (mutual TLS) or an application (plaintext).
+//!
+//! Invariant: one warm connection carries everything; a further one is opened only when the first ones are busy, and one that
+//! said GOAWAY gets no new stream. Callers that need a connection at the same time share one attempt.
+
+use std::future::poll_fn;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use h2::client::{Builder, SendRequest};
+use http::{Method, Request, StatusCode, Uri};
+use mesh_mtls::tls;
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use super::{Failure, Settings, headers};
+use crate::metrics::{self, Direction};
+use crate::model::{Peer, Protocol};
+use crate::net::h2io::H2Io;
+use crate::net::{Connector, Stream};
+
+/// Where the connections lead.
+#[derive(Clone, Debug)]
+pub enum Dial {
+    /// To an application.
+    Plain(SocketAddr),
+    /// To a sidecar that proves its identity.
+    Mutual(Peer, tls::Connector),
+}
+
+/// The connections to one place.
+pub struct Pool {
+    dial: Dial,
+    connector: Connector,
+    settings: Arc<Settings>,
+    metrics: metrics::Metrics,
+    open: Mutex<Open>,
+    connecting: tokio::sync::Mutex<()>,
+}
+
+#[derive(Debug, Default)]
+struct Open {
+    connections: Vec<Connection>,
+    /// How many attempts have failed, and the last one's error: shared with those who waited for that attempt.
+    failed: (u64, Option<Failure>),
+}
+
+#[derive(Clone, Debug)]
+struct Connection {
+    sender: SendRequest<Bytes>,
+    state: Arc<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    closed: AtomicBool,
+    streams: AtomicUsize,
+}
+
+/// A connection that is ready for one stream.
+#[derive(Debug)]
+pub struct Ready {
+    pub(super) sender: SendRequest<Bytes>,
+    pub(super) slot: Slot,
+}
+
+/// A stream's place on its connection, until dropped.
+#[derive(Debug)]
+pub struct Slot(Arc<State>);
+
+impl Slot {
+    fn new(state: Arc<State>) -> Self {
+        state.streams.fetch_add(1, Ordering::Relaxed);
+        Self(state)
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.0.streams.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A connection with so many streams gets a sibling, up to `MOST_CONNECTIONS`.
+const BUSY_STREAMS: usize = 100;
+const MOST_CONNECTIONS: usize = 128;
+
+impl Connection {
+    fn streams(&self) -> usize {
+        self.state.streams.load(Ordering::Relaxed)
+    }
+}
+
+impl Pool {
+    /// No connection yet.
+    pub fn new(dial: Dial, connector: Connector, settings: Arc<Settings>, metrics: metrics::Metrics) -> Arc<Self> {
+        let (open, connecting) = Default::default();
+        Arc::new(Self { dial, connector, settings, metrics, open, connecting })
+    }
+
+    /// A connection that is ready for a stream.
+    pub async fn ready(self: &Arc<Self>) -> Result<Ready, Failure> {
+        loop {
+            let connection = match self.usable() {
+                Some(connection) => connection,
+                None => self.connect_once().await?,
+            };
+            let Connection { mut sender, state } = connection;
+            let slot = Slot::new(Arc::clone(&state));
+            match poll_fn(|cx| sender.poll_ready(cx)).await {
+                Ok(()) => return Ok(Ready { sender, slot }),
+                // GOAWAY, or broken since: not for new streams.
+                Err(_) => state.closed.store(true, Ordering::Relaxed),
+            }
+        }
+    }
+
+    /// Opens a byte stream to `destination` behind the sidecar. `protocol` is what is known of the bytes to come.
+    pub async fn tunnel(
+        self: &Arc<Self>,
+        destination: SocketAddr,
+        protocol: Option<Protocol>,
+    ) -> Result<Stream, Failure> {
+        let Ready { mut sender, slot } = self.ready().await?;
+        let authority = Uri::try_from(destination.to_string()).expect("an address is an authority");
+        let mut request = Request::new(());
+        *request.method_mut() = Method::CONNECT;
+        *request.uri_mut() = authority;
+        if protocol == Some(Protocol::Opaque) {
+            request.headers_mut().insert(headers::PROTOCOL, http::HeaderValue::from_static("opaque"));
+        }
+        let (response, send) = sender.send_request(request, false)?;
+        let response = response.await?;
+        if response.status() == StatusCode::OK {
+            return Ok(H2Io::new(send, response.into_body()).holding(slot).into());
+        }
+        let said = response.headers().get(headers::ERROR).and_then(|value| value.to_str().ok());
+        Err(Failure::Protocol(format!("tunnel refused: {}", said.unwrap_or(response.status().as_str()))))
+    }
+
+    /// How many connections are open, and how many streams they carry.
+    pub fn load(&self) -> (usize, usize) {
+        let open = self.open();
+        (open.connections.len(), open.connections.iter().map(Connection::streams).sum())
+    }
+
+    fn usable(&self) -> Option<Connection> {
+        let mut open = self.open();
+        open.connections.retain(|connection| !connection.state.closed.load(Ordering::Relaxed));
+        let least = open.connections.iter().min_by_key(|connection| connection.streams())?;
+        (least.streams() < BUSY_STREAMS || open.connections.len() >= MOST_CONNECTIONS).then(|| least.clone())
+    }
+
+    async fn connect_once(self: &Arc<Self>) -> Result<Connection, Failure> {
+        let failed_before = self.open().failed.0;
+        let _only = self.connecting.lock().await;
+        if let Some(connection) = self.usable() {
+            return Ok(connection);
+        }
+        {
+            let open = self.open();
+            if let (failed, Some(failure)) = &open.failed
+                && *failed != failed_before
+            {
+                return Err(failure.clone());
+            }
+        }
+        let result = self.connect().await;
+        let mut open = self.open();
+        match result {
+            Ok(connection) => {
+                open.connections.push(connection.clone());
+                Ok(connection)
+            }
+            Err(failure) => {
+                open.failed = (failed_before + 1, Some(failure.clone()));
+                Err(failure)
+            }
+        }
+    }
+
+    async fn connect(self: &Arc<Self>) -> Result<Connection, Failure> {
+        match &self.dial {
+            Dial::Plain(addr) => {
+                let tcp = self.connector.connect(*addr).await?;
+                self.handshake(tcp).await
+            }
+            Dial::Mutual(peer, tls) => {
+                let tcp = self.connector.connect(peer.addr).await?;
+                let stream = tls.connect(tcp, &peer.id).await.map_err(|error| {
+                    self.metrics.handshake(Direction::Outbound, error.reason());
+                    Failure::Peer(format!("mutual TLS with {} at {}: {error}", peer.id, peer.addr))
+                })?;
+                self.metrics.handshake(Direction::Outbound, "ok");
+                self.handshake(stream).await
+            }
+        }
+    }
+
+    async fn handshake<IO>(&self, io: IO) -> Result<Connection, Failure>
+    where
+        IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let mut builder = Builder::new();
+        builder
+            .enable_push(false)
+            .initial_window_size(self.settings.stream_window)
+            .initial_connection_window_size(self.settings.connection_window)
+            .max_send_buffer_size(self.settings.send_buffer)
+            .max_header_list_size(u32::try_from(self.settings.max_head).unwrap_or(u32::MAX));
+        let (sender, connection) = builder.handshake::<_, Bytes>(io).await?;
+        let state = Arc::new(State::default());
+        let ended = Arc::clone(&state);
+        let open = matches!(self.dial, Dial::Mutual(..)).then(|| self.metrics.tunnels().connection(Direction::Outbound));
+        tokio::spawn(async move {
+            let _open = open;
+            if let Err(error) = connection.await {
+                tracing::debug!(%error, "HTTP/2 connection to the upstream ended early");
+            }
+            ended.closed.store(true, Ordering::Relaxed);
+        });
+        Ok(Connection { sender, state })
+    }
+
+    fn open(&self) -> std::sync::MutexGuard<'_, Open> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,128 @@
+//! Serves HTTP/2 connections: from applications, and tunnels from other sidecars.
+//!
+//! Invariant: streams of one connection are independent tasks; a caller that resets its stream ends the work for it, with the
+//! same code further up.
+
+use std::future::poll_fn;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use h2::server::{Builder, SendResponse};
+use h2::{Reason, RecvStream};
+use http::{Method, Request, Response};
+use http_body::Body as _;
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use super::body::Body;
+use super::caller::{Caller, H2Caller};
+use super::{Abort, Handler, Settings, pump};
+use crate::net::h2io::H2Io;
+use crate::net::{Drain, Stream};
+
+/// Serves `io` until it ends.
+pub async fn serve<IO>(
+    io: IO,
+    settings: &Settings,
+    mut drain: Drain,
+    handler: Arc<impl Handler>,
+) -> Result<(), h2::Error>
+where
+    IO: AsyncRead + AsyncWrite + Unpin,
+{
+    let handshake = builder(settings).handshake::<_, Bytes>(io);
+    let Ok(connection) = tokio::time::timeout(settings.head_timeout, handshake).await else {
+        return Err(Reason::SETTINGS_TIMEOUT.into());
+    };
+    let mut connection = connection?;
+    let mut draining = false;
+    loop {
+        tokio::select! {
+            accepted = connection.accept() => match accepted {
+                Some(Ok((request, respond))) => {
+                    tokio::spawn(exchange(request, respond, Arc::clone(&handler)));
+                }
+                Some(Err(error)) => return Err(error),
+                None => return Ok(()),
+            },
+            () = drain.started(), if !draining => {
+                draining = true;
+                connection.graceful_shutdown();
+            }
+        }
+    }
+}
+
+fn builder(settings: &Settings) -> Builder {
+    let mut builder = Builder::new();
+    builder
+        .max_concurrent_streams(settings.max_streams)
+        .max_header_list_size(u32::try_from(settings.max_head).unwrap_or(u32::MAX))
+        .initial_window_size(settings.stream_window)
+        .initial_connection_window_size(settings.connection_window)
+        .max_send_buffer_size(settings.send_buffer)
+        // hyper's own limits: resets that were not yet accepted, and resets that the peer made us send.
+        .max_pending_accept_reset_streams(20)
+        .max_local_error_reset_streams(Some(1024));
+    builder
+}
+
+async fn exchange(request: Request<RecvStream>, respond: SendResponse<Bytes>, handler: Arc<impl Handler>) {
+    if request.method() == Method::CONNECT {
+        return handler.connect(Tunnel { request, respond }).await;
+    }
+    let request = request.map(|recv| if recv.is_end_stream() { Body::empty() } else { Body::h2(recv) });
+    let caller = H2Caller::new(respond);
+    let outcome = tokio::select! {
+        biased;
+        outcome = handler.handle(request, Caller::H2(Arc::clone(&caller))) => outcome,
+        () = poll_fn(|cx| caller.poll_reset(cx)) => return,
+    };
+    match outcome {
+        Ok(response) => answer(&caller, response).await,
+        Err(Abort(reason)) => caller.lock().send_reset(reason),
+    }
+}
+
+async fn answer(caller: &H2Caller, response: Response<Body>) {
+    let (mut parts, body) = response.into_parts();
+    super::headers::strip_hop_by_hop(&mut parts.headers);
+    let end = body.is_end_stream();
+    let sent = caller.lock().send_response(Response::from_parts(parts, ()), end);
+    match sent {
+        Ok(stream) if !end => {
+            pump::pump(stream, body).await;
+        }
+        Ok(_) => {}
+        // The caller is gone, or the response has no HTTP/2 form.
+        Err(error) => {
+            tracing::debug!(%error, "response not sent");
+            caller.lock().send_reset(Reason::INTERNAL_ERROR);
+        }
+    }
+}
+
+/// A CONNECT stream that waits for its answer.
+#[derive(Debug)]
+pub struct Tunnel {
+    request: Request<RecvStream>,
+    respond: SendResponse<Bytes>,
+}
+
+impl Tunnel {
+    /// The CONNECT request.
+    pub fn request(&self) -> &Request<RecvStream> {
+        &self.request
+    }
+
+    /// Agrees: the stream carries bytes from now on. `None` when the caller is gone.
+    pub fn accept(mut self) -> Option<Stream> {
+        let send = self.respond.send_response(Response::new(()), false).ok()?;
+        Some(H2Io::new(send, self.request.into_body()).into())
+    }
+
+    /// Declines.
+    pub async fn refuse(self, response: Response<Body>) {
+        let caller = H2Caller::new(self.respond);
+        answer(&caller, response).await;
+    }
+}

@@ -1,0 +1,347 @@
+//! Header fields: what ends at a hop, what is ours, and which authority a request names.
+//!
+//! Invariant: exactly one authority leaves the proxy (`Authority::of`), and none of our own fields passes from an
+//! application to the far side or from the mesh to an application, save `CLIENT_ID` and `ERROR`, which say what they say.
+
+use std::net::SocketAddr;
+
+use http::header::{CONNECTION, HOST, HeaderMap, HeaderName, HeaderValue, TE, TRAILER, TRANSFER_ENCODING, UPGRADE};
+use http::uri::{Authority as UriAuthority, PathAndQuery, Scheme, Uri};
+use http::{Method, Request, Version};
+
+/// Between sidecars: where the application listens (`ip:port`).
+pub const DESTINATION: HeaderName = HeaderName::from_static("mesh-destination");
+/// Between sidecars: how the application spoke HTTP (`Origin`).
+pub const ORIGIN: HeaderName = HeaderName::from_static("mesh-origin");
+/// Between sidecars, on CONNECT: the protocol that was seen or declared; absent when the bytes shall decide.
+pub const PROTOCOL: HeaderName = HeaderName::from_static("mesh-protocol");
+/// To the application: the verified SPIFFE id of the client.
+pub const CLIENT_ID: HeaderName = HeaderName::from_static("mesh-client-id");
+/// From the mesh: why it answered itself.
+pub const ERROR: HeaderName = HeaderName::from_static("mesh-error");
+
+const OURS: [HeaderName; 5] = [DESTINATION, ORIGIN, PROTOCOL, CLIENT_ID, ERROR];
+
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+
+/// Removes all fields that only the mesh may set.
+pub fn strip_ours(headers: &mut HeaderMap) {
+    for name in &OURS {
+        headers.remove(name);
+    }
+}
+
+/// Removes what concerns one connection only (RFC 9110 7.6.1), with the fields that Connection names.
+pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
+    if headers.contains_key(CONNECTION) {
+        let named: Vec<HeaderName> = headers
+            .get_all(CONNECTION)
+            .iter()
+            .filter_map(|value| value.to_str().ok())
+            .flat_map(|value| value.split(','))
+            .filter_map(|name| name.trim().parse().ok())
+            // An application may not strip what frames or addresses the message.
+            .filter(|name| *name != HOST && *name != TE && *name != TRAILER && *name != http::header::CONTENT_LENGTH)
+            .collect();
+        for name in named {
+            headers.remove(name);
+        }
+        headers.remove(CONNECTION);
+    }
+    headers.remove(KEEP_ALIVE);
+    headers.remove(PROXY_CONNECTION);
+    headers.remove(TRANSFER_ENCODING);
+    headers.remove(UPGRADE);
+    let trailers = |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"trailers");
+    if headers.contains_key(TE) {
+        let wants_trailers = headers.get_all(TE).iter().any(|value| {
+            value.to_str().is_ok_and(|value| value.split(',').any(|part| part.trim().eq_ignore_ascii_case("trailers")))
+        });
+        let as_is = headers.get_all(TE).iter().count() == 1 && headers.get(TE).is_some_and(trailers);
+        if !wants_trailers {
+            headers.remove(TE);
+        } else if !as_is {
+            headers.insert(TE, HeaderValue::from_static("trailers"));
+        }
+    }
+}
+
+/// Whether an HTTP/1 request asks to leave HTTP: an upgrade or CONNECT.
+pub fn leaves_http<B>(request: &Request<B>) -> bool {
+    let upgrade = || {
+        request.headers().contains_key(UPGRADE)
+            && request.headers().get_all(CONNECTION).iter().any(|value| {
+                value.to_str().is_ok_and(|v| v.split(',').any(|part| part.trim().eq_ignore_ascii_case("upgrade")))
+            })
+    };
+    request.version() < Version::HTTP_2 && (request.method() == Method::CONNECT || upgrade())
+}
+
+/// Whether the request is a gRPC call.
+pub fn is_grpc(headers: &HeaderMap) -> bool {
+    headers.get(http::header::CONTENT_TYPE).is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
+}
+
+/// Whether the method may be sent twice (RFC 9110 9.2.2).
+pub fn is_idempotent(method: &Method) -> bool {
+    matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE | Method::PUT | Method::DELETE)
+}
+
+/// A request that names no authority, or several that differ.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BadAuthority {
+    /// HTTP/1.1 without Host (RFC 9112 3.2).
+    #[error("no Host field")]
+    Missing,
+    /// More than one Host field.
+    #[error("more than one Host field")]
+    Several,
+    /// Not a host with an optional port, or with user information.
+    #[error("malformed authority")]
+    Malformed,
+    /// `:authority` and Host differ.
+    #[error(":authority and Host differ")]
+    Differ,
+}
+
+/// Makes the request name exactly one authority: an absolute target wins over Host (RFC 9112 3.2.2), and Host is made to
+/// agree with it. HTTP/1.0 may name none.
+pub fn settle_authority<B>(request: &mut Request<B>) -> Result<(), BadAuthority> {
+    let mut hosts = request.headers().get_all(HOST).iter();
+    let host = hosts.next();
+    if hosts.next().is_some() {
+        return Err(BadAuthority::Several);
+    }
+    let host = host.map(parse_authority).transpose()?;
+    let target = request.uri().authority();
+    if target.is_some_and(|target| target.as_str().contains('@')) {
+        return Err(BadAuthority::Malformed);
+    }
+    if request.version() >= Version::HTTP_2 {
+        return match (target, host) {
+            (Some(target), Some(host)) if !target.as_str().eq_ignore_ascii_case(host.as_str()) => {
+                Err(BadAuthority::Differ)
+            }
+            (None, None) => Err(BadAuthority::Missing),
+            _ => Ok(()),
+        };
+    }
+    match (target, host) {
+        (Some(target), _) if request.method() != Method::CONNECT => {
+            let value = HeaderValue::from_str(target.as_str()).map_err(|_| BadAuthority::Malformed)?;
+            request.headers_mut().insert(HOST, value);
+            Ok(())
+        }
+        (None, None) if request.version() == Version::HTTP_11 => Err(BadAuthority::Missing),
+        _ => Ok(()),
+    }
+}
+
+fn parse_authority(value: &HeaderValue) -> Result<UriAuthority, BadAuthority> {
+    let authority = UriAuthority::try_from(value.as_bytes()).map_err(|_| BadAuthority::Malformed)?;
+    if authority.as_str().contains('@') { Err(BadAuthority::Malformed) } else { Ok(authority) }
+}
+
+/// How an application spoke HTTP, as told to the far sidecar: its version, and whether its target was in absolute form.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Origin {
+    /// HTTP/1.0, 1.1 or 2.
+    pub version: Version,
+    /// `GET http://host/path` instead of `GET /path`.
+    pub absolute: bool,
+}
+
+impl Origin {
+    /// What `request` shows.
+    pub fn of<B>(request: &Request<B>) -> Self {
+        let version = request.version();
+        Self { version, absolute: version < Version::HTTP_2 && request.uri().scheme().is_some() }
+    }
+
+    fn to_value(self) -> HeaderValue {
+        HeaderValue::from_static(match (self.version, self.absolute) {
+            (Version::HTTP_10, false) => "1.0",
+            (Version::HTTP_10, true) => "1.0 absolute",
+            (Version::HTTP_2, _) => "2",
+            (_, false) => "1.1",
+            (_, true) => "1.1 absolute",
+        })
+    }
+
+    fn from_value(value: &HeaderValue) -> Option<Self> {
+        let (version, absolute) = match value.as_bytes() {
+            b"1.0" => (Version::HTTP_10, false),
+            b"1.0 absolute" => (Version::HTTP_10, true),
+            b"1.1" => (Version::HTTP_11, false),
+            b"1.1 absolute" => (Version::HTTP_11, true),
+            b"2" => (Version::HTTP_2, false),
+            _ => return None,
+        };
+        Some(Self { version, absolute })
+    }
+}
+
+/// Readies an application's request for a tunnel to the sidecar in front of `destination`.
+pub fn into_tunnel<B>(request: &mut Request<B>, destination: SocketAddr) {
+    let origin = Origin::of(request);
+    strip_hop_by_hop(request.headers_mut());
+    into_h2_form(request, destination);
+    let headers = request.headers_mut();
+    strip_ours(headers);
+    headers.insert(ORIGIN, origin.to_value());
+    let destination = HeaderValue::try_from(destination.to_string());
+    headers.insert(DESTINATION, destination.expect("an address is made of visible ASCII"));
+}
+
+/// Readies a request for an HTTP/2 connection: scheme and authority in the URI, no Host field.
+pub fn into_h2_form<B>(request: &mut Request<B>, destination: SocketAddr) {
+    *request.version_mut() = Version::HTTP_2;
+    let host = request.headers_mut().remove(HOST).and_then(|host| UriAuthority::try_from(host.as_bytes()).ok());
+    let uri = request.uri();
+    if uri.scheme().is_some() && uri.authority().is_some() {
+        return;
+    }
+    let mut parts = std::mem::take(request.uri_mut()).into_parts();
+    parts.scheme.get_or_insert(Scheme::HTTP);
+    if parts.authority.is_none() {
+        // HTTP/1.0 without Host: the address that was dialed is the only name it has.
+        let dialed = || UriAuthority::try_from(destination.to_string()).expect("an address is an authority");
+        parts.authority = Some(host.unwrap_or_else(dialed));
+    }
+    parts.path_and_query.get_or_insert(PathAndQuery::from_static("/"));
+    *request.uri_mut() = Uri::from_parts(parts).expect("scheme, authority and path make a URI");
+}
+
+/// What the far sidecar said of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FromTunnel {
+    /// Where the application listens, unverified.
+    pub destination: SocketAddr,
+    /// How to speak to it.
+    pub origin: Origin,
+}
+
+/// Takes our fields off a request that came through a tunnel; `None` when they are missing or malformed.
+pub fn from_tunnel<B>(request: &mut Request<B>) -> Option<FromTunnel> {
+    let headers = request.headers_mut();
+    let destination = headers.get(DESTINATION)?.to_str().ok()?.parse().ok()?;
+    let origin = Origin::from_value(headers.get(ORIGIN)?)?;
+    strip_ours(headers);
+    Some(FromTunnel { destination, origin })
+}
+
+/// Turns a request in HTTP/2 form back into what the application sent.
+pub fn into_origin_form<B>(request: &mut Request<B>, origin: Origin) {
+    *request.version_mut() = origin.version;
+    if origin.version >= Version::HTTP_2 {
+        return;
+    }
+    if let Some(authority) = request.uri().authority()
+        && let Ok(host) = HeaderValue::from_str(authority.as_str())
+    {
+        request.headers_mut().insert(HOST, host);
+    }
+    join_cookies(request.headers_mut());
+    if !origin.absolute && request.method() != Method::CONNECT {
+        let path = request.uri_mut().path_and_query().cloned();
+        *request.uri_mut() = path.map(Uri::from).unwrap_or_default();
+    }
+}
+
+/// HTTP/2 may split Cookie into several fields, HTTP/1 may not (RFC 9113 8.2.3).
+fn join_cookies(headers: &mut HeaderMap) {
+    if headers.get_all(http::header::COOKIE).iter().count() < 2 {
+        return;
+    }
+    let parts: Vec<&[u8]> = headers.get_all(http::header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    if let Ok(joined) = HeaderValue::from_bytes(&parts.join(&b"; "[..])) {
+        headers.insert(http::header::COOKIE, joined);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(version: Version, target: &str, hosts: &[&str]) -> Request<()> {
+        let mut builder = Request::builder().version(version).uri(target);
+        for host in hosts {
+            builder = builder.header(HOST, *host);
+        }
+        builder.body(()).expect("valid request")
+    }
+
+    /// Target, Host fields -> the one authority that leaves, or the refusal.
+    #[test]
+    fn r14_exactly_one_authority_leaves_or_the_request_is_refused() {
+        let ok = |host: &'static str| Ok(host);
+        let v11 = Version::HTTP_11;
+        let cases: [(Version, &str, &[&str], Result<&str, BadAuthority>); 12] = [
+            (v11, "/", &["web"], ok("web")),
+            (v11, "/", &["web:8080"], ok("web:8080")),
+            (v11, "http://web/", &["web"], ok("web")),
+            (v11, "http://web/", &["other"], ok("web")),
+            (v11, "http://web:80/", &[], ok("web:80")),
+            (v11, "/", &[], Err(BadAuthority::Missing)),
+            (v11, "/", &["a", "b"], Err(BadAuthority::Several)),
+            (v11, "/", &["a", "a"], Err(BadAuthority::Several)),
+            (v11, "/", &["user@web"], Err(BadAuthority::Malformed)),
+            (v11, "/", &["a b"], Err(BadAuthority::Malformed)),
+            (Version::HTTP_2, "http://web/", &["web"], ok("web")),
+            (Version::HTTP_2, "http://web/", &["other"], Err(BadAuthority::Differ)),
+        ];
+        for (version, target, hosts, expected) in cases {
+            let mut request = request(version, target, hosts);
+            let seen = settle_authority(&mut request).map(|()| {
+                into_h2_form(&mut request, ([10, 0, 0, 1], 80).into());
+                request.uri().authority().expect("settled").to_string()
+            });
+            assert_eq!(seen.as_deref().map_err(|e| *e), expected, "{version:?} {target} {hosts:?}");
+            assert!(request.headers().get(HOST).is_none() || seen.is_err(), "a second authority is left");
+        }
+    }
+
+    #[test]
+    fn a_request_comes_out_of_a_tunnel_as_it_went_in() {
+        let dst: SocketAddr = "10.0.0.5:8080".parse().expect("valid");
+        for (version, target) in [
+            (Version::HTTP_11, "/a?b=c"),
+            (Version::HTTP_11, "http://web/a"),
+            (Version::HTTP_10, "/"),
+            (Version::HTTP_2, "http://web/x"),
+        ] {
+            let mut request = request(version, target, if version < Version::HTTP_2 { &["web"] } else { &[] });
+            into_tunnel(&mut request, dst);
+            assert_eq!(request.version(), Version::HTTP_2);
+            let told = from_tunnel(&mut request).expect("our fields are there");
+            into_origin_form(&mut request, told.origin);
+            assert_eq!((told.destination, request.version()), (dst, version));
+            assert_eq!(request.uri().to_string(), target);
+        }
+    }
+
+    #[test]
+    fn spoofed_fields_of_ours_do_not_pass() {
+        let mut request = request(Version::HTTP_11, "/", &["web"]);
+        request.headers_mut().insert(CLIENT_ID, HeaderValue::from_static("spiffe://evil/ns/a/sa/b"));
+        request.headers_mut().append(DESTINATION, HeaderValue::from_static("10.9.9.9:1"));
+        into_tunnel(&mut request, "10.0.0.5:8080".parse().expect("valid"));
+        assert!(!request.headers().contains_key(CLIENT_ID));
+        let told = from_tunnel(&mut request).expect("ours");
+        assert_eq!(told.destination, "10.0.0.5:8080".parse().expect("valid"));
+    }
+
+    #[test]
+    fn connection_fields_end_at_the_hop_but_framing_does_not() {
+        let mut headers = HeaderMap::new();
+        headers.insert(CONNECTION, HeaderValue::from_static("close, x-secret, host"));
+        headers.insert("x-secret", HeaderValue::from_static("1"));
+        headers.insert(HOST, HeaderValue::from_static("web"));
+        headers.insert(TE, HeaderValue::from_static("gzip, trailers"));
+        strip_hop_by_hop(&mut headers);
+        assert_eq!(headers.len(), 2, "{headers:?}");
+        assert_eq!(headers[TE], "trailers");
+        assert_eq!(headers[HOST], "web");
+    }
+}

@@ -1,0 +1,123 @@
+//! HTTP at the edges: hyper speaks HTTP/1, the h2 crate speaks HTTP/2, and everything between them sees one `Request<Body>`
+//! and one `Response<Body>`.
+//!
+//! Invariant: an exchange that breaks is seen as broken on the other side, with the same HTTP/2 error code where there is
+//! one. hyper is not used for HTTP/2 because it keeps neither reset codes nor interim responses (ARCHITECTURE.md).
+//! Limits of both libraries are set here, tighter than their defaults, and nowhere else.
+
+pub mod answer;
+pub mod body;
+pub mod caller;
+pub mod h1;
+pub mod h1_io;
+pub mod h1_pool;
+pub mod h2_client;
+pub mod h2_pool;
+pub mod h2_server;
+pub mod headers;
+pub mod pump;
+pub mod replay;
+pub mod upgrade;
+
+use std::time::Duration;
+
+use h2::Reason;
+
+pub use body::{Body, BodyError};
+pub use caller::Caller;
+
+use crate::net::connect::ConnectError;
+
+/// Limits of connections that the proxy serves and opens.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// From the first byte of a request head to its end, and for an HTTP/2 preface.
+    pub head_timeout: Duration,
+    /// An HTTP/1 connection without a request is closed after this.
+    pub idle_timeout: Duration,
+    /// Largest request or response head, bytes.
+    pub max_head: usize,
+    /// Most header fields in one head.
+    pub max_headers: usize,
+    /// Most streams that a peer may have open on one HTTP/2 connection.
+    pub max_streams: u32,
+    /// HTTP/2 flow-control window of a stream, bytes.
+    pub stream_window: u32,
+    /// HTTP/2 flow-control window of a connection, bytes.
+    pub connection_window: u32,
+    /// Most bytes that wait to be sent on one HTTP/2 stream.
+    pub send_buffer: usize,
+    /// How long a pooled HTTP/1 connection may be unused; shorter than applications' own limits.
+    pub pool_idle: Duration,
+    /// Most unused HTTP/1 connections kept per application or endpoint.
+    pub pool_size: usize,
+    /// A request with `expect: 100-continue` sends its body after this, even when nobody said so.
+    pub continue_wait: Duration,
+    /// How long idle HTTP/1 connections may make one last request when the proxy drains.
+    pub drain_linger: Duration,
+}
+
+/// What serves the requests of one connection.
+pub trait Handler: Send + Sync + 'static {
+    /// One exchange. `Err` resets it, without an answer.
+    fn handle(
+        &self,
+        request: http::Request<Body>,
+        caller: Caller,
+    ) -> impl Future<Output = Result<http::Response<Body>, Abort>> + Send;
+
+    /// An HTTP/2 CONNECT stream.
+    fn connect(&self, tunnel: h2_server::Tunnel) -> impl Future<Output = ()> + Send;
+}
+
+/// An exchange that ends without an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Abort(pub Reason);
+
+/// Why an upstream gave no response.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Failure {
+    /// No connection: nothing was sent.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    /// The other sidecar did not prove to be the one that discovery named: nothing was sent.
+    #[error("{0}")]
+    Peer(String),
+    /// The upstream says that it did not process the request (GOAWAY, REFUSED_STREAM, closed before it was written).
+    #[error("refused before it was processed")]
+    Unprocessed,
+    /// The connection ended before the first byte of a response.
+    #[error("connection closed before a response: {0}")]
+    Closed(String),
+    /// The upstream reset the stream.
+    #[error("reset with {0:?}")]
+    Reset(Reason),
+    /// The upstream spoke, but not HTTP.
+    #[error("not understood: {0}")]
+    Protocol(String),
+}
+
+impl Failure {
+    /// Whether the request surely did not reach an application.
+    pub fn is_unprocessed(&self) -> bool {
+        matches!(self, Failure::Connect(_) | Failure::Peer(_) | Failure::Unprocessed)
+    }
+
+    /// Whether no connection came about.
+    pub fn is_connect(&self) -> bool {
+        matches!(self, Failure::Connect(_) | Failure::Peer(_))
+    }
+}
+
+impl From<h2::Error> for Failure {
+    fn from(error: h2::Error) -> Self {
+        let refused = error.reason() == Some(Reason::REFUSED_STREAM) && error.is_reset();
+        if error.is_remote() && (error.is_go_away() || refused) {
+            return Failure::Unprocessed;
+        }
+        match error.reason() {
+            Some(reason) => Failure::Reset(reason),
+            None => Failure::Closed(error.to_string()),
+        }
+    }
+}

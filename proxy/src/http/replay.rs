@@ -1,0 +1,173 @@
+//! A request body that can be sent again, as long as what has passed of it is small.
+//!
+//! Invariant: the first try streams; what passes is kept until `LIMIT` bytes, beyond that the body cannot be sent again. Only
+//! the newest reader gets data: an older one that still exists is cut off.
+
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use http::HeaderMap;
+use http_body::{Body as _, Frame, SizeHint};
+
+use super::body::{Body, BodyError};
+
+/// Most bytes that are kept.
+pub const LIMIT: usize = 64 * 1024;
+
+/// The hold on a body that is being sent.
+pub struct Replay(Arc<Mutex<State>>);
+
+struct State {
+    source: Body,
+    passed: Vec<Bytes>,
+    trailers: Option<HeaderMap>,
+    kept: usize,
+    complete: bool,
+    /// More has passed than is kept, or the source broke.
+    spoiled: bool,
+    reader: u64,
+}
+
+/// One try's view of the body.
+pub struct Reader {
+    state: Arc<Mutex<State>>,
+    number: u64,
+    next: usize,
+    trailers_sent: bool,
+}
+
+impl Replay {
+    /// Wraps `body`; the reader is for the first try.
+    pub fn new(body: Body) -> (Self, Reader) {
+        let (passed, trailers) = Default::default();
+        let state = State { source: body, passed, trailers, kept: 0, complete: false, spoiled: false, reader: 0 };
+        let replay = Self(Arc::new(Mutex::new(state)));
+        let reader = replay.reader(0);
+        (replay, reader)
+    }
+
+    /// The body from its beginning, for another try; `None` when too much of it is gone.
+    pub fn again(&self) -> Option<Reader> {
+        let mut state = lock(&self.0);
+        if state.spoiled {
+            return None;
+        }
+        state.reader += 1;
+        let number = state.reader;
+        drop(state);
+        Some(self.reader(number))
+    }
+
+    fn reader(&self, number: u64) -> Reader {
+        Reader { state: Arc::clone(&self.0), number, next: 0, trailers_sent: false }
+    }
+}
+
+fn lock(state: &Mutex<State>) -> std::sync::MutexGuard<'_, State> {
+    state.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl State {
+    fn poll_source(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let frame = ready!(Pin::new(&mut self.source).poll_frame(cx));
+        match &frame {
+            Some(Ok(frame)) => self.keep(frame),
+            Some(Err(_)) => self.spoiled = true,
+            None => self.complete = true,
+        }
+        Poll::Ready(frame)
+    }
+
+    fn keep(&mut self, frame: &Frame<Bytes>) {
+        if let Some(data) = frame.data_ref() {
+            self.kept += data.len();
+            if self.kept > LIMIT {
+                self.spoiled = true;
+            }
+            if self.spoiled {
+                self.passed = Vec::new();
+            } else {
+                self.passed.push(data.clone());
+            }
+        } else if let Some(trailers) = frame.trailers_ref() {
+            self.trailers = Some(trailers.clone());
+        }
+    }
+}
+
+impl Reader {
+    /// The next frame of this try.
+    pub fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let mut state = lock(&self.state);
+        if state.reader != self.number {
+            return Poll::Ready(Some(Err(BodyError::Cut("sent again elsewhere".into()))));
+        }
+        if let Some(data) = state.passed.get(self.next) {
+            self.next += 1;
+            return Poll::Ready(Some(Ok(Frame::data(data.clone()))));
+        }
+        if !self.trailers_sent
+            && let Some(trailers) = &state.trailers
+        {
+            self.trailers_sent = true;
+            return Poll::Ready(Some(Ok(Frame::trailers(trailers.clone()))));
+        }
+        if state.complete || state.trailers.is_some() {
+            return Poll::Ready(None);
+        }
+        let frame = ready!(state.poll_source(cx));
+        self.next = state.passed.len();
+        self.trailers_sent = state.trailers.is_some();
+        Poll::Ready(frame)
+    }
+
+    /// Whether all of it was read.
+    pub fn is_end_stream(&self) -> bool {
+        let state = lock(&self.state);
+        let all_passed = self.next >= state.passed.len() && (self.trailers_sent || state.trailers.is_none());
+        state.reader == self.number && all_passed && (state.complete || state.source.is_end_stream())
+    }
+
+    /// What is known of the whole body's length, before its first byte was read.
+    pub fn size_hint(&self) -> SizeHint {
+        let state = lock(&self.state);
+        if state.passed.is_empty() && !state.spoiled { state.source.size_hint() } else { SizeHint::default() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::BodyExt;
+
+    use super::*;
+
+    async fn text(body: Body) -> String {
+        let bytes = body.collect().await.expect("no error").to_bytes();
+        String::from_utf8(bytes.to_vec()).expect("text")
+    }
+
+    #[tokio::test]
+    async fn a_small_body_is_sent_again_whole() {
+        let (replay, first) = Replay::new(Body::full("small"));
+        assert_eq!(text(Body::replayed(first)).await, "small");
+        let second = replay.again().expect("small enough");
+        assert_eq!(text(Body::replayed(second)).await, "small");
+    }
+
+    #[tokio::test]
+    async fn a_large_body_is_sent_once() {
+        let (replay, first) = Replay::new(Body::full(vec![b'x'; LIMIT + 1]));
+        assert_eq!(text(Body::replayed(first)).await.len(), LIMIT + 1);
+        assert!(replay.again().is_none());
+    }
+
+    #[tokio::test]
+    async fn an_older_try_gets_nothing_once_a_newer_one_exists() {
+        let (replay, first) = Replay::new(Body::full("data"));
+        let second = replay.again().expect("untouched");
+        assert!(Body::replayed(first).collect().await.is_err());
+        assert_eq!(text(Body::replayed(second)).await, "data");
+    }
+}

@@ -1,0 +1,69 @@
+//! Connecting to applications and other sidecars.
+//!
+//! Invariant: a connect has a deadline, and a connection that died silently is noticed by the kernel: unacknowledged data
+//! after `user_timeout`, silence by keep-alive probes.
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use socket2::{SockRef, TcpKeepalive};
+use tokio::net::TcpStream;
+
+/// Limits of a connection that the proxy opens.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// To the end of the TCP handshake.
+    pub timeout: Duration,
+    /// Silence before the first keep-alive probe; three more probes follow at a third of it.
+    pub keepalive: Duration,
+    /// How long sent data may stay unacknowledged (TCP_USER_TIMEOUT).
+    pub user_timeout: Duration,
+}
+
+/// Opens TCP connections under `Settings`.
+#[derive(Clone, Debug)]
+pub struct Connector {
+    settings: Settings,
+}
+
+/// A TCP connection that could not be opened.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("connect to {addr}: {cause}")]
+pub struct ConnectError {
+    /// Where to.
+    pub addr: SocketAddr,
+    /// Why not, in the kernel's words.
+    pub cause: String,
+}
+
+impl Connector {
+    /// A connector under `settings`.
+    pub fn new(settings: Settings) -> Self {
+        Self { settings }
+    }
+
+    /// Connects to `addr` within the time limit.
+    pub async fn connect(&self, addr: SocketAddr) -> Result<TcpStream, ConnectError> {
+        let failed = |cause: String| ConnectError { addr, cause };
+        match tokio::time::timeout(self.settings.timeout, TcpStream::connect(addr)).await {
+            Ok(Ok(tcp)) => {
+                self.set_options(&tcp).map_err(|error| failed(error.to_string()))?;
+                Ok(tcp)
+            }
+            Ok(Err(error)) => Err(failed(error.to_string())),
+            Err(_) => Err(failed(format!("no answer within {:?}", self.settings.timeout))),
+        }
+    }
+
+    /// Puts the keep-alive and time-out options on a connection, also on one that was accepted.
+    pub fn set_options(&self, tcp: &TcpStream) -> io::Result<()> {
+        tcp.set_nodelay(true)?;
+        let socket = SockRef::from(tcp);
+        let interval = (self.settings.keepalive / 3).max(Duration::from_secs(1));
+        socket.set_tcp_keepalive(
+            &TcpKeepalive::new().with_time(self.settings.keepalive).with_interval(interval).with_retries(3),
+        )?;
+        socket.set_tcp_user_timeout(Some(self.settings.user_timeout))
+    }
+}

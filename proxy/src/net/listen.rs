@@ -1,0 +1,123 @@
+//! Listening sockets and the accept loop.
+//!
+//! Invariant: an accept error never spins; running out of file descriptors pauses the loop. One listener per worker and
+//! address, with SO_REUSEPORT, so that workers share nothing.
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use tokio::net::{TcpListener, TcpStream};
+
+/// How listeners are made.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Addresses to listen on; an IPv6 one is skipped where the kernel has no IPv6.
+    pub addrs: Vec<SocketAddr>,
+    /// Length of the kernel's accept queue.
+    pub backlog: i32,
+}
+
+const PAUSE_WHEN_EXHAUSTED: Duration = Duration::from_millis(100);
+
+/// Binds all addresses of `settings`.
+pub fn bind_all(settings: &Settings) -> io::Result<Vec<TcpListener>> {
+    let mut listeners = Vec::with_capacity(settings.addrs.len());
+    for addr in &settings.addrs {
+        match bind(*addr, settings.backlog) {
+            Ok(listener) => listeners.push(listener),
+            Err(error) if addr.is_ipv6() && no_ipv6(&error) => {
+                tracing::info!(%addr, "no IPv6 on this host, not listening");
+            }
+            Err(error) => {
+                let message = format!("listen on {addr}: {error}");
+                return Err(io::Error::new(error.kind(), message));
+            }
+        }
+    }
+    Ok(listeners)
+}
+
+fn bind(addr: SocketAddr, backlog: i32) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
+    if addr.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&addr.into())?;
+    socket.listen(backlog)?;
+    TcpListener::from_std(socket.into())
+}
+
+fn no_ipv6(error: &io::Error) -> bool {
+    const EAFNOSUPPORT: i32 = 97;
+    error.kind() == io::ErrorKind::AddrNotAvailable || error.raw_os_error() == Some(EAFNOSUPPORT)
+}
+
+/// The next connection, with the socket options that every captured connection gets. Errors that concern one connection
+/// are passed over; `on_error` hears of the others.
+pub async fn accept(listener: &TcpListener, mut on_error: impl FnMut(&io::Error)) -> (TcpStream, SocketAddr) {
+    loop {
+        match listener.accept().await {
+            Ok((tcp, peer)) => {
+                // Both fail only on sockets that are already dead, and reading will say so.
+                let _ = tcp.set_nodelay(true);
+                return (tcp, peer);
+            }
+            Err(error) if of_one_connection(&error) => on_error(&error),
+            Err(error) => {
+                on_error(&error);
+                tokio::time::sleep(PAUSE_WHEN_EXHAUSTED).await;
+            }
+        }
+    }
+}
+
+fn of_one_connection(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::ConnectionRefused
+            | io::ErrorKind::Interrupted
+    )
+}
+
+/// Where the client dialed before the redirect; `None` for a connection that was not redirected.
+pub fn original_destination(tcp: &TcpStream) -> Option<SocketAddr> {
+    let socket = SockRef::from(tcp);
+    let local = tcp.local_addr().ok()?;
+    let original = if local.is_ipv4() { socket.original_dst_v4() } else { socket.original_dst_v6() };
+    original.ok()?.as_socket().map(canonical)
+}
+
+/// An IPv4-mapped IPv6 address as the IPv4 address that it is.
+pub fn canonical(addr: SocketAddr) -> SocketAddr {
+    SocketAddr::new(addr.ip().to_canonical(), addr.port())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_connection_without_redirect_has_no_other_original_destination() {
+        let settings = Settings { addrs: vec![([127, 0, 0, 1], 0).into()], backlog: 8 };
+        let listeners = bind_all(&settings).expect("loopback can be bound");
+        let addr = listeners[0].local_addr().expect("bound");
+        let client = TcpStream::connect(addr).await.expect("connects");
+        let (accepted, peer) = accept(&listeners[0], |error| panic!("accept: {error}")).await;
+        assert_eq!(peer, client.local_addr().expect("connected"));
+        let original = original_destination(&accepted);
+        assert!(original.is_none() || original == Some(addr), "saw {original:?}");
+    }
+
+    #[test]
+    fn mapped_addresses_become_ipv4() {
+        let mapped: SocketAddr = "[::ffff:10.0.0.1]:80".parse().expect("valid");
+        assert_eq!(canonical(mapped), "10.0.0.1:80".parse().expect("valid"));
+    }
+}

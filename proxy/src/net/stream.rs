@@ -1,0 +1,255 @@
+//! A connection's bytes, whatever carries them: a TCP socket or a tunnel stream, with what detection has read of it.
+//!
+//! Invariant: while nothing arrives, nothing is held: `fill` and `Reader::chunk` wait for readiness first and read into a
+//! buffer that all connections of a worker share.
+
+use std::cell::RefCell;
+use std::io;
+use std::net::Shutdown;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::{Buf, Bytes, BytesMut};
+use socket2::SockRef;
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
+use tokio::net::TcpStream;
+
+use super::h2io::{H2Io, H2Reader, H2Writer};
+
+const SCRATCH: usize = 64 * 1024;
+const SMALLEST_READ: usize = 16 * 1024;
+
+thread_local! {
+    static SHARED: RefCell<BytesMut> = RefCell::new(BytesMut::new());
+}
+
+/// A connection.
+#[derive(Debug)]
+pub struct Stream {
+    seen: BytesMut,
+    io: Io,
+}
+
+#[derive(Debug)]
+enum Io {
+    Tcp(TcpStream),
+    // Boxed: tunnel streams that are served as connections are the rarer kind, and larger.
+    H2(Box<H2Io>),
+}
+
+impl From<TcpStream> for Stream {
+    fn from(tcp: TcpStream) -> Self {
+        Self { seen: BytesMut::new(), io: Io::Tcp(tcp) }
+    }
+}
+
+impl From<H2Io> for Stream {
+    fn from(h2: H2Io) -> Self {
+        Self { seen: BytesMut::new(), io: Io::H2(Box::new(h2)) }
+    }
+}
+
+impl Stream {
+    /// What was read of the stream and not yet consumed.
+    pub fn seen(&self) -> &[u8] {
+        &self.seen
+    }
+
+    /// Puts bytes that somebody has read too far back in front.
+    #[must_use]
+    pub fn unread(mut self, bytes: &[u8]) -> Self {
+        if !bytes.is_empty() {
+            self.seen = [bytes, &self.seen].concat().as_slice().into();
+        }
+        self
+    }
+
+    /// Waits for bytes and appends them to `seen`; 0 is the end of the stream. Cancel safe.
+    pub async fn fill(&mut self) -> io::Result<usize> {
+        let chunk = match &mut self.io {
+            Io::Tcp(tcp) => tcp_chunk(tcp).await?,
+            Io::H2(h2) => h2.reader.chunk().await?,
+        };
+        let Some(chunk) = chunk else { return Ok(0) };
+        self.seen.extend_from_slice(&chunk);
+        Ok(chunk.len())
+    }
+
+    /// Ends the connection so that the far end sees a failure, not an end: RST or RST_STREAM.
+    pub fn abort(mut self) {
+        self.set_abort();
+    }
+
+    /// Like `abort`, to take effect when the stream is dropped.
+    pub fn set_abort(&mut self) {
+        match &mut self.io {
+            Io::Tcp(tcp) => abort_on_close(tcp),
+            Io::H2(h2) => h2.writer.reset(),
+        }
+    }
+
+    /// Both directions, to be used at the same time.
+    pub fn split(&mut self) -> (Reader<'_>, Writer<'_>) {
+        match &mut self.io {
+            Io::Tcp(tcp) => (Reader::Tcp(&mut self.seen, tcp), Writer::Tcp(tcp)),
+            Io::H2(h2) => {
+                let H2Io { reader, writer, .. } = &mut **h2;
+                (Reader::H2(&mut self.seen, reader), Writer::H2(writer))
+            }
+        }
+    }
+}
+
+/// Makes the kernel send RST instead of FIN when `tcp` is closed.
+pub fn abort_on_close(tcp: &TcpStream) {
+    // Fails only on a socket that is dead already.
+    let _ = SockRef::from(tcp).set_linger(Some(Duration::ZERO));
+}
+
+async fn tcp_chunk(tcp: &TcpStream) -> io::Result<Option<Bytes>> {
+    loop {
+        tcp.readable().await?;
+        match SHARED.with_borrow_mut(|scratch| read_chunk(tcp, scratch)) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Ok(chunk) if chunk.is_empty() => return Ok(None),
+            other => return other.map(Some),
+        }
+    }
+}
+
+fn read_chunk(tcp: &TcpStream, scratch: &mut BytesMut) -> io::Result<Bytes> {
+    if scratch.capacity() < SMALLEST_READ {
+        scratch.reserve(SCRATCH);
+    }
+    tcp.try_read_buf(scratch)?;
+    Ok(scratch.split().freeze())
+}
+
+/// The receiving direction of a `Stream`.
+#[derive(Debug)]
+pub enum Reader<'a> {
+    /// A socket, with the bytes read before.
+    Tcp(&'a mut BytesMut, &'a TcpStream),
+    /// A tunnel stream, with the bytes read before.
+    H2(&'a mut BytesMut, &'a mut H2Reader),
+}
+
+impl Reader<'_> {
+    /// The next bytes; `None` at the clean end.
+    pub async fn chunk(&mut self) -> io::Result<Option<Bytes>> {
+        let (Reader::Tcp(seen, _) | Reader::H2(seen, _)) = self;
+        if !seen.is_empty() {
+            return Ok(Some(std::mem::take(*seen).freeze()));
+        }
+        match self {
+            Reader::Tcp(_, tcp) => tcp_chunk(tcp).await,
+            Reader::H2(_, h2) => h2.chunk().await,
+        }
+    }
+}
+
+/// The sending direction of a `Stream`.
+#[derive(Debug)]
+pub enum Writer<'a> {
+    /// A socket.
+    Tcp(&'a TcpStream),
+    /// A tunnel stream.
+    H2(&'a mut H2Writer),
+}
+
+impl Writer<'_> {
+    /// Sends all of `data`.
+    pub async fn write(&mut self, data: Bytes) -> io::Result<()> {
+        match self {
+            Writer::Tcp(tcp) => write_tcp(tcp, data).await,
+            Writer::H2(h2) => h2.write(data).await,
+        }
+    }
+
+    /// Ends this direction; the other one goes on.
+    pub fn finish(&mut self) -> io::Result<()> {
+        match self {
+            Writer::Tcp(tcp) => SockRef::from(*tcp).shutdown(Shutdown::Write),
+            Writer::H2(h2) => h2.finish(),
+        }
+    }
+
+    /// Returns when the far end has broken the connection; it may do so while we have nothing to send.
+    pub async fn broken(&mut self) -> io::Error {
+        match self {
+            Writer::Tcp(tcp) => match tcp.ready(Interest::ERROR).await {
+                Ok(_) => tcp.take_error().ok().flatten().unwrap_or(io::ErrorKind::ConnectionReset.into()),
+                Err(error) => error,
+            },
+            Writer::H2(h2) => h2.broken().await,
+        }
+    }
+}
+
+async fn write_tcp(tcp: &TcpStream, mut data: Bytes) -> io::Result<()> {
+    while !data.is_empty() {
+        match tcp.try_write(&data) {
+            Ok(n) => data.advance(n),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => tcp.writable().await?,
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if !self.seen.is_empty() {
+            let n = buf.remaining().min(self.seen.len());
+            buf.put_slice(&self.seen[..n]);
+            self.seen.advance(n);
+            if self.seen.is_empty() {
+                self.seen = BytesMut::new();
+            }
+            return Poll::Ready(Ok(()));
+        }
+        match &mut self.io {
+            Io::Tcp(tcp) => Pin::new(tcp).poll_read(cx, buf),
+            Io::H2(h2) => Pin::new(&mut **h2).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        match &mut self.io {
+            Io::Tcp(tcp) => Pin::new(tcp).poll_write(cx, buf),
+            Io::H2(h2) => Pin::new(&mut **h2).poll_write(cx, buf),
+        }
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match &mut self.io {
+            Io::Tcp(tcp) => Pin::new(tcp).poll_write_vectored(cx, bufs),
+            Io::H2(h2) => Pin::new(&mut **h2).poll_write_vectored(cx, bufs),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        matches!(self.io, Io::Tcp(_))
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.io {
+            Io::Tcp(tcp) => Pin::new(tcp).poll_flush(cx),
+            Io::H2(h2) => Pin::new(&mut **h2).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.io {
+            Io::Tcp(tcp) => Pin::new(tcp).poll_shutdown(cx),
+            Io::H2(h2) => Pin::new(&mut **h2).poll_shutdown(cx),
+        }
+    }
+}
