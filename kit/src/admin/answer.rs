@@ -40,6 +40,10 @@ impl Call {
 }
 
 /// Finds the call, or the refusal.
+#[allow(
+    clippy::result_large_err,
+    reason = "an answer is as cold as the whole admin port, and is never copied along"
+)]
 pub(super) fn route<B>(
     admin: &Admin,
     request: &Request<B>,

@@ -34,7 +34,7 @@ fn status(
     }
 }
 
-async fn start(admin: Admin) -> (SocketAddr, JoinHandle<()>) {
+fn start(admin: Admin) -> (SocketAddr, JoinHandle<()>) {
     let listener = crate::listen::bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let addr = listener.local_addr().unwrap();
     (addr, tokio::spawn(admin.serve(vec![listener])))
@@ -200,7 +200,7 @@ fn wrong_methods_name_the_right_ones() {
 async fn health_and_metrics_over_the_wire() {
     let readiness = Readiness::new();
     let check = readiness.check("certified");
-    let (addr, server) = start(Admin::new(readiness, || "m 1\n".to_owned())).await;
+    let (addr, server) = start(Admin::new(readiness, || "m 1\n".to_owned()));
     let get = async |path| {
         ask(
             addr,
@@ -236,7 +236,7 @@ async fn health_and_metrics_over_the_wire() {
 #[tokio::test]
 async fn the_log_level_is_read_and_written() {
     let log = log::init(log::Format::Plain, "info").unwrap();
-    let (addr, server) = start(admin().log_level(log)).await;
+    let (addr, server) = start(admin().log_level(log));
     let put = async |level: &str| {
         let length = level.len();
         let head =
@@ -261,7 +261,7 @@ async fn the_log_level_is_read_and_written() {
 
 #[tokio::test]
 async fn a_flood_of_silent_connections_keeps_nobody_out() {
-    let (addr, server) = start(admin()).await;
+    let (addr, server) = start(admin());
     let mut silent = Vec::new();
     for _ in 0..CONNECTIONS * 2 {
         silent.push(TcpStream::connect(addr).await.unwrap());
@@ -279,7 +279,7 @@ async fn a_flood_of_silent_connections_keeps_nobody_out() {
 
 #[tokio::test]
 async fn oversized_heads_are_refused() {
-    let (addr, server) = start(admin()).await;
+    let (addr, server) = start(admin());
     let many = "a: b\r\n".repeat(100);
     let answer = ask(
         addr,
