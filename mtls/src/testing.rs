@@ -43,8 +43,27 @@ impl Ca {
     }
 
     pub(crate) fn intermediate(&self, name: &str) -> Self {
+        self.authority(ca_params(name))
+    }
+
+    /// An authority that expired a while ago.
+    pub(crate) fn expired_intermediate(&self, name: &str) -> Self {
+        let mut params = ca_params(name);
+        params.not_after = OffsetDateTime::now_utc() - Duration::minutes(1);
+        self.authority(params)
+    }
+
+    /// A leaf whose holder signs certificates all the same.
+    pub(crate) fn leaf_that_issues(&self) -> Self {
+        let mut params = Template::default().params();
+        params.distinguished_name.push(DnType::CommonName, "leaf");
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+        self.authority(params)
+    }
+
+    fn authority(&self, params: CertificateParams) -> Self {
         let key = KeyPair::generate().unwrap();
-        let issuer = CertifiedIssuer::signed_by(ca_params(name), key, &self.issuer).unwrap();
+        let issuer = CertifiedIssuer::signed_by(params, key, &self.issuer).unwrap();
         let mut chain = vec![issuer.der().clone()];
         chain.extend(self.chain.iter().cloned());
         Self { issuer, chain }

@@ -76,6 +76,11 @@ pub(crate) fn load_key(key: &PrivateKeyDer<'_>) -> Result<Arc<dyn SigningKey>, E
     PROVIDER.key_provider.load_private_key(key.clone_key())
 }
 
+#[cfg(test)]
+pub(super) fn preferred_suite() -> SupportedCipherSuite {
+    cipher_suites(has_aes())[0]
+}
+
 pub(super) fn server(
     credentials: &Credentials,
     client_auth: ClientAuth,
