@@ -35,7 +35,12 @@ enum Ended {
 }
 
 /// Streams over `channel`, one after another, until dropped.
-pub(super) async fn run(shared: &Shared, settings: &Settings, hello: wire::Hello, channel: Channel) {
+pub(super) async fn run(
+    shared: &Shared,
+    settings: &Settings,
+    hello: wire::Hello,
+    channel: Channel,
+) {
     let mut client = DiscoveryClient::new(channel).max_decoding_message_size(settings.max_message);
     let mut backoff = Backoff::new(settings.backoff);
     loop {
@@ -69,10 +74,18 @@ async fn open(
     within: Duration,
     hello: wire::Hello,
     client: &mut DiscoveryClient<Channel>,
-) -> Result<(mpsc::Sender<wire::WatchRequest>, Streaming<wire::WatchResponse>), Ended> {
+) -> Result<
+    (
+        mpsc::Sender<wire::WatchRequest>,
+        Streaming<wire::WatchResponse>,
+    ),
+    Ended,
+> {
     shared.lock().restart();
     let (requests, mut queue) = mpsc::channel(1);
-    let hello = wire::WatchRequest { kind: Some(wire::watch_request::Kind::Hello(hello)) };
+    let hello = wire::WatchRequest {
+        kind: Some(wire::watch_request::Kind::Hello(hello)),
+    };
     // The queue is empty and its other end is on this screen.
     requests.try_send(hello).map_err(|_| Ended::Closed)?;
     let outgoing = stream::poll_fn(move |context| queue.poll_recv(context));
@@ -127,5 +140,8 @@ fn describe(status: &tonic::Status) -> String {
         text = format!("{text}: {error}");
         cause = error.source();
     }
-    text.chars().filter(|c| !c.is_control()).take(MAX_ERROR_CHARS).collect()
+    text.chars()
+        .filter(|c| !c.is_control())
+        .take(MAX_ERROR_CHARS)
+        .collect()
 }

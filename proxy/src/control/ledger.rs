@@ -6,6 +6,7 @@
 //! Not here: values (`table`), the stream itself (`driver`). No clock and no I/O: `now` is an argument.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
@@ -58,7 +59,15 @@ impl Ledger {
     /// Starts a subscription and gives its id.
     pub(super) fn add(&mut self, resource: Resource) -> u64 {
         self.last_id += 1;
-        self.live.insert(self.last_id, Line { resource, applied: None, told: false, ack: None });
+        self.live.insert(
+            self.last_id,
+            Line {
+                resource,
+                applied: None,
+                told: false,
+                ack: None,
+            },
+        );
         self.due.insert(self.last_id);
         self.last_id
     }
@@ -98,7 +107,9 @@ impl Ledger {
     fn next_of_live(&mut self) -> Option<wire::watch_request::Kind> {
         use wire::watch_request::Kind;
         while let Some(id) = self.due.pop_first() {
-            let Some(line) = self.live.get_mut(&id) else { continue };
+            let Some(line) = self.live.get_mut(&id) else {
+                continue;
+            };
             if !line.told {
                 line.told = true;
                 let resource = Some(wire::Resource::from(&line.resource));
@@ -143,6 +154,27 @@ impl Ledger {
     /// Every live subscription, oldest first.
     pub(super) fn lines(&self) -> impl Iterator<Item = &Line> {
         self.live.values()
+    }
+}
+
+impl Resource {
+    /// The word for metrics and status.
+    pub(super) fn kind(&self) -> &'static str {
+        match self {
+            Resource::Outbound(_) => "outbound",
+            Resource::Endpoints(_) => "endpoints",
+            Resource::Inbound => "inbound",
+        }
+    }
+}
+
+impl fmt::Display for Resource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Resource::Outbound(addr) => addr.fmt(f),
+            Resource::Endpoints(backend) => backend.fmt(f),
+            Resource::Inbound => f.write_str("inbound"),
+        }
     }
 }
 
@@ -241,13 +273,20 @@ mod tests {
         assert_eq!(drain(&mut ledger), ["a1@1000"]);
         ledger.refused(id, 1001, " bad".to_owned());
         assert_eq!(drain(&mut ledger), ["a1@1001 bad"]);
-        assert_eq!(ledger.lines().next().and_then(|l| l.applied), Some((1000, now)));
+        assert_eq!(
+            ledger.lines().next().and_then(|l| l.applied),
+            Some((1000, now))
+        );
     }
 
     #[test]
     fn a_new_stream_is_told_everything_that_lives_and_nothing_else() {
         let mut ledger = Ledger::default();
-        let (a, b, c) = (ledger.add(outbound(1)), ledger.add(outbound(2)), ledger.add(outbound(3)));
+        let (a, b, c) = (
+            ledger.add(outbound(1)),
+            ledger.add(outbound(2)),
+            ledger.add(outbound(3)),
+        );
         drain(&mut ledger);
         ledger.applied(a, 5, Instant::now());
         ledger.remove(b);
@@ -269,12 +308,19 @@ mod tests {
         assert_eq!(answers[..3], expected);
         assert_eq!(answers[3..], [Answer::NeverAsked, Answer::NeverAsked]);
         ledger.restart();
-        assert_eq!(ledger.answers(a), Answer::NeverAsked, "the new stream was not asked yet");
+        assert_eq!(
+            ledger.answers(a),
+            Answer::NeverAsked,
+            "the new stream was not asked yet"
+        );
     }
 
     #[test]
     fn an_ipv4_mapped_address_goes_out_as_ipv4() {
         let mapped = Resource::Outbound("[::ffff:10.0.0.1]:80".parse().expect("an address"));
-        assert_eq!(wire::Resource::from(&mapped), wire::Resource::from(&outbound(1)));
+        assert_eq!(
+            wire::Resource::from(&mapped),
+            wire::Resource::from(&outbound(1))
+        );
     }
 }

@@ -14,9 +14,8 @@ mod parse;
 mod status;
 mod subscription;
 mod table;
-#[cfg(test)]
-mod tests;
 
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -86,7 +85,11 @@ impl From<Hello> for wire::Hello {
     fn from(hello: Hello) -> Self {
         wire::Hello {
             proxy_version: hello.version,
-            addresses: hello.addresses.into_iter().map(|ip| ledger::octets(ip).into()).collect(),
+            addresses: hello
+                .addresses
+                .into_iter()
+                .map(|ip| ledger::octets(ip).into())
+                .collect(),
             namespace: hello.namespace,
             workload: hello.workload,
         }
@@ -110,7 +113,9 @@ impl Discovery {
         metrics: metrics::Discovery,
     ) -> (Discovery, impl Future<Output = ()> + Send + 'static) {
         let shared = Arc::new(Shared::new(settings.max_targets, metrics));
-        let discovery = Discovery { shared: Arc::clone(&shared) };
+        let discovery = Discovery {
+            shared: Arc::clone(&shared),
+        };
         let task = async move {
             credentials.certified().await;
             let channel = grpc::channel(&settings.addr, settings.id.clone(), connector);
@@ -127,7 +132,9 @@ impl Discovery {
 
     /// The endpoints of a backend.
     pub fn endpoints(&self, backend: &BackendId) -> Subscription<EndpointSet> {
-        self.subscribe(Resource::Endpoints(backend.clone()), |table| table.hold_endpoints(backend))
+        self.subscribe(Resource::Endpoints(backend.clone()), |table| {
+            table.hold_endpoints(backend)
+        })
     }
 
     /// What holds for connections to our own workload.
@@ -145,13 +152,20 @@ impl Discovery {
         resource: Resource,
         hold: impl FnOnce(&mut Table) -> Option<Values<T>>,
     ) -> Subscription<T> {
-        let Some(values) = self.shared.update(&resource, hold) else { return Subscription::over_limit() };
-        Subscription::held(values, Lease { shared: Arc::clone(&self.shared), resource })
+        let Some(values) = self.shared.update(&resource, hold) else {
+            return Subscription::over_limit();
+        };
+        Subscription::held(
+            values,
+            Lease {
+                shared: Arc::clone(&self.shared),
+                resource,
+            },
+        )
     }
 }
 
 /// The table with its lock, the driver's wake-up, and the meters.
-#[derive(Debug)]
 struct Shared {
     table: Mutex<Table>,
     /// Rung when something may be due. Only the driver waits.
@@ -159,10 +173,22 @@ struct Shared {
     metrics: metrics::Discovery,
 }
 
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared")
+            .field("table", &self.table)
+            .finish_non_exhaustive()
+    }
+}
+
 impl Shared {
     fn new(limit: usize, metrics: metrics::Discovery) -> Self {
         metrics.connected(false);
-        Shared { table: Mutex::new(Table::new(limit, Instant::now())), wake: Notify::new(), metrics }
+        Shared {
+            table: Mutex::new(Table::new(limit, Instant::now())),
+            wake: Notify::new(),
+            metrics,
+        }
     }
 
     /// Nothing below panics half-way through a change, so a poisoned table is a whole one.
@@ -175,7 +201,8 @@ impl Shared {
         let mut table = self.lock();
         let result = change(&mut table);
         // Under the lock, so that of two changes the later one's figure stays.
-        self.metrics.subscriptions(resource.kind(), table.held(resource));
+        self.metrics
+            .subscriptions(resource.kind(), table.held(resource));
         if table.is_due() {
             self.wake.notify_one();
         }
