@@ -1,1 +1,17 @@
-//! (in the making)
+//! Harness of the mesh's integration tests and of `make demo`: namespaces, processes, clients, a whole mesh.
+//!
+//! Invariant: everything started here ends with the value that owns it, and every wait has a deadline and names its fact.
+//! Non-goal: being used outside tests and the demo.
+
+pub mod app;
+pub mod bins;
+pub mod body;
+pub mod netns;
+
+pub use bins::bin;
+
+/// The demo's gRPC service, generated from `proto/echo.proto`.
+#[allow(missing_docs, clippy::all)]
+pub mod echo {
+    tonic::include_proto!("mesh.demo.v1");
+}
