@@ -14,6 +14,8 @@ mod parse;
 mod status;
 mod subscription;
 mod table;
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};

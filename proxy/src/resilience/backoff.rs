@@ -108,7 +108,7 @@ mod tests {
     #[test]
     fn delays_use_the_whole_span() {
         let mut backoff = backoff(100, 10_000, 7);
-        (0..10).for_each(|_| drop(backoff.next()));
+        (0..10).for_each(|_| _ = backoff.next());
         let later: Vec<_> = (0..1000).map(|_| backoff.next()).collect();
         assert!(
             later.iter().any(|d| *d < Duration::from_millis(600)),
@@ -123,7 +123,7 @@ mod tests {
     #[test]
     fn after_a_reset_delays_are_short_again() {
         let mut backoff = backoff(100, 10_000, 3);
-        (0..20).for_each(|_| drop(backoff.next()));
+        (0..20).for_each(|_| _ = backoff.next());
         backoff.reset();
         assert!(backoff.next() <= Duration::from_millis(200));
     }
