@@ -9,7 +9,7 @@ mod request;
 mod schedule;
 
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use mesh_proto::identity::identity_client::IdentityClient;
 use tokio::sync::watch;
@@ -115,7 +115,11 @@ async fn renew(
         match request::certify(&mut client, settings, credentials).await {
             Ok(leaf) => {
                 let leaf = credentials.set_leaf(leaf);
-                tracing::info!(id = %leaf.id(), serial_valid_until = ?leaf.not_after(), "certified");
+                let left = leaf
+                    .not_after()
+                    .duration_since(SystemTime::now())
+                    .unwrap_or_default();
+                tracing::info!(id = %leaf.id(), ?left, "certified");
                 schedule.issued(leaf.not_after(), Now::read(), fastrand::f64());
                 observer.certified(&leaf);
             }

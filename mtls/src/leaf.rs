@@ -127,3 +127,70 @@ impl fmt::Debug for Leaf {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{Ca, Template, id, uri};
+
+    #[test]
+    fn a_leaf_knows_its_id_and_its_validity() {
+        let before = SystemTime::now();
+        let leaf = Ca::root("root").issue(&Template::of(&id("web"))).leaf();
+        assert_eq!(*leaf.id(), id("web"));
+        let (begun, left) = (
+            before.duration_since(leaf.not_before()),
+            leaf.not_after().duration_since(before),
+        );
+        assert!((19..=22).contains(&begun.unwrap().as_secs()), "{leaf:?}");
+        assert!(
+            (86_398..=86_401).contains(&left.unwrap().as_secs()),
+            "{leaf:?}"
+        );
+    }
+
+    #[test]
+    fn a_leaf_is_refused_when_its_parts_do_not_belong_together() {
+        let ca = Ca::root("root");
+        let (one, two) = (
+            ca.issue(&Template::default()),
+            ca.issue(&Template::default()),
+        );
+        assert!(matches!(
+            Leaf::new(one.chain.clone(), &two.key),
+            Err(Error::KeyMismatch)
+        ));
+        assert!(matches!(Leaf::new(vec![], &one.key), Err(Error::Empty)));
+        let garbage = PrivateKeyDer::Pkcs8(vec![1, 2, 3].into());
+        assert!(matches!(Leaf::new(one.chain, &garbage), Err(Error::Key)));
+        let twice = Template {
+            names: vec![uri(id("a").as_str()), uri(id("b").as_str())],
+            ..Template::default()
+        };
+        let named = ca.issue(&twice);
+        assert!(matches!(
+            Leaf::new(named.chain, &named.key),
+            Err(Error::Refused(Refusal::UriNames(2)))
+        ));
+    }
+
+    #[test]
+    fn a_leaf_for_one_role_only_does_not_verify() {
+        let ca = Ca::root("root");
+        for usage in [
+            rcgen::ExtendedKeyUsagePurpose::ServerAuth,
+            rcgen::ExtendedKeyUsagePurpose::ClientAuth,
+        ] {
+            let leaf = ca
+                .issue(&Template {
+                    usages: vec![usage],
+                    ..Template::default()
+                })
+                .leaf();
+            assert_eq!(
+                leaf.verify(&ca.anchors(), UnixTime::now()),
+                Err(Refusal::Purpose)
+            );
+        }
+    }
+}

@@ -44,7 +44,7 @@ async fn read(
         match bundles.message().await {
             Ok(Some(bundle)) => {
                 backoff.reset();
-                if let Err(error) = apply(bundle, credentials, observer) {
+                if let Err(error) = apply(&bundle, credentials, observer) {
                     tracing::warn!(reason = error.reason(), "trust bundle refused: {error}");
                     observer.bundle_failed(&error);
                 }
@@ -56,7 +56,7 @@ async fn read(
 }
 
 fn apply(
-    bundle: TrustBundleResponse,
+    bundle: &TrustBundleResponse,
     credentials: &Credentials,
     observer: &impl Observer,
 ) -> Result<(), Error> {

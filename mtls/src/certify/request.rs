@@ -180,3 +180,118 @@ fn accept(
         _ => Ok(leaf),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{Ca, Template, id};
+
+    fn answer(chain: &[CertificateDer<'static>]) -> CertifyResponse {
+        let mut ders = chain.iter().map(|der| der.to_vec().into());
+        CertifyResponse {
+            leaf_der: ders.next().unwrap_or_default(),
+            intermediates_der: ders.collect(),
+            ..CertifyResponse::default()
+        }
+    }
+
+    #[test]
+    fn a_certificate_for_our_key_and_id_from_our_anchors_is_taken() {
+        let root = Ca::root("root");
+        let key = KeyPair::generate().unwrap();
+        let csr = csr(&key, Some(&id("web"))).unwrap();
+        let chain = root
+            .intermediate("issuer")
+            .sign(&csr, &id("web"), time::Duration::HOUR);
+        let leaf = accept(&answer(&chain), &key, Some(&id("web")), &root.anchors()).unwrap();
+        assert_eq!((leaf.id(), leaf.chain()), (&id("web"), &chain[..]));
+        let secret = key.serialized_der();
+        let shown = format!("{leaf:?}");
+        assert!(
+            shown.len() < 200 && !shown.contains(&format!("{secret:?}")),
+            "{shown}"
+        );
+    }
+
+    #[test]
+    fn an_answer_that_our_peers_would_refuse_is_refused() {
+        let (root, key, want) = (Ca::root("root"), KeyPair::generate().unwrap(), id("web"));
+        let request = csr(&key, Some(&want)).unwrap();
+        let issuer = root.intermediate("issuer");
+        let good = issuer.sign(&request, &want, time::Duration::HOUR);
+        let with = |more: &[CertificateDer<'static>]| [&good[..1], more].concat();
+        let cases = [
+            (
+                "another key",
+                issuer.issue(&Template::of(&want)).chain,
+                "bad_certificate",
+            ),
+            (
+                "another id",
+                issuer.sign(&request, &id("other"), time::Duration::HOUR),
+                "identity_mismatch",
+            ),
+            (
+                "another root",
+                Ca::root("other").sign(&request, &want, time::Duration::HOUR),
+                "unknown_issuer",
+            ),
+            (
+                "expired",
+                issuer.sign(&request, &want, -time::Duration::SECOND),
+                "expired",
+            ),
+            ("issuer left out", with(&[]), "unknown_issuer"),
+            ("nothing", vec![], "bad_certificate"),
+            (
+                "garbage",
+                vec![vec![0x30, 0x82, 0xff, 0xff].into()],
+                "bad_certificate",
+            ),
+            (
+                "too much",
+                with(&vec![good[1].clone(); MAX_INTERMEDIATES + 1]),
+                "bad_certificate",
+            ),
+        ];
+        for (what, chain, reason) in cases {
+            let error =
+                accept(&answer(&chain), &key, Some(&want), &root.anchors()).expect_err(what);
+            assert_eq!(error.reason(), reason, "{what}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_csr_has_no_subject_and_one_uri_or_none() {
+        let key = KeyPair::generate().unwrap();
+        for (id, names) in [(None, 0), (Some(id("web")), 1)] {
+            let csr = csr(&key, id.as_ref()).unwrap();
+            let params = rcgen::CertificateSigningRequestParams::from_der(&csr.as_slice().into())
+                .unwrap()
+                .params;
+            assert_eq!(params.distinguished_name, DistinguishedName::new());
+            assert_eq!(params.subject_alt_names.len(), names);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_token_is_bounded_and_may_not_be_empty() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("token");
+        for (content, good) in [
+            ("abc", true),
+            (" abc\r\n", true),
+            ("", false),
+            (" \n", false),
+        ] {
+            std::fs::write(&file, content).unwrap();
+            assert_eq!(
+                read_token(&file).await.ok(),
+                good.then(|| b"abc".to_vec()),
+                "{content:?}"
+            );
+        }
+        std::fs::write(&file, "x".repeat(64 * 1024 + 1)).unwrap();
+        assert!(read_token(&file).await.is_err());
+    }
+}

@@ -1,9 +1,10 @@
 //! TLS connections for a tonic server: accepts, performs handshakes side by side, hands out those that succeed.
 //!
 //! Invariant: the stream never ends and never yields an error, so that no client and no lack of descriptors can stop a
-//! server; handshakes are bounded in time (by the acceptor) and number. Non-goal: a bound on finished connections; that
-//! is the server's.
+//! server; handshakes are bounded in time (by the acceptor) and number, and silent clients cannot hold all places for
+//! long. Non-goal: a bound on finished connections; that is the server's.
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
@@ -13,8 +14,8 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::task::JoinSet;
-use tokio::time::{Sleep, sleep};
+use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_rustls::server::TlsStream;
 use tokio_stream::Stream;
 use tonic::transport::server::Connected;
@@ -24,6 +25,8 @@ use crate::tls::{self, Acceptor};
 
 /// Handshakes at the same time; further connections wait in the kernel's queue.
 const MAX_HANDSHAKES: usize = 256;
+/// When all places are taken, a handshake older than this gives up its place. A good one takes milliseconds.
+const PATIENCE: Duration = Duration::from_secs(1);
 /// How long to let others close descriptors when there are none left.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -42,7 +45,8 @@ pub fn incoming(listener: TcpListener, acceptor: Acceptor) -> Incoming {
         listener,
         acceptor,
         handshakes: JoinSet::new(),
-        pause: None,
+        started: VecDeque::new(),
+        timer: None,
         refused: Box::new(|_, _| {}),
     }
 }
@@ -52,8 +56,27 @@ pub struct Incoming {
     listener: TcpListener,
     acceptor: Acceptor,
     handshakes: JoinSet<Result<Connection, Failed>>,
-    pause: Option<Pin<Box<Sleep>>>,
-    refused: Box<dyn Fn(SocketAddr, &tls::Error) + Send + Sync>,
+    /// In the order of their start; some may have ended.
+    started: VecDeque<Started>,
+    /// Nothing is accepted before it ends.
+    timer: Option<Pin<Box<Sleep>>>,
+    refused: Refused,
+}
+
+type Refused = Box<dyn Fn(SocketAddr, &tls::Error) + Send + Sync>;
+
+struct Started {
+    at: Instant,
+    addr: SocketAddr,
+    task: AbortHandle,
+}
+
+enum Place {
+    Free,
+    /// A handshake is about to end.
+    FreeSoon,
+    /// None has ended yet, and the oldest may go on until then.
+    FreeAt(Instant),
 }
 
 struct Failed {
@@ -76,7 +99,7 @@ impl Incoming {
 
     fn start(&mut self, tcp: TcpStream, addr: SocketAddr) {
         let acceptor = self.acceptor.clone();
-        self.handshakes.spawn(async move {
+        let task = self.handshakes.spawn(async move {
             let failed = |error| Failed { addr, error };
             tcp.set_nodelay(true)
                 .map_err(|error| failed(error.into()))?;
@@ -86,6 +109,43 @@ impl Incoming {
                 peer: Peer { id, addr },
             })
         });
+        if self.started.len() >= 2 * MAX_HANDSHAKES {
+            self.started.retain(|started| !started.task.is_finished());
+        }
+        self.started.push_back(Started {
+            at: Instant::now(),
+            addr,
+            task,
+        });
+    }
+
+    /// Finds a place for one more handshake, if need be by ending the oldest.
+    fn make_place(&mut self) -> Place {
+        if self.handshakes.len() < MAX_HANDSHAKES {
+            return Place::Free;
+        }
+        while self
+            .started
+            .front()
+            .is_some_and(|oldest| oldest.task.is_finished())
+        {
+            self.started.pop_front();
+        }
+        let Some(Started { at, addr, .. }) = self.started.front() else {
+            return Place::FreeSoon;
+        };
+        let (until, addr) = (*at + PATIENCE, *addr);
+        if Instant::now() < until {
+            return Place::FreeAt(until);
+        }
+        if let Some(oldest) = self.started.pop_front() {
+            oldest.task.abort();
+        }
+        self.report(&Failed {
+            addr,
+            error: tls::Error::Timeout(PATIENCE),
+        });
+        Place::FreeSoon
     }
 
     fn report(&self, failed: &Failed) {
@@ -105,22 +165,27 @@ impl Stream for Incoming {
                     self.report(&failed);
                     continue;
                 }
-                Poll::Ready(Some(Err(_))) => continue, // a runtime that shuts down cancels the task
+                Poll::Ready(Some(Err(_))) => continue, // it gave up its place, or the runtime shuts down
                 Poll::Ready(None) | Poll::Pending => {}
             }
-            if self.handshakes.len() >= MAX_HANDSHAKES {
-                return Poll::Pending; // a handshake that ends wakes us
+            if let Some(timer) = &mut self.timer {
+                ready!(timer.as_mut().poll(cx));
+                self.timer = None;
             }
-            if let Some(pause) = &mut self.pause {
-                ready!(pause.as_mut().poll(cx));
-                self.pause = None;
+            match self.make_place() {
+                Place::Free => {}
+                Place::FreeSoon => return Poll::Pending, // the handshake that ends wakes us
+                Place::FreeAt(time) => {
+                    self.timer = Some(Box::pin(sleep_until(time)));
+                    continue;
+                }
             }
             match ready!(self.listener.poll_accept(cx)) {
                 Ok((tcp, addr)) => self.start(tcp, addr),
                 Err(error) if is_of_the_connection(&error) => {}
                 Err(error) => {
                     tracing::warn!("cannot accept: {error}");
-                    self.pause = Some(Box::pin(sleep(PAUSE)));
+                    self.timer = Some(Box::pin(sleep_until(Instant::now() + PAUSE)));
                 }
             }
         }

@@ -180,7 +180,8 @@ async fn sides_without_a_common_protocol_part() {
     let ca = Ca::root("root");
     let (web, api) = (ca.credentials(&id("web")), ca.credentials(&id("api")));
     let other: &[&[u8]] = &[b"http/1.1"];
-    let cases: [(&[&[u8]], &[&[u8]]); 3] = [(other, H2), (&[], H2), (H2, &[])];
+    let none: &[&[u8]] = &[];
+    let cases = [(other, H2), (none, H2), (H2, none)];
     for (ours, theirs) in cases {
         let connector = Connector::new(web.clone(), ours);
         let acceptor = Acceptor::new(api.clone(), ClientAuth::Required, theirs);

@@ -9,11 +9,8 @@ use super::*;
 use crate::chain::Role;
 use crate::testing::uri;
 
-struct Bad {
-    what: &'static str,
-    shown: Issued,
-    reason: &'static str,
-}
+/// What is wrong, the chain, and the reason that is due.
+type Case = (&'static str, Issued, &'static str);
 
 const UNKNOWN: &str = "unknown_issuer";
 const BAD: &str = "bad_certificate";
@@ -26,7 +23,7 @@ fn subject(role: Role) -> Id {
     }
 }
 
-fn bad_chains(root: &Ca, role: Role) -> Vec<Bad> {
+fn bad_chains(root: &Ca, role: Role) -> Vec<Case> {
     let issuer = root.intermediate("issuer");
     [
         validity(&issuer, role),
@@ -36,15 +33,8 @@ fn bad_chains(root: &Ca, role: Role) -> Vec<Bad> {
     ]
     .into_iter()
     .flatten()
-    .map(|(what, shown, reason)| Bad {
-        what,
-        shown,
-        reason,
-    })
     .collect()
 }
-
-type Case = (&'static str, Issued, &'static str);
 
 fn validity(issuer: &Ca, role: Role) -> Vec<Case> {
     let good = || Template::of(&subject(role));
@@ -208,24 +198,24 @@ fn names(issuer: &Ca, role: Role) -> Vec<Case> {
 async fn r29_r30_the_connector_refuses_each_bad_chain_by_its_reason() {
     let root = Ca::root("root");
     let (connector, expected) = (connector(&root.credentials(&id("web"))), id("api"));
-    for bad in bad_chains(&root, Role::Server) {
+    for (what, shown, reason) in bad_chains(&root, Role::Server) {
         let mut config = config::server(&root.credentials(&id("api")), ClientAuth::Required, H2);
-        config.cert_resolver = fixed(&bad.shown);
+        config.cert_resolver = fixed(&shown);
         let (near, far) = duplex(4096);
         let server = tokio_rustls::TlsAcceptor::from(Arc::new(config)).accept(far);
         let (client, server) = tokio::join!(connector.connect(near, &expected), server);
-        let error = client.expect_err(bad.what);
+        let error = client.expect_err(what);
         assert_eq!(
             (error.reason(), error.blame()),
-            (bad.reason, Blame::Peer),
+            (reason, Blame::Peer),
             "{}: {error}",
-            bad.what
+            what
         );
-        let told = Error::from(server.expect_err(bad.what));
+        let told = Error::from(server.expect_err(what));
         assert!(
             matches!(told, Error::Alert(_)),
             "{}: the server got no alert but {told:?}",
-            bad.what
+            what
         );
     }
 }
@@ -235,30 +225,26 @@ async fn r29_r30_the_acceptor_refuses_each_bad_chain_by_its_reason() {
     let root = Ca::root("root");
     let api = root.credentials(&id("api"));
     for client_auth in [ClientAuth::Required, ClientAuth::Optional] {
-        for bad in bad_chains(&root, Role::Client) {
+        for (what, shown, reason) in bad_chains(&root, Role::Client) {
             let mut config = config::client(&api, Shown::Leaf, &owned(H2), id("api"));
-            config.client_auth_cert_resolver = fixed(&bad.shown);
+            config.client_auth_cert_resolver = fixed(&shown);
             let (near, far) = duplex(4096);
             let name = ServerName::from(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
             let client = TlsConnector::from(Arc::new(config)).connect(name, near);
             let acceptor = Acceptor::new(api.clone(), client_auth, H2);
             let (client, server) = tokio::join!(client, acceptor.accept(far));
-            let error = server.expect_err(bad.what);
+            let error = server.expect_err(what);
             assert_eq!(
                 (error.reason(), error.blame()),
-                (bad.reason, Blame::Peer),
+                (reason, Blame::Peer),
                 "{}: {error}",
-                bad.what
+                what
             );
-            let told = client
-                .unwrap()
-                .read(&mut [0; 16])
-                .await
-                .expect_err(bad.what);
+            let told = client.unwrap().read(&mut [0; 16]).await.expect_err(what);
             assert!(
                 reason_in(&told).is_some(),
                 "{}: the client got no alert but {told:?}",
-                bad.what
+                what
             );
         }
     }
