@@ -132,12 +132,15 @@ fn report(shared: &Shared, ended: &Ended, pause: Duration) {
     shared.disconnected(why);
 }
 
-/// A status with its causes, as one short line.
+/// A status with its causes, as one short line. Some causes are already quoted by what wraps them.
 fn describe(status: &tonic::Status) -> String {
     let mut text = format!("{:?}: {}", status.code(), status.message());
     let mut cause = status.source();
     while let Some(error) = cause {
-        text = format!("{text}: {error}");
+        let quoted = error.to_string();
+        if !text.contains(&quoted) {
+            text = format!("{text}: {quoted}");
+        }
         cause = error.source();
     }
     text.chars()
