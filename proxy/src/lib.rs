@@ -3,10 +3,14 @@
 //! Rooms import only downward (ARCHITECTURE.md has the table, `tests/tests/tidy.rs` holds it). Read `outbound` or `inbound`
 //! for the life of a connection, `app` for how the rooms are put together.
 
+pub mod balance;
 pub mod control;
 pub mod detect;
 pub mod http;
+pub mod inbound;
 pub mod metrics;
 pub mod model;
 pub mod net;
+pub mod outbound;
 pub mod resilience;
+pub mod sniff;

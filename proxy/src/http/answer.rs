@@ -52,10 +52,14 @@ impl Reason {
 
     /// The answer to a request with `headers`; `detail` is one line for humans: target, endpoints known, last error.
     pub fn answer(self, headers: &HeaderMap, detail: &str) -> Response<Body> {
+        AskedAs::of(headers).answer(self, detail)
+    }
+
+    fn answer_as(self, asked_as: AskedAs, detail: &str) -> Response<Body> {
         let (word, status, grpc) = self.row();
         let detail = printable(detail);
         let error = format!("{word}; {detail}");
-        let mut response = if is_grpc(headers) {
+        let mut response = if asked_as == AskedAs::Grpc {
             let mut response = Response::new(Body::empty());
             let headers = response.headers_mut();
             headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
@@ -83,6 +87,27 @@ impl Reason {
              content-length: {length}\r\nconnection: close\r\n\r\n{body}"
         )
         .into_bytes()
+    }
+}
+
+/// In which form a caller understands an answer; to be kept when the request itself is sent away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AskedAs {
+    /// A gRPC call: statuses are in trailers.
+    Grpc,
+    /// Any other request.
+    Http,
+}
+
+impl AskedAs {
+    /// By the request's headers.
+    pub fn of(headers: &HeaderMap) -> Self {
+        if is_grpc(headers) { AskedAs::Grpc } else { AskedAs::Http }
+    }
+
+    /// The mesh's answer in this form.
+    pub fn answer(self, reason: Reason, detail: &str) -> Response<Body> {
+        reason.answer_as(self, detail)
     }
 }
 

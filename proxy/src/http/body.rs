@@ -12,7 +12,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use futures_util::task::AtomicWaker;
 use h2::{Reason, RecvStream, SendStream};
-use http::HeaderMap;
+use http::header::CONTENT_LENGTH;
+use http::{HeaderMap, Response};
 use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::Sleep;
@@ -119,8 +120,7 @@ impl Body {
         Kind::Gated(Box::new(Gated { body: self, gate, latest })).into()
     }
 
-    /// Lets the guard of an exchange end with this body. `length` is the content-length, when there is one.
-    pub fn measured(mut self, request: metrics::Request, length: Option<u64>) -> Self {
+    fn measured(mut self, request: metrics::Request, length: Option<u64>) -> Self {
         if http_body::Body::is_end_stream(&self) {
             request.finish(Instant::now());
         } else {
@@ -155,8 +155,18 @@ impl Body {
     }
 }
 
+/// Ends the measuring of an exchange with the last byte of its response.
+pub fn measure(response: Response<Body>, mut request: metrics::Request) -> Response<Body> {
+    request.response(response.status().as_u16(), Instant::now());
+    if let Some(status) = grpc_status(response.headers()) {
+        request.grpc(status);
+    }
+    let length = response.headers().get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+    response.map(|body| body.measured(request, length))
+}
+
 /// The gRPC status in `headers`, which are trailers or a trailers-only response.
-pub fn grpc_status(headers: &HeaderMap) -> Option<u16> {
+fn grpc_status(headers: &HeaderMap) -> Option<u16> {
     headers.get("grpc-status")?.to_str().ok()?.parse().ok()
 }
 

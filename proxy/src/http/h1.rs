@@ -5,7 +5,6 @@
 
 use std::error::Error;
 use std::future::poll_fn;
-use std::pin::Pin;
 use std::sync::Arc;
 
 use http::header::{CONNECTION, HeaderValue};

@@ -42,6 +42,22 @@ pub struct Lease {
 }
 
 impl Lease {
+    /// Sends `request` here, and once more on a new connection if that is surely safe.
+    pub async fn send(self, request: Request<Body>, caller: &Caller) -> Result<Response<Body>, Failure> {
+        let pool = Arc::clone(&self.pool);
+        let again = (self.reused && may_repeat(&request)).then(|| head_of(&request));
+        let request = match exchange(self, request, caller, &pool.settings).await {
+            Ok(response) => return Ok(response),
+            Err((_, Some(unsent))) => *unsent,
+            Err((failure, None)) => match (failure, again) {
+                (Failure::Closed(_), Some(again)) => again,
+                (failure, _) => return Err(failure),
+            },
+        };
+        let lease = pool.open().await?;
+        exchange(lease, request, caller, &pool.settings).await.map_err(|(failure, _)| failure)
+    }
+
     /// Puts the connection back, for the next request.
     pub fn give_back(self) {
         let Self { sender, pool, .. } = self;
@@ -61,24 +77,6 @@ impl Pool {
             Some(sender) => Ok(Lease { sender, pool: Arc::clone(self), reused: true }),
             None => self.open().await,
         }
-    }
-
-    /// Sends `request` on `lease`, and once more on a new connection if that is surely safe.
-    pub async fn send(
-        self: &Arc<Self>,
-        lease: Lease,
-        request: Request<Body>,
-        caller: &Caller,
-    ) -> Result<Response<Body>, Failure> {
-        let again = (lease.reused && may_repeat(&request)).then(|| head_of(&request));
-        let request = match exchange(lease, request, caller, &self.settings).await {
-            Ok(response) => return Ok(response),
-            Err((_, Some(unsent))) => *unsent,
-            Err((Failure::Closed(_), None)) if again.is_some() => again.unwrap_or_default(),
-            Err((failure, None)) => return Err(failure),
-        };
-        let lease = self.open().await?;
-        exchange(lease, request, caller, &self.settings).await.map_err(|(failure, _)| failure)
     }
 
     async fn open(self: &Arc<Self>) -> Result<Lease, Failure> {

@@ -14,6 +14,7 @@ use http::{Method, Request, StatusCode, Uri};
 use mesh_mtls::tls;
 use tokio::io::{AsyncRead, AsyncWrite};
 
+use super::answer::Reason;
 use super::{Failure, Settings, headers};
 use crate::metrics::{self, Direction};
 use crate::model::{Peer, Protocol};
@@ -127,8 +128,8 @@ impl Pool {
         let mut request = Request::new(());
         *request.method_mut() = Method::CONNECT;
         *request.uri_mut() = authority;
-        if protocol == Some(Protocol::Opaque) {
-            request.headers_mut().insert(headers::PROTOCOL, http::HeaderValue::from_static("opaque"));
+        if let Some(value) = protocol.and_then(headers::protocol_value) {
+            request.headers_mut().insert(headers::PROTOCOL, value);
         }
         let (response, send) = sender.send_request(request, false)?;
         let response = response.await?;
@@ -136,7 +137,11 @@ impl Pool {
             return Ok(H2Io::new(send, response.into_body()).holding(slot).into());
         }
         let said = response.headers().get(headers::ERROR).and_then(|value| value.to_str().ok());
-        Err(Failure::Protocol(format!("tunnel refused: {}", said.unwrap_or(response.status().as_str()))))
+        match said {
+            Some(said) if said.starts_with(Reason::ConnectFailed.word()) => Err(Failure::App(said.to_owned())),
+            Some(said) => Err(Failure::Protocol(said.to_owned())),
+            None => Err(Failure::Protocol(format!("tunnel refused with {}", response.status()))),
+        }
     }
 
     /// How many connections are open, and how many streams they carry.

@@ -5,9 +5,13 @@
 
 use std::net::SocketAddr;
 
-use http::header::{CONNECTION, HOST, HeaderMap, HeaderName, HeaderValue, TE, TRAILER, TRANSFER_ENCODING, UPGRADE};
+use http::header::{CONNECTION, CONTENT_LENGTH, HOST, HeaderMap, HeaderName, HeaderValue, TE, TRAILER, TRANSFER_ENCODING, UPGRADE};
 use http::uri::{Authority as UriAuthority, PathAndQuery, Scheme, Uri};
-use http::{Method, Request, Version};
+use http::{Method, Request, Response, StatusCode, Version};
+use http_body::Body as _;
+
+use super::body::Body;
+use crate::model::Protocol;
 
 /// Between sidecars: where the application listens (`ip:port`).
 pub const DESTINATION: HeaderName = HeaderName::from_static("mesh-destination");
@@ -42,7 +46,7 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
             .flat_map(|value| value.split(','))
             .filter_map(|name| name.trim().parse().ok())
             // An application may not strip what frames or addresses the message.
-            .filter(|name| *name != HOST && *name != TE && *name != TRAILER && *name != http::header::CONTENT_LENGTH)
+            .filter(|name| *name != HOST && *name != TE && *name != TRAILER && *name != CONTENT_LENGTH)
             .collect();
         for name in named {
             headers.remove(name);
@@ -220,6 +224,48 @@ pub struct FromTunnel {
     pub destination: SocketAddr,
     /// How to speak to it.
     pub origin: Origin,
+}
+
+/// Readies a request for an HTTP/1 connection of ours.
+pub fn into_h1_hop(request: &mut Request<Body>) {
+    if leaves_http(request) {
+        // The handshake of an upgrade is made of hop-by-hop fields: they are for the application.
+        return;
+    }
+    strip_hop_by_hop(request.headers_mut());
+    let unframed = !request.body().is_end_stream() && !request.headers().contains_key(CONTENT_LENGTH);
+    if unframed && request.version() == Version::HTTP_11 {
+        // Without it hyper takes a GET for one without a body.
+        request.headers_mut().insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+    }
+}
+
+/// Takes off a response what only the mesh may say: it came from somebody who is not of the mesh.
+pub fn from_stranger(mut response: Response<Body>) -> Response<Body> {
+    let leaves = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+    strip_ours(response.headers_mut());
+    if !leaves {
+        strip_hop_by_hop(response.headers_mut());
+    }
+    response
+}
+
+/// What is told of the bytes of a CONNECT stream.
+pub fn protocol_value(protocol: Protocol) -> Option<HeaderValue> {
+    match protocol {
+        Protocol::Opaque => Some(HeaderValue::from_static("opaque")),
+        Protocol::Http1 => Some(HeaderValue::from_static("http1")),
+        Protocol::Detect | Protocol::Http2 | Protocol::Grpc => None,
+    }
+}
+
+/// The inverse of `protocol_value`; what is not understood is left to detection.
+pub fn told_protocol(headers: &HeaderMap) -> Protocol {
+    match headers.get(PROTOCOL).map(HeaderValue::as_bytes) {
+        Some(b"opaque") => Protocol::Opaque,
+        Some(b"http1") => Protocol::Http1,
+        _ => Protocol::Detect,
+    }
 }
 
 /// Takes our fields off a request that came through a tunnel; `None` when they are missing or malformed.

@@ -83,12 +83,18 @@ pub enum Failure {
     /// The other sidecar did not prove to be the one that discovery named: nothing was sent.
     #[error("{0}")]
     Peer(String),
+    /// The other sidecar could not connect the application, or so it says.
+    #[error("the far sidecar says: {0}")]
+    App(String),
     /// The upstream says that it did not process the request (GOAWAY, REFUSED_STREAM, closed before it was written).
     #[error("refused before it was processed")]
     Unprocessed,
-    /// The connection ended before the first byte of a response.
+    /// A connection that carried this exchange alone ended before the first byte of a response.
     #[error("connection closed before a response: {0}")]
     Closed(String),
+    /// A connection that carries many exchanges was lost before the first byte of a response.
+    #[error("connection lost before a response: {0}")]
+    Lost(String),
     /// The upstream reset the stream.
     #[error("reset with {0:?}")]
     Reset(Reason),
@@ -100,12 +106,29 @@ pub enum Failure {
 impl Failure {
     /// Whether the request surely did not reach an application.
     pub fn is_unprocessed(&self) -> bool {
-        matches!(self, Failure::Connect(_) | Failure::Peer(_) | Failure::Unprocessed)
+        self.is_connect() || matches!(self, Failure::Unprocessed)
     }
 
-    /// Whether no connection came about.
+    /// Whether the way to the application did not come about.
     pub fn is_connect(&self) -> bool {
-        matches!(self, Failure::Connect(_) | Failure::Peer(_))
+        matches!(self, Failure::Connect(_) | Failure::Peer(_) | Failure::App(_))
+    }
+
+    /// Whether the fate of the request is unknown because a shared connection broke.
+    pub fn is_lost(&self) -> bool {
+        matches!(self, Failure::Lost(_))
+    }
+
+    /// The word for metrics.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Failure::Connect(_) | Failure::App(_) => "connect_failed",
+            Failure::Peer(_) => "peer_identity",
+            Failure::Unprocessed => "unprocessed",
+            Failure::Closed(_) | Failure::Lost(_) => "closed",
+            Failure::Reset(_) => "reset",
+            Failure::Protocol(_) => "protocol",
+        }
     }
 }
 
@@ -117,7 +140,7 @@ impl From<h2::Error> for Failure {
         }
         match error.reason() {
             Some(reason) => Failure::Reset(reason),
-            None => Failure::Closed(error.to_string()),
+            None => Failure::Lost(error.to_string()),
         }
     }
 }

@@ -135,3 +135,44 @@ impl Registry {
         self.exporter.render()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    #[test]
+    fn samples_that_nobody_scrapes_are_bounded() {
+        let registry = Registry::new(100);
+        let histogram = registry.histogram(&family::HTTP_DURATION, vec![]);
+        let mut most = 0;
+        for _ in 0..10 * SAMPLES {
+            registry.record(&histogram, Duration::from_millis(1));
+            most = most.max(registry.waiting.load(Relaxed));
+        }
+        assert!(most < SAMPLES, "{most} waited");
+        let text = registry.render();
+        assert!(
+            text.contains("mesh_http_response_duration_seconds_count 81920\n"),
+            "{text}"
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_samples_of_a_quiet_proxy_are_drained_soon_after_the_first() {
+        let registry = Arc::new(Registry::new(100));
+        let histogram = registry.histogram(&family::HTTP_DURATION, vec![]);
+        let background = Arc::clone(&registry);
+        let upkeep = tokio::spawn(async move { background.drain_idle().await });
+        // Without a sample it does not wake for as long as anybody looks.
+        tokio::time::sleep(Duration::from_secs(3600)).await;
+        assert!(!upkeep.is_finished());
+        registry.record(&histogram, Duration::from_millis(1));
+        registry.record(&histogram, Duration::from_millis(1));
+        let begin = tokio::time::Instant::now();
+        upkeep.await.unwrap();
+        assert_eq!(begin.elapsed(), DRAIN_AFTER);
+        assert_eq!(registry.waiting.load(Relaxed), 0);
+    }
+}

@@ -3,3 +3,4 @@
 //! Invariant: nothing here waits, spawns or asks the clock; callers bring the time and act on the answers.
 
 pub mod backoff;
+pub mod idle_cache;

@@ -1,0 +1,223 @@
+//! A backend: its endpoints as discovery lists them, and the loop that gets a request to one of them.
+//!
+//! Invariant: a request is sent elsewhere only when it surely did not reach an application, and its body can be sent again.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use http::{Request, Response, StatusCode};
+use serde::Serialize;
+
+use super::endpoint::{Endpoint, Load};
+use super::pick::two_choices;
+use super::reach::Reach;
+use super::request::Repeatable;
+use crate::http::answer::Reason;
+use crate::http::headers::ERROR;
+use crate::http::{Body, Caller, Failure};
+use crate::metrics;
+use crate::model::{self, Protocol};
+use crate::net::Stream;
+
+/// The endpoints behind a target.
+pub struct Backend {
+    name: Arc<str>,
+    reach: Arc<Reach>,
+    endpoints: Mutex<Arc<[Arc<Endpoint>]>>,
+    metrics: metrics::Balancer,
+}
+
+/// Why nothing was reached.
+#[derive(Debug)]
+pub struct Failed {
+    /// How the last try ended; none: there was nobody to try.
+    pub failure: Option<Failure>,
+    /// For humans: the backend, how many endpoints are known, the last error.
+    pub detail: String,
+}
+
+/// One endpoint as `/state` shows it.
+#[derive(Debug, Serialize)]
+pub struct EndpointState {
+    addr: SocketAddr,
+    name: Arc<str>,
+    identity: Option<String>,
+    zone: Arc<str>,
+    weight: u16,
+    latency_ms: f64,
+    in_flight: usize,
+    load: f64,
+    failing: bool,
+}
+
+/// Where a request or connection was tried.
+#[derive(Default)]
+struct Tried {
+    endpoints: Vec<Arc<Endpoint>>,
+    last: Option<Failure>,
+}
+
+impl Backend {
+    /// A backend without endpoints; `apply` brings them.
+    pub fn new(name: &str, reach: &Arc<Reach>) -> Self {
+        let metrics = reach.metrics.balancer(name);
+        Self { name: name.into(), reach: Arc::clone(reach), endpoints: Mutex::default(), metrics }
+    }
+
+    /// Makes `models` the endpoints. Those that stay as they were keep their connections and load; those that go finish
+    /// what they have.
+    pub fn apply(&self, models: Vec<model::Endpoint>) {
+        let now = Instant::now();
+        let old = self.endpoints();
+        let same = |model: &model::Endpoint| old.iter().find(|endpoint| endpoint.model == *model).cloned();
+        let new: Arc<[_]> = models
+            .into_iter()
+            .map(|model| same(&model).unwrap_or_else(|| Endpoint::new(model, Arc::clone(&self.reach), now)))
+            .collect();
+        *self.endpoints.lock().unwrap_or_else(PoisonError::into_inner) = new;
+        self.count();
+    }
+
+    /// The target's name, as metrics and logs have it.
+    pub fn name(&self) -> &Arc<str> {
+        &self.name
+    }
+
+    /// What is known of each endpoint.
+    pub fn state(&self, now: Instant) -> Vec<EndpointState> {
+        self.endpoints().iter().map(|endpoint| endpoint.state(now)).collect()
+    }
+
+    /// Gets `request` to an endpoint. `on_pick` hears of each choice before it is tried.
+    pub async fn send(
+        &self,
+        request: Request<Body>,
+        caller: &Caller,
+        mut on_pick: impl FnMut(&Endpoint) + Send,
+    ) -> Result<Response<Body>, Failed> {
+        let mut request = Repeatable::new(request);
+        let mut tried = Tried::default();
+        loop {
+            let load = self.pick(&tried)?;
+            on_pick(load.endpoint());
+            let failure = match once(load.endpoint(), &mut request, caller).await {
+                Ok(response) => {
+                    load.answered(Instant::now());
+                    return Ok(response);
+                }
+                Err(failure) => failure,
+            };
+            let safe = failure.is_unprocessed() || (failure.is_lost() && request.is_harmless());
+            if !safe || !request.restore() {
+                return Err(self.failed(Some(failure)));
+            }
+            self.pass_by(&load, failure, &mut tried);
+        }
+    }
+
+    /// Opens a byte stream to an endpoint, for the connection that `Load` then counts.
+    pub async fn open(&self, protocol: Option<Protocol>) -> Result<(Stream, Load), Failed> {
+        let mut tried = Tried::default();
+        loop {
+            let load = self.pick(&tried)?;
+            match load.endpoint().open(protocol).await {
+                Ok(stream) => {
+                    load.answered(Instant::now());
+                    return Ok((stream, load));
+                }
+                Err(failure) => self.pass_by(&load, failure, &mut tried),
+            }
+        }
+    }
+
+    fn pick(&self, tried: &Tried) -> Result<Load, Failed> {
+        if tried.endpoints.len() >= self.reach.settings.tries {
+            return Err(self.failed(tried.last.clone()));
+        }
+        let endpoints = self.endpoints();
+        let now = Instant::now();
+        let well = |i: usize| !endpoints[i].is_failing();
+        let untried = |i: usize| !tried.endpoints.iter().any(|endpoint| Arc::ptr_eq(endpoint, &endpoints[i]));
+        let mut random = fastrand::Rng::new();
+        let mut choose = |eligible: &dyn Fn(usize) -> bool| {
+            two_choices(endpoints.len(), eligible, |i| endpoints[i].load(now), &mut random)
+        };
+        // When all are failing, those not yet tried may have come back; and one that is well but refused a request may
+        // take it on a new connection.
+        let chosen = choose(&|i| well(i) && untried(i)).or_else(|| choose(&untried)).or_else(|| choose(&well));
+        match chosen {
+            Some(i) => Ok(endpoints[i].take(now)),
+            None => Err(self.failed(tried.last.clone())),
+        }
+    }
+
+    fn pass_by(&self, load: &Load, failure: Failure, tried: &mut Tried) {
+        tracing::debug!(endpoint = %load.endpoint().model.addr, %failure, "passed by");
+        if failure.is_connect() {
+            load.endpoint().failed();
+            self.count();
+        }
+        self.metrics.retry(failure.word());
+        tried.endpoints.push(Arc::clone(load.endpoint()));
+        tried.last = Some(failure);
+    }
+
+    fn failed(&self, failure: Option<Failure>) -> Failed {
+        let endpoints = self.endpoints();
+        let known = endpoints.len();
+        let failing = endpoints.iter().filter(|endpoint| endpoint.is_failing()).count();
+        let last = failure.as_ref().map(|failure| format!("; last error: {failure}")).unwrap_or_default();
+        Failed { failure, detail: format!("{}: {known} endpoints known, {failing} failing{last}", self.name) }
+    }
+
+    fn count(&self) {
+        let endpoints = self.endpoints();
+        let failing = endpoints.iter().filter(|endpoint| endpoint.is_failing()).count();
+        self.metrics.endpoints(endpoints.len() - failing, failing);
+    }
+
+    fn endpoints(&self) -> Arc<[Arc<Endpoint>]> {
+        Arc::clone(&self.endpoints.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl Endpoint {
+    fn state(&self, now: Instant) -> EndpointState {
+        EndpointState {
+            addr: self.model.addr,
+            name: Arc::clone(&self.model.name),
+            identity: self.model.peer.as_ref().map(|peer| peer.id.to_string()),
+            zone: Arc::clone(&self.model.zone),
+            weight: self.model.weight,
+            latency_ms: self.latency(now) * 1e3,
+            in_flight: self.in_flight(),
+            load: self.load(now),
+            failing: self.is_failing(),
+        }
+    }
+}
+
+/// One try. A request that was not sent stays in `request`.
+async fn once(
+    endpoint: &Endpoint,
+    request: &mut Repeatable,
+    caller: &Caller,
+) -> Result<Response<Body>, Failure> {
+    let line = endpoint.line(request.version()).await?;
+    let Some(request) = request.take() else { return Err(Failure::Unprocessed) };
+    let response = endpoint.send(line, request, caller).await?;
+    match undelivered(&response) {
+        Some(said) if endpoint.model.peer.is_some() => Err(Failure::App(said)),
+        _ => Ok(response),
+    }
+}
+
+/// What the far sidecar says of an application that it could not connect.
+fn undelivered(response: &Response<Body>) -> Option<String> {
+    if response.status() != StatusCode::SERVICE_UNAVAILABLE && !response.headers().contains_key("grpc-status") {
+        return None;
+    }
+    let said = response.headers().get(ERROR)?.to_str().ok()?;
+    said.starts_with(Reason::ConnectFailed.word()).then(|| said.to_owned())
+}

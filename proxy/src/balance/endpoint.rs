@@ -1,0 +1,204 @@
+//! One endpoint: its load, its health, and the way to it.
+//!
+//! Invariant: health is about connecting only. It is bad from a failed attempt until an attempt in the background succeeds;
+//! the pauses between attempts grow until a response has come from the endpoint.
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use http::{Request, Response, Version};
+
+use super::ewma::Ewma;
+use super::reach::Reach;
+use crate::http::headers;
+use crate::http::{Body, Caller, Failure, h1_pool, h2_client, h2_pool};
+use crate::metrics::Tls;
+use crate::model::{self, Protocol};
+use crate::net::Stream;
+use crate::resilience::backoff::Backoff;
+
+/// An endpoint with what is known of it.
+pub struct Endpoint {
+    /// What discovery says.
+    pub model: model::Endpoint,
+    way: Way,
+    reach: Arc<Reach>,
+    latency: Mutex<Ewma>,
+    in_flight: AtomicUsize,
+    failing: AtomicBool,
+    backoff: Mutex<Backoff>,
+}
+
+enum Way {
+    Mesh(Arc<h2_pool::Pool>),
+    Plain { h1: Arc<h1_pool::Pool>, h2: Arc<h2_pool::Pool> },
+}
+
+/// A connection to the endpoint, for one request.
+pub(super) enum Line {
+    Mesh(h2_pool::Ready),
+    H1(h1_pool::Lease),
+    H2(h2_pool::Ready),
+}
+
+/// Counts as load on its endpoint until dropped.
+pub struct Load {
+    endpoint: Arc<Endpoint>,
+    since: Instant,
+}
+
+impl Endpoint {
+    pub(super) fn new(model: model::Endpoint, reach: Arc<Reach>, now: Instant) -> Arc<Self> {
+        let way = match &model.peer {
+            Some(peer) => Way::Mesh(reach.tunnels(peer)),
+            None => {
+                let dial = h2_pool::Dial::Plain(model.addr);
+                let (connector, http) = (reach.connector.clone(), Arc::clone(&reach.http));
+                Way::Plain {
+                    h1: h1_pool::Pool::new(model.addr, connector.clone(), Arc::clone(&http)),
+                    h2: h2_pool::Pool::new(dial, connector, http, reach.metrics.clone()),
+                }
+            }
+        };
+        let latency = Ewma::new(reach.settings.initial_latency, reach.settings.decay, now);
+        let backoff = Backoff::new(reach.settings.reconnect);
+        Arc::new(Self {
+            model,
+            way,
+            reach,
+            latency: Mutex::new(latency),
+            in_flight: AtomicUsize::new(0),
+            failing: AtomicBool::new(false),
+            backoff: Mutex::new(backoff),
+        })
+    }
+
+    /// What protects the way to it.
+    pub fn tls(&self) -> Tls {
+        match self.way {
+            Way::Mesh(_) => Tls::Mutual,
+            Way::Plain { .. } => Tls::None,
+        }
+    }
+
+    /// Whether the last attempt to connect failed.
+    pub fn is_failing(&self) -> bool {
+        self.failing.load(Ordering::Relaxed)
+    }
+
+    /// Expected wait: latency in seconds, times the requests that would share it, by weight.
+    pub fn load(&self, now: Instant) -> f64 {
+        let in_flight = self.in_flight.load(Ordering::Relaxed) as f64;
+        self.latency(now) * (in_flight + 1.0) / f64::from(self.model.weight)
+    }
+
+    /// Expected latency in seconds.
+    pub fn latency(&self, now: Instant) -> f64 {
+        self.latency.lock().unwrap_or_else(PoisonError::into_inner).seconds(now)
+    }
+
+    /// Requests and connections that it serves for us now.
+    pub fn in_flight(&self) -> usize {
+        self.in_flight.load(Ordering::Relaxed)
+    }
+
+    /// Counts a request or connection.
+    pub(super) fn take(self: &Arc<Self>, now: Instant) -> Load {
+        self.in_flight.fetch_add(1, Ordering::Relaxed);
+        Load { endpoint: Arc::clone(self), since: now }
+    }
+
+    /// A connection for one request of `version`.
+    pub(super) async fn line(&self, version: Version) -> Result<Line, Failure> {
+        match &self.way {
+            Way::Mesh(tunnels) => tunnels.ready().await.map(Line::Mesh),
+            Way::Plain { h1, .. } if version < Version::HTTP_2 => h1.lease().await.map(Line::H1),
+            Way::Plain { h2, .. } => h2.ready().await.map(Line::H2),
+        }
+    }
+
+    /// Sends an application's request on `line`.
+    pub(super) async fn send(
+        &self,
+        line: Line,
+        mut request: Request<Body>,
+        caller: &Caller,
+    ) -> Result<Response<Body>, Failure> {
+        match line {
+            Line::Mesh(ready) => {
+                headers::into_tunnel(&mut request, self.model.addr);
+                h2_client::send(ready, request, caller, &self.reach.http).await
+            }
+            Line::H1(lease) => {
+                headers::strip_ours(request.headers_mut());
+                headers::into_h1_hop(&mut request);
+                let response = lease.send(request, caller).await;
+                response.map(headers::from_stranger)
+            }
+            Line::H2(ready) => {
+                headers::strip_ours(request.headers_mut());
+                headers::strip_hop_by_hop(request.headers_mut());
+                headers::into_h2_form(&mut request, self.model.addr);
+                let response = h2_client::send(ready, request, caller, &self.reach.http).await;
+                response.map(headers::from_stranger)
+            }
+        }
+    }
+
+    /// Opens a byte stream to the application.
+    pub(super) async fn open(&self, protocol: Option<Protocol>) -> Result<Stream, Failure> {
+        match &self.way {
+            Way::Mesh(tunnels) => tunnels.tunnel(self.model.addr, protocol).await,
+            Way::Plain { .. } => Ok(self.reach.connector.connect(self.model.addr).await?.into()),
+        }
+    }
+
+    /// It could not be connected: from now on others go first, until an attempt succeeds.
+    pub(super) fn failed(self: &Arc<Self>) {
+        if !self.failing.swap(true, Ordering::Relaxed) {
+            tokio::spawn(reconnect(Arc::downgrade(self)));
+        }
+    }
+
+    fn pause(&self) -> std::time::Duration {
+        self.backoff.lock().unwrap_or_else(PoisonError::into_inner).next()
+    }
+}
+
+/// Tries to connect until it succeeds or the endpoint is gone.
+async fn reconnect(endpoint: std::sync::Weak<Endpoint>) {
+    loop {
+        let Some(pause) = endpoint.upgrade().map(|endpoint| endpoint.pause()) else { return };
+        tokio::time::sleep(pause).await;
+        let Some(endpoint) = endpoint.upgrade() else { return };
+        let reached = match &endpoint.way {
+            Way::Mesh(tunnels) => tunnels.ready().await.is_ok(),
+            Way::Plain { .. } => endpoint.reach.connector.connect(endpoint.model.addr).await.is_ok(),
+        };
+        if reached {
+            endpoint.failing.store(false, Ordering::Relaxed);
+            return;
+        }
+    }
+}
+
+impl Load {
+    /// The endpoint that carries the load.
+    pub fn endpoint(&self) -> &Arc<Endpoint> {
+        &self.endpoint
+    }
+
+    /// A response has begun: the latency is known, and the endpoint is well.
+    pub(super) fn answered(&self, now: Instant) {
+        let latency = now.saturating_duration_since(self.since);
+        self.endpoint.latency.lock().unwrap_or_else(PoisonError::into_inner).observe(latency, now);
+        self.endpoint.backoff.lock().unwrap_or_else(PoisonError::into_inner).reset();
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        self.endpoint.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,88 @@
+//! One address of the application behind the proxy: connections to it, and its metrics.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, OnceLock};
+
+use http::{Request, Response, Version};
+use serde::Serialize;
+use tokio::net::TcpStream;
+
+use super::{DIRECTION, Deliverable};
+use crate::http::{Body, Caller, Failure, Settings, h1_pool, h2_client, h2_pool, headers};
+use crate::metrics::{self, Metrics, Tls};
+use crate::net::Connector;
+use crate::net::connect::ConnectError;
+
+/// The application at one address.
+pub(super) struct App {
+    addr: SocketAddr,
+    connector: Connector,
+    settings: Arc<Settings>,
+    metrics: Metrics,
+    h1: Arc<h1_pool::Pool>,
+    h2: Arc<h2_pool::Pool>,
+    http: [OnceLock<Arc<metrics::Http>>; 2],
+    tcp: [OnceLock<Arc<metrics::Tcp>>; 3],
+}
+
+/// A port as `/state` shows it.
+#[derive(Debug, Serialize)]
+pub(super) struct AppState {
+    address: SocketAddr,
+}
+
+impl App {
+    pub(super) fn new(to: Deliverable, connector: &Connector, settings: &Arc<Settings>, metrics: &Metrics) -> Self {
+        let addr = to.0;
+        let dial = h2_pool::Dial::Plain(addr);
+        Self {
+            addr,
+            connector: connector.clone(),
+            settings: Arc::clone(settings),
+            metrics: metrics.clone(),
+            h1: h1_pool::Pool::new(addr, connector.clone(), Arc::clone(settings)),
+            h2: h2_pool::Pool::new(dial, connector.clone(), Arc::clone(settings), metrics.clone()),
+            http: Default::default(),
+            tcp: Default::default(),
+        }
+    }
+
+    /// A connection of its own.
+    pub(super) async fn connect(&self) -> Result<TcpStream, ConnectError> {
+        self.connector.connect(self.addr).await
+    }
+
+    /// One exchange, in the version that `request` says.
+    pub(super) async fn send(&self, mut request: Request<Body>, caller: &Caller) -> Result<Response<Body>, Failure> {
+        let response = if request.version() < Version::HTTP_2 {
+            headers::into_h1_hop(&mut request);
+            self.h1.lease().await?.send(request, caller).await
+        } else {
+            headers::strip_hop_by_hop(request.headers_mut());
+            headers::into_h2_form(&mut request, self.addr);
+            h2_client::send(self.h2.ready().await?, request, caller, &self.settings).await
+        };
+        response.map(headers::from_stranger)
+    }
+
+    pub(super) fn http(&self, tls: Tls) -> &Arc<metrics::Http> {
+        self.http[usize::from(tls == Tls::Mutual)].get_or_init(|| self.metrics.http(DIRECTION, &self.name(), tls))
+    }
+
+    pub(super) fn tcp(&self, tls: Tls) -> &Arc<metrics::Tcp> {
+        let slot = match tls {
+            Tls::None => 0,
+            Tls::Mutual => 1,
+            Tls::Foreign => 2,
+        };
+        self.tcp[slot].get_or_init(|| self.metrics.tcp(DIRECTION, &self.name(), tls))
+    }
+
+    pub(super) fn state(&self) -> AppState {
+        AppState { address: self.addr }
+    }
+
+    fn name(&self) -> String {
+        format!(":{}", self.addr.port())
+    }
+}

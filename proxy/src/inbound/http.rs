@@ -1,0 +1,110 @@
+//! HTTP requests to the application, from a client without a sidecar or through a tunnel's byte stream.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use http::header::HeaderValue;
+use http::{HeaderMap, Request, Response, Version};
+
+use super::app::App;
+use super::{DIRECTION, Inbound, Peer};
+use crate::http::answer::{AskedAs, Reason};
+use crate::http::h2_server::Tunnel;
+use crate::http::{self as web, Abort, Body, Caller, Failure, Handler, headers, upgrade};
+use crate::net::{Stream, copy};
+
+/// Serves the requests of one connection to one port of the application.
+pub(super) struct Connection {
+    inbound: Arc<Inbound>,
+    app: Arc<App>,
+    peer: Peer,
+}
+
+impl Connection {
+    pub(super) fn new(inbound: Arc<Inbound>, app: Arc<App>, peer: Peer) -> Self {
+        Self { inbound, app, peer }
+    }
+}
+
+impl Handler for Connection {
+    async fn handle(&self, mut request: Request<Body>, caller: Caller) -> Result<Response<Body>, Abort> {
+        headers::strip_ours(request.headers_mut());
+        if let Err(bad) = headers::settle_authority(&mut request) {
+            let answer = self.inbound.refuse(Reason::BadRequest, request.headers(), &bad.to_string());
+            return Ok(web::body::measure(answer, self.app.http(self.peer.tls()).request(Instant::now())));
+        }
+        self.inbound.deliver(request, &self.app, &self.peer, &caller).await
+    }
+
+    async fn connect(&self, tunnel: Tunnel) {
+        let answer = self.inbound.refuse(
+            Reason::BadRequest,
+            tunnel.request().headers(),
+            "CONNECT over HTTP/2 is not forwarded",
+        );
+        tunnel.refuse(answer).await;
+    }
+}
+
+impl Inbound {
+    /// One request to the application; what only the mesh may say has been taken off it.
+    pub(super) async fn deliver(
+        self: &Arc<Self>,
+        mut request: Request<Body>,
+        app: &Arc<App>,
+        peer: &Peer,
+        caller: &Caller,
+    ) -> Result<Response<Body>, Abort> {
+        let measured = app.http(peer.tls()).request(Instant::now());
+        if let Peer::Mesh(id) = peer
+            && let Ok(id) = HeaderValue::from_str(id.as_str())
+        {
+            request.headers_mut().insert(headers::CLIENT_ID, id);
+        }
+        let version = request.version();
+        let asked_as = AskedAs::of(request.headers());
+        let result = if headers::leaves_http(&request) {
+            self.leave_http(request, app, peer, caller).await
+        } else {
+            app.send(request, caller).await
+        };
+        match result {
+            Ok(response) => Ok(web::body::measure(response, measured)),
+            Err(Failure::Reset(reason)) if version == Version::HTTP_2 => Err(Abort(reason)),
+            Err(failure) => {
+                let reason = if failure.is_connect() { Reason::ConnectFailed } else { Reason::UpstreamReset };
+                self.metrics.error(DIRECTION, reason.word());
+                tracing::info!(reason = reason.word(), %failure, "answered by the mesh");
+                let answer = asked_as.answer(reason, &format!("application: {failure}"));
+                Ok(web::body::measure(answer, measured))
+            }
+        }
+    }
+
+    async fn leave_http(
+        self: &Arc<Self>,
+        request: Request<Body>,
+        app: &Arc<App>,
+        peer: &Peer,
+        caller: &Caller,
+    ) -> Result<Response<Body>, Failure> {
+        let upstream = app.connect().await?;
+        let (inbound, app, tls) = (Arc::clone(self), Arc::clone(app), peer.tls());
+        let joined = move |client: Stream, upstream: Stream| async move {
+            let connection = app.tcp(tls).open();
+            let end = copy::copy(client, upstream, &inbound.settings.copy, |way, bytes| match way {
+                copy::Way::Up => connection.sent(bytes),
+                copy::Way::Down => connection.received(bytes),
+            })
+            .await;
+            connection.close(end.reason());
+        };
+        upgrade::exchange(request, upstream.into(), caller, &self.http, joined).await
+    }
+
+    pub(super) fn refuse(&self, reason: Reason, headers: &HeaderMap, detail: &str) -> Response<Body> {
+        self.metrics.error(DIRECTION, reason.word());
+        tracing::info!(reason = reason.word(), %detail, "answered by the mesh");
+        reason.answer(headers, detail)
+    }
+}

@@ -1,0 +1,249 @@
+//! The life of an inbound connection: accept, original destination, our TLS (a tunnel) or not, port policy, protocol, then
+//! to the application.
+//!
+//! Read `Inbound::serve` top to bottom. Invariant: bytes go to the workload's own addresses only, never to the proxy's own
+//! ports, whatever a peer says (`Inbound::may_deliver`). Only a verified tunnel speaks for an identity.
+
+mod app;
+mod http;
+mod tunnel;
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use mesh_mtls::spiffe;
+use mesh_mtls::tls;
+use serde::Serialize;
+use tokio::net::TcpStream;
+
+use app::{App, AppState};
+
+use crate::control::Subscription;
+use crate::http::answer::Reason;
+use crate::http::{self as web, h1, h2_server};
+use crate::metrics::{Direction, Metrics, Tls};
+use crate::model::{InboundPolicy, Protocol};
+use crate::net::connect::ConnectError;
+use crate::net::local::LocalAddresses;
+use crate::net::{Connector, Drain, Stream, copy, listen};
+use crate::resilience::idle_cache::{self, IdleCache};
+use crate::sniff::{self, Seen};
+
+/// What this direction does by itself.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The port that other sidecars dial for tunnels.
+    pub tunnel_port: u16,
+    /// The proxy's own ports: nothing is delivered to them.
+    pub own_ports: Vec<u16>,
+    /// Known ports of the application.
+    pub apps: idle_cache::Settings,
+    /// Detection.
+    pub sniff: sniff::Settings,
+    /// Copying of opaque connections.
+    pub copy: copy::Settings,
+}
+
+/// One worker's inbound side.
+pub struct Inbound {
+    settings: Settings,
+    http: Arc<web::Settings>,
+    policy: Subscription<InboundPolicy>,
+    local: Arc<LocalAddresses>,
+    tls: tls::Acceptor,
+    connector: Connector,
+    metrics: Metrics,
+    apps: Mutex<IdleCache<SocketAddr, App>>,
+}
+
+/// Who is at the other end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Peer {
+    /// A sidecar that has proved this identity.
+    Mesh(spiffe::Id),
+    /// Somebody without a sidecar.
+    Stranger,
+}
+
+impl Peer {
+    fn tls(&self) -> Tls {
+        match self {
+            Peer::Mesh(_) => Tls::Mutual,
+            Peer::Stranger => Tls::None,
+        }
+    }
+}
+
+/// An address of the application to which delivery is allowed; `Inbound::may_deliver` is the only place that makes one.
+#[derive(Clone, Copy, Debug)]
+struct Deliverable(SocketAddr);
+
+/// What `/state` shows of one worker's inbound side.
+#[derive(Debug, Serialize)]
+pub struct State {
+    declared: Vec<(u16, Protocol)>,
+    apps: Vec<AppState>,
+}
+
+const DIRECTION: Direction = Direction::Inbound;
+
+impl Inbound {
+    /// One worker's inbound side.
+    pub fn new(
+        settings: Settings,
+        http: Arc<web::Settings>,
+        policy: Subscription<InboundPolicy>,
+        local: Arc<LocalAddresses>,
+        tls: tls::Acceptor,
+        connector: Connector,
+        metrics: Metrics,
+    ) -> Arc<Self> {
+        let apps = Mutex::new(IdleCache::new(settings.apps));
+        Arc::new(Self { settings, http, policy, local, tls, connector, metrics, apps })
+    }
+
+    /// Serves one accepted connection to its end.
+    pub async fn serve(self: Arc<Self>, tcp: TcpStream, drain: Drain) {
+        let Some(dialed) = listen::original_destination(&tcp).or_else(|| tcp.local_addr().ok()) else { return };
+        if dialed.port() == self.settings.tunnel_port {
+            return self.serve_tunnel(tcp, drain).await;
+        }
+        match self.may_deliver(dialed) {
+            Ok(to) => self.serve_captured(tcp, to, drain).await,
+            Err(reason) => {
+                self.metrics.refused(DIRECTION, reason.word());
+                self.metrics.error(DIRECTION, reason.word());
+                let detail = format!("{dialed} is not for this proxy to deliver");
+                sniff::refuse(tcp.into(), &self.settings.sniff, reason, &detail).await;
+            }
+        }
+    }
+
+    /// The guard that all deliveries pass.
+    fn may_deliver(&self, to: SocketAddr) -> Result<Deliverable, Reason> {
+        let to = listen::canonical(to);
+        if !self.local.contains(to.ip()) || to.port() == 0 {
+            return Err(Reason::NotLocal);
+        }
+        if self.settings.own_ports.contains(&to.port()) {
+            return Err(Reason::Loop);
+        }
+        Ok(Deliverable(to))
+    }
+
+    /// A connection from somebody without a sidecar.
+    async fn serve_captured(self: Arc<Self>, tcp: TcpStream, to: Deliverable, drain: Drain) {
+        let mut stream = Stream::from(tcp);
+        let seen = match self.protocol(to) {
+            Protocol::Http1 => Some(Seen::Http1),
+            Protocol::Http2 | Protocol::Grpc => Some(Seen::Http2),
+            Protocol::Opaque => Some(Seen::Opaque),
+            Protocol::Detect => {
+                let seen = sniff::client(&mut stream, &self.settings.sniff).await;
+                let seen = seen.unwrap_or(Some(Seen::Nothing));
+                if let Some(seen) = &seen {
+                    self.metrics.detected(DIRECTION, seen.word());
+                }
+                seen
+            }
+        };
+        let app = self.app(to);
+        match seen {
+            Some(Seen::Nothing) => {}
+            Some(seen @ (Seen::Http1 | Seen::Http2)) => {
+                self.serve_http(stream, &seen, app, Peer::Stranger, drain).await;
+            }
+            seen => match app.connect().await {
+                Ok(upstream) => {
+                    let upstream = Stream::from(upstream);
+                    self.serve_connected(stream, upstream, seen, app, Peer::Stranger, drain).await;
+                }
+                Err(error) => self.reset(stream, &error),
+            },
+        }
+    }
+
+    /// Both sides are connected, and the protocol is known or up to the first speaker.
+    async fn serve_connected(
+        self: Arc<Self>,
+        mut stream: Stream,
+        mut upstream: Stream,
+        seen: Option<Seen>,
+        app: Arc<App>,
+        peer: Peer,
+        drain: Drain,
+    ) {
+        let seen = match seen {
+            Some(seen) => seen,
+            None => {
+                let seen = sniff::either(&mut stream, &mut upstream, &self.settings.sniff).await;
+                let Ok(seen) = seen else { return stream.abort() };
+                self.metrics.detected(DIRECTION, seen.word());
+                seen
+            }
+        };
+        match seen {
+            Seen::Http1 | Seen::Http2 => {
+                drop(upstream);
+                self.serve_http(stream, &seen, app, peer, drain).await;
+            }
+            seen => self.copy(stream, upstream, &seen, &app, &peer).await,
+        }
+    }
+
+    async fn serve_http(self: Arc<Self>, stream: Stream, seen: &Seen, app: Arc<App>, peer: Peer, drain: Drain) {
+        let settings = Arc::clone(&self.http);
+        let handler = Arc::new(http::Connection::new(self, app, peer));
+        if *seen == Seen::Http1 {
+            h1::serve(stream, &settings, drain, handler).await;
+        } else if let Err(error) = h2_server::serve(stream, &settings, drain, handler).await {
+            tracing::debug!(%error, "HTTP/2 connection of a client ended early");
+        }
+    }
+
+    async fn copy(&self, stream: Stream, upstream: Stream, seen: &Seen, app: &App, peer: &Peer) {
+        let tls = match (peer, seen) {
+            (Peer::Stranger, Seen::Tls(_)) => Tls::Foreign,
+            (peer, _) => peer.tls(),
+        };
+        if let Seen::Tls(sni) = seen {
+            self.metrics.foreign_sni(DIRECTION, sni.as_deref());
+        }
+        let connection = app.tcp(tls).open();
+        let end = copy::copy(stream, upstream, &self.settings.copy, |way, bytes| match way {
+            copy::Way::Up => connection.sent(bytes),
+            copy::Way::Down => connection.received(bytes),
+        })
+        .await;
+        connection.close(end.reason());
+    }
+
+    fn reset(&self, stream: Stream, error: &ConnectError) {
+        let reason = Reason::ConnectFailed.word();
+        self.metrics.error(DIRECTION, reason);
+        tracing::warn!(reason, %error, "connection reset");
+        stream.abort();
+    }
+
+    fn protocol(&self, to: Deliverable) -> Protocol {
+        self.policy.current().map(|policy| policy.protocol(to.0.port())).unwrap_or_default()
+    }
+
+    fn app(&self, to: Deliverable) -> Arc<App> {
+        let mut apps = self.apps.lock().unwrap_or_else(PoisonError::into_inner);
+        apps.get_or_insert(&to.0, Instant::now(), || App::new(to, &self.connector, &self.http, &self.metrics))
+    }
+
+    /// Lets go of ports that nobody dials any more; to be called now and then.
+    pub fn sweep(&self, now: Instant) {
+        self.apps.lock().unwrap_or_else(PoisonError::into_inner).sweep(now);
+    }
+
+    /// What is known, for people.
+    pub fn state(&self) -> State {
+        let declared = self.policy.current().map(|policy| policy.ports.iter().map(|(port, p)| (*port, *p)).collect());
+        let apps = self.apps.lock().unwrap_or_else(PoisonError::into_inner);
+        State { declared: declared.unwrap_or_default(), apps: apps.values().map(|app| app.state()).collect() }
+    }
+}

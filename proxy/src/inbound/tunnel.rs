@@ -1,0 +1,119 @@
+//! Tunnels: mutual TLS from other sidecars, with requests and byte streams to the application on them.
+//!
+//! Invariant: a connection to the tunnel port that is not mutual TLS with our anchors is refused.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use http::{Request, Response};
+use tokio::net::TcpStream;
+
+use super::{DIRECTION, Inbound, Peer};
+use crate::http::answer::Reason;
+use crate::http::h2_server::{self, Tunnel};
+use crate::http::{Abort, Body, Caller, Handler, headers};
+use crate::model::Protocol;
+use crate::net::Drain;
+use crate::net::stream::abort_on_close;
+use crate::sniff::Seen;
+
+impl Inbound {
+    /// A connection to the tunnel port.
+    pub(super) async fn serve_tunnel(self: Arc<Self>, tcp: TcpStream, drain: Drain) {
+        // Dead peers must not hold streams: probes, and a limit for unacknowledged data. Fails only on dead sockets.
+        let _ = self.connector.set_options(&tcp);
+        if !self.begins_with_tls(&tcp).await {
+            self.metrics.refused(DIRECTION, Reason::NotLocal.word());
+            abort_on_close(&tcp);
+            return;
+        }
+        let (stream, peer) = match self.tls.accept(tcp).await {
+            Ok((stream, peer)) => (stream, peer),
+            Err(error) => {
+                self.metrics.handshake(DIRECTION, error.reason());
+                tracing::warn!(reason = error.reason(), %error, "tunnel refused");
+                return;
+            }
+        };
+        let Some(id) = peer.id else { return };
+        self.metrics.handshake(DIRECTION, "ok");
+        let _open = self.metrics.tunnels().connection(DIRECTION);
+        let settings = Arc::clone(&self.http);
+        let handler = Arc::new(Connection { inbound: self, peer: Peer::Mesh(id), drain: drain.clone() });
+        if let Err(error) = h2_server::serve(stream, &settings, drain, handler).await {
+            tracing::debug!(%error, "tunnel ended early");
+        }
+    }
+
+    /// Whether the first byte is that of a TLS record: who dials the tunnel port in plaintext is cut off at once, not after
+    /// the handshake's time limit.
+    async fn begins_with_tls(&self, tcp: &TcpStream) -> bool {
+        const HANDSHAKE: u8 = 22;
+        let mut first = [0];
+        let peeked = tokio::time::timeout(self.http.head_timeout, tcp.peek(&mut first)).await;
+        matches!(peeked, Ok(Ok(1))) && first[0] == HANDSHAKE
+    }
+}
+
+/// Serves the streams of one tunnel.
+struct Connection {
+    inbound: Arc<Inbound>,
+    peer: Peer,
+    drain: Drain,
+}
+
+impl Handler for Connection {
+    async fn handle(&self, mut request: Request<Body>, caller: Caller) -> Result<Response<Body>, Abort> {
+        let Some(told) = headers::from_tunnel(&mut request) else {
+            let detail = "a tunnel request without the fields that say where it goes";
+            return Ok(self.inbound.refuse(Reason::BadRequest, request.headers(), detail));
+        };
+        let to = match self.inbound.may_deliver(told.destination) {
+            Ok(to) => to,
+            Err(reason) => {
+                let detail = format!("{} is not for this proxy to deliver", told.destination);
+                return Ok(self.inbound.refuse(reason, request.headers(), &detail));
+            }
+        };
+        headers::into_origin_form(&mut request, told.origin);
+        let app = self.inbound.app(to);
+        self.inbound.deliver(request, &app, &self.peer, &caller).await
+    }
+
+    async fn connect(&self, tunnel: Tunnel) {
+        let authority = tunnel.request().uri().authority().and_then(|a| a.as_str().parse::<SocketAddr>().ok());
+        let checked = match authority {
+            Some(destination) => self.inbound.may_deliver(destination),
+            None => Err(Reason::BadRequest),
+        };
+        let to = match checked {
+            Ok(to) => to,
+            Err(reason) => {
+                let answer = self.inbound.refuse(reason, tunnel.request().headers(), "CONNECT authority");
+                return tunnel.refuse(answer).await;
+            }
+        };
+        let told = headers::told_protocol(tunnel.request().headers());
+        let app = self.inbound.app(to);
+        let (inbound, peer, drain) = (Arc::clone(&self.inbound), self.peer.clone(), self.drain.clone());
+        let declared = self.inbound.protocol(to);
+        let protocol = if declared == Protocol::Detect { told } else { declared };
+        if protocol == Protocol::Http1 {
+            let Some(stream) = tunnel.accept() else { return };
+            return inbound.serve_http(stream, &Seen::Http1, app, peer, drain).await;
+        }
+        // The application is connected first: the far sidecar learns of a failure while it can still go elsewhere.
+        let upstream = match app.connect().await {
+            Ok(upstream) => upstream,
+            Err(error) => {
+                let detail = format!("application: {error}");
+                let answer = inbound.refuse(Reason::ConnectFailed, tunnel.request().headers(), &detail);
+                return tunnel.refuse(answer).await;
+            }
+        };
+        let _open = inbound.metrics.tunnels().stream(DIRECTION);
+        let Some(stream) = tunnel.accept() else { return };
+        let seen = (protocol == Protocol::Opaque).then_some(Seen::Opaque);
+        inbound.serve_connected(stream, upstream.into(), seen, app, peer, drain).await;
+    }
+}

@@ -1,0 +1,122 @@
+//! One application's HTTP connection: each request by itself gets a route, an endpoint and an answer.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use http::{HeaderMap, Method, Request, Response, Version};
+
+use super::target::{FIRST_ENDPOINTS, Route, Target};
+use super::{DIRECTION, Outbound, reason_of};
+use crate::balance::Failed;
+use crate::http::answer::Reason;
+use crate::http::h2_server::Tunnel;
+use crate::http::{self as web, Abort, Body, Caller, Failure, Handler, headers, upgrade};
+use crate::metrics::{self, Tls};
+use crate::model::Protocol;
+use crate::net::copy;
+
+/// Serves the requests of one connection.
+pub(super) struct Connection {
+    outbound: Arc<Outbound>,
+    target: Arc<Target>,
+}
+
+impl Connection {
+    pub(super) fn new(outbound: Arc<Outbound>, target: Arc<Target>) -> Self {
+        Self { outbound, target }
+    }
+
+    async fn forward(
+        &self,
+        request: Request<Body>,
+        route: &Route,
+        caller: &Caller,
+        measured: &mut Option<metrics::Request>,
+    ) -> Result<Response<Body>, Failed> {
+        let started = Instant::now();
+        let backend = route.backend(FIRST_ENDPOINTS).await;
+        let on_pick = |endpoint: &crate::balance::Endpoint| {
+            measured.get_or_insert_with(|| route.http(endpoint.tls()).request(started));
+        };
+        backend.send(request, caller, on_pick).await
+    }
+
+    /// An upgrade or CONNECT: a connection of its own to one endpoint, then bytes.
+    async fn leave_http(
+        &self,
+        mut request: Request<Body>,
+        route: &Arc<Route>,
+        caller: &Caller,
+        measured: &mut Option<metrics::Request>,
+    ) -> Result<Response<Body>, Failed> {
+        let (upstream, load) = route.open(Some(Protocol::Http1)).await?;
+        let tls = load.endpoint().tls();
+        *measured = Some(route.http(tls).request(Instant::now()));
+        headers::strip_ours(request.headers_mut());
+        let joined = {
+            let (outbound, route) = (Arc::clone(&self.outbound), Arc::clone(route));
+            move |client, upstream| async move {
+                let connection = route.tcp(tls, &crate::sniff::Seen::Opaque).open();
+                let end = copy::copy(client, upstream, &outbound.settings.copy, |way, bytes| match way {
+                    copy::Way::Up => connection.sent(bytes),
+                    copy::Way::Down => connection.received(bytes),
+                })
+                .await;
+                connection.close(end.reason());
+                drop(load);
+            }
+        };
+        let result = upgrade::exchange(request, upstream, caller, &self.outbound.http, joined).await;
+        result.map_err(|failure| {
+            let detail = format!("upgrade: {failure}");
+            Failed { failure: Some(failure), detail }
+        })
+    }
+
+    fn refuse(&self, reason: Reason, headers: &HeaderMap, detail: &str) -> Response<Body> {
+        self.outbound.metrics.error(DIRECTION, reason.word());
+        tracing::info!(reason = reason.word(), %detail, "answered by the mesh");
+        reason.answer(headers, detail)
+    }
+}
+
+impl Handler for Connection {
+    async fn handle(&self, mut request: Request<Body>, caller: Caller) -> Result<Response<Body>, Abort> {
+        let Outbound { discovery, reach, metrics, .. } = &*self.outbound;
+        let route = self.target.route(discovery, reach, metrics);
+        let version = request.version();
+        let asked_as = web::answer::AskedAs::of(request.headers());
+        let mut measured = None;
+        let result = match headers::settle_authority(&mut request) {
+            Err(bad) => {
+                measured = Some(route.http(Tls::None).request(Instant::now()));
+                Ok(self.refuse(Reason::BadRequest, request.headers(), &bad.to_string()))
+            }
+            Ok(()) if headers::leaves_http(&request) => {
+                self.leave_http(request, &route, &caller, &mut measured).await
+            }
+            Ok(()) => self.forward(request, &route, &caller, &mut measured).await,
+        };
+        let response = match result {
+            Ok(response) => response,
+            Err(Failed { failure: Some(Failure::Reset(reason)), .. }) if version == Version::HTTP_2 => {
+                return Err(Abort(reason));
+            }
+            Err(failed) => {
+                let reason = reason_of(&failed);
+                self.outbound.metrics.error(DIRECTION, reason.word());
+                tracing::info!(reason = reason.word(), detail = %failed.detail, "answered by the mesh");
+                asked_as.answer(reason, &failed.detail)
+            }
+        };
+        let measured = measured.unwrap_or_else(|| route.http(Tls::None).request(Instant::now()));
+        Ok(web::body::measure(response, measured))
+    }
+
+    /// CONNECT over HTTP/2 asks for a tunnel; an application has no business asking a sidecar for one.
+    async fn connect(&self, tunnel: Tunnel) {
+        let detail = format!("{} over HTTP/2 is not forwarded", Method::CONNECT);
+        let answer = self.refuse(Reason::BadRequest, tunnel.request().headers(), &detail);
+        tunnel.refuse(answer).await;
+    }
+}

@@ -1,0 +1,232 @@
+//! The life of an outbound connection: accept, original destination, discovery, protocol, then per request or per
+//! connection an endpoint.
+//!
+//! Read `Outbound::serve` top to bottom. Invariant: nothing is sent to an endpoint that discovery calls meshed other than
+//! through mutual TLS; what discovery does not know is passed through as it is.
+
+mod http;
+mod target;
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+use tokio::net::TcpStream;
+
+pub use target::TargetState;
+use target::{Route, Target};
+
+use crate::balance::Reach;
+use crate::control::Discovery;
+use crate::http::answer::Reason;
+use crate::http::{self as web, Failure, h1, h2_server};
+use crate::metrics::{Direction, Metrics};
+use crate::model::Protocol;
+use crate::net::local::LocalAddresses;
+use crate::net::{Drain, Stream, copy, listen};
+use crate::resilience::idle_cache::{self, IdleCache};
+use crate::sniff::{self, Seen};
+
+/// What this direction does by itself.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// How long a connection to a new destination waits for discovery before it is passed through.
+    pub discovery_wait: Duration,
+    /// Known destinations.
+    pub targets: idle_cache::Settings,
+    /// The proxy's own ports: never a destination on one of the workload's own addresses.
+    pub own_ports: Vec<u16>,
+    /// Detection.
+    pub sniff: sniff::Settings,
+    /// Copying of opaque connections.
+    pub copy: copy::Settings,
+}
+
+/// One worker's outbound side.
+pub struct Outbound {
+    settings: Settings,
+    http: Arc<web::Settings>,
+    discovery: Discovery,
+    local: Arc<LocalAddresses>,
+    reach: Arc<Reach>,
+    metrics: Metrics,
+    targets: Mutex<IdleCache<SocketAddr, Target>>,
+}
+
+/// What `/state` shows of one worker's outbound side.
+#[derive(Debug, Serialize)]
+pub struct State {
+    targets: Vec<TargetState>,
+}
+
+const DIRECTION: Direction = Direction::Outbound;
+
+impl Outbound {
+    /// One worker's outbound side.
+    pub fn new(
+        settings: Settings,
+        http: Arc<web::Settings>,
+        discovery: Discovery,
+        local: Arc<LocalAddresses>,
+        reach: Arc<Reach>,
+        metrics: Metrics,
+    ) -> Arc<Self> {
+        let targets = Mutex::new(IdleCache::new(settings.targets));
+        Arc::new(Self { settings, http, discovery, local, reach, metrics, targets })
+    }
+
+    /// Serves one accepted connection to its end.
+    pub async fn serve(self: Arc<Self>, tcp: TcpStream, drain: Drain) {
+        let Some(dialed) = self.destination(&tcp) else {
+            return self.refuse_loop(tcp.into()).await;
+        };
+        let target = self.target(dialed);
+        target.known(self.settings.discovery_wait).await;
+        let route = target.route(&self.discovery, &self.reach, &self.metrics);
+        let mut stream = Stream::from(tcp);
+        let seen = match route.protocol {
+            Protocol::Http1 => Seen::Http1,
+            Protocol::Http2 | Protocol::Grpc => Seen::Http2,
+            Protocol::Opaque => Seen::Opaque,
+            Protocol::Detect => match self.detect(&mut stream, &target).await {
+                Some(seen) => seen,
+                None => return self.let_the_first_speaker_decide(stream, target, route, drain).await,
+            },
+        };
+        match seen {
+            Seen::Http1 | Seen::Http2 => self.serve_http(stream, &seen, target, drain).await,
+            Seen::Nothing => {}
+            _ => self.forward(stream, &seen, &route).await,
+        }
+    }
+
+    /// Where the application dialed; `None` for what would come back to this proxy.
+    fn destination(&self, tcp: &TcpStream) -> Option<SocketAddr> {
+        let dialed = listen::original_destination(tcp)?;
+        let own_ip = dialed.ip().is_loopback() || self.local.contains(dialed.ip());
+        let own_port = self.settings.own_ports.contains(&dialed.port());
+        let direct = tcp.local_addr().is_ok_and(|local| listen::canonical(local) == dialed);
+        (!direct && !(own_ip && own_port)).then_some(dialed)
+    }
+
+    async fn refuse_loop(&self, stream: Stream) {
+        self.metrics.refused(DIRECTION, Reason::Loop.word());
+        self.metrics.error(DIRECTION, Reason::Loop.word());
+        sniff::refuse(stream, &self.settings.sniff, Reason::Loop, "dialed the proxy's own port").await;
+    }
+
+    fn target(&self, dialed: SocketAddr) -> Arc<Target> {
+        let mut targets = self.targets.lock().unwrap_or_else(PoisonError::into_inner);
+        targets.get_or_insert(&dialed, Instant::now(), || Target::new(dialed, self.discovery.outbound(dialed)))
+    }
+
+    /// Decides by the client's bytes; `None` when it is silent, or is known to be.
+    async fn detect(&self, stream: &mut Stream, target: &Target) -> Option<Seen> {
+        if target.is_server_first() {
+            return None;
+        }
+        let seen = sniff::client(stream, &self.settings.sniff).await.unwrap_or(Some(Seen::Nothing))?;
+        self.metrics.detected(DIRECTION, seen.word());
+        Some(seen)
+    }
+
+    /// The client is silent: connects meanwhile, and goes by the first byte of either side.
+    async fn let_the_first_speaker_decide(
+        self: Arc<Self>,
+        mut stream: Stream,
+        target: Arc<Target>,
+        route: Arc<Route>,
+        drain: Drain,
+    ) {
+        let opened = match route.open(None).await {
+            Ok(opened) => opened,
+            Err(failed) => return self.reset(stream, &failed),
+        };
+        let (mut upstream, load) = opened;
+        let seen = sniff::either(&mut stream, &mut upstream, &self.settings.sniff).await;
+        let Ok(seen) = seen else { return stream.abort() };
+        self.metrics.detected(DIRECTION, seen.word());
+        target.remember(&seen);
+        match seen {
+            Seen::Http1 | Seen::Http2 => {
+                drop((upstream, load));
+                self.serve_http(stream, &seen, target, drain).await;
+            }
+            _ => self.copy(stream, upstream, &load, &seen, &route).await,
+        }
+    }
+
+    async fn serve_http(self: Arc<Self>, stream: Stream, seen: &Seen, target: Arc<Target>, drain: Drain) {
+        let settings = Arc::clone(&self.http);
+        let handler = Arc::new(http::Connection::new(self, target));
+        if *seen == Seen::Http1 {
+            h1::serve(stream, &settings, drain, handler).await;
+        } else if let Err(error) = h2_server::serve(stream, &settings, drain, handler).await {
+            tracing::debug!(%error, "HTTP/2 connection of the application ended early");
+        }
+    }
+
+    /// Opaque bytes: one endpoint for the whole connection.
+    async fn forward(&self, stream: Stream, seen: &Seen, route: &Route) {
+        match route.open(Some(Protocol::Opaque)).await {
+            Ok((upstream, load)) => self.copy(stream, upstream, &load, seen, route).await,
+            Err(failed) => self.reset(stream, &failed),
+        }
+    }
+
+    async fn copy(
+        &self,
+        stream: Stream,
+        upstream: Stream,
+        load: &crate::balance::Load,
+        seen: &Seen,
+        route: &Route,
+    ) {
+        if let Seen::Tls(sni) = seen {
+            self.metrics.foreign_sni(DIRECTION, sni.as_deref());
+        }
+        let connection = route.tcp(load.endpoint().tls(), seen).open();
+        let end = copy::copy(stream, upstream, &self.settings.copy, |way, bytes| match way {
+            copy::Way::Up => connection.sent(bytes),
+            copy::Way::Down => connection.received(bytes),
+        })
+        .await;
+        connection.close(end.reason());
+    }
+
+    /// No endpoint for opaque bytes: the application sees a connection that breaks, as without a mesh.
+    fn reset(&self, stream: Stream, failed: &crate::balance::Failed) {
+        let reason = reason_of(failed);
+        self.metrics.error(DIRECTION, reason.word());
+        tracing::warn!(reason = reason.word(), detail = %failed.detail, "connection reset");
+        stream.abort();
+    }
+
+    /// Lets go of destinations that nobody dials any more; to be called now and then.
+    pub fn sweep(&self, now: Instant) {
+        self.targets.lock().unwrap_or_else(PoisonError::into_inner).sweep(now);
+    }
+
+    /// What is known, for people.
+    pub fn state(&self, now: Instant) -> State {
+        let targets: Vec<_> = {
+            let targets = self.targets.lock().unwrap_or_else(PoisonError::into_inner);
+            targets.values().cloned().collect()
+        };
+        let mut targets: Vec<_> = targets.iter().map(|target| target.state(now)).collect();
+        targets.sort_by_key(TargetState::address);
+        State { targets }
+    }
+}
+
+/// The reason word for an upstream that could not be used.
+fn reason_of(failed: &crate::balance::Failed) -> Reason {
+    match &failed.failure {
+        None => Reason::NoEndpoints,
+        Some(Failure::Connect(_) | Failure::App(_)) => Reason::ConnectFailed,
+        Some(Failure::Peer(_)) => Reason::PeerIdentity,
+        Some(Failure::Unprocessed | Failure::Closed(_) | Failure::Lost(_)) => Reason::UpstreamReset,
+        Some(Failure::Reset(_) | Failure::Protocol(_)) => Reason::UpstreamReset,
+    }
+}
