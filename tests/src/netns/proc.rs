@@ -233,7 +233,7 @@ mod tests {
     #[test]
     fn output_is_kept_within_bounds() {
         let mut proc =
-            Proc::spawn(Command::new("sh").args(["-c", "yes | head -c 4000000; echo; echo done"]));
+            Proc::spawn(Command::new("sh").args(["-c", "head -c 2000000 /dev/zero | tr '\\0' x | fold -w 999; echo; echo done"]));
         proc.wait_for_line("done", SOON);
         assert!(proc.output().len() <= KEPT);
         assert!(proc.wait(SOON).success());
