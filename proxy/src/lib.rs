@@ -3,7 +3,10 @@
 //! Rooms import only downward (ARCHITECTURE.md has the table, `tests/tests/tidy.rs` holds it). Read `outbound` or `inbound`
 //! for the life of a connection, `app` for how the rooms are put together.
 
+pub mod admin;
+pub mod app;
 pub mod balance;
+pub mod config;
 pub mod control;
 pub mod detect;
 pub mod http;
