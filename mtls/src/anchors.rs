@@ -68,14 +68,10 @@ impl Anchors {
         der.sort_unstable_by(|a, b| a.as_ref().cmp(b.as_ref()));
         der.dedup();
         let parsed = der.iter().enumerate().map(|(index, certificate)| {
-            let anchor = webpki::anchor_from_trusted_cert(certificate)
-                .map_err(|_| Error::Unreadable(index + 1))?;
+            let anchor = webpki::anchor_from_trusted_cert(certificate).map_err(|_| Error::Unreadable(index + 1))?;
             Ok(anchor.to_owned())
         });
-        Ok(Self {
-            parsed: parsed.collect::<Result<_, Error>>()?,
-            der: der.into(),
-        })
+        Ok(Self { parsed: parsed.collect::<Result<_, Error>>()?, der: der.into() })
     }
 
     /// The certificates, in an order of their own.
@@ -89,16 +85,11 @@ impl Anchors {
 }
 
 fn check(certificate: &CertificateDer<'_>, number: usize) -> Result<(), Error> {
-    let (rest, parsed) =
-        X509Certificate::from_der(certificate).map_err(|_| Error::Unreadable(number))?;
+    let (rest, parsed) = X509Certificate::from_der(certificate).map_err(|_| Error::Unreadable(number))?;
     if !rest.is_empty() {
         return Err(Error::Unreadable(number));
     }
-    if parsed.is_ca() {
-        Ok(())
-    } else {
-        Err(Error::NotCa(number))
-    }
+    if parsed.is_ca() { Ok(()) } else { Err(Error::NotCa(number)) }
 }
 
 impl PartialEq for Anchors {
@@ -133,8 +124,7 @@ mod tests {
     fn pem_is_read_with_other_blocks_passed_over() {
         let ca = Ca::root("one");
         let key = "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n";
-        let anchors =
-            Anchors::from_pem(format!("# comment\n{key}{}", ca.pem()).as_bytes()).unwrap();
+        let anchors = Anchors::from_pem(format!("# comment\n{key}{}", ca.pem()).as_bytes()).unwrap();
         assert_eq!(anchors.der(), [ca.der()]);
     }
 
@@ -145,23 +135,11 @@ mod tests {
         let trailing = CertificateDer::from([ca.der().as_ref(), b"x"].concat());
         assert_eq!(Anchors::from_der(vec![]), Err(Error::Empty));
         assert_eq!(Anchors::from_pem(b"nothing here"), Err(Error::Empty));
-        assert_eq!(
-            Anchors::from_der(vec![ca.der(), leaf]),
-            Err(Error::NotCa(2))
-        );
-        assert_eq!(
-            Anchors::from_der(vec![CertificateDer::from(vec![1, 2, 3])]),
-            Err(Error::Unreadable(1))
-        );
+        assert_eq!(Anchors::from_der(vec![ca.der(), leaf]), Err(Error::NotCa(2)));
+        assert_eq!(Anchors::from_der(vec![CertificateDer::from(vec![1, 2, 3])]), Err(Error::Unreadable(1)));
         assert_eq!(Anchors::from_der(vec![trailing]), Err(Error::Unreadable(1)));
-        assert_eq!(
-            Anchors::from_der(vec![ca.der(); MAX_ANCHORS + 1]),
-            Err(Error::TooMany)
-        );
+        assert_eq!(Anchors::from_der(vec![ca.der(); MAX_ANCHORS + 1]), Err(Error::TooMany));
         let cut = ca.pem().replace("-----END CERTIFICATE-----", "");
-        assert!(
-            matches!(Anchors::from_pem(cut.as_bytes()), Err(Error::Pem(_))),
-            "{cut}"
-        );
+        assert!(matches!(Anchors::from_pem(cut.as_bytes()), Err(Error::Pem(_))), "{cut}");
     }
 }

@@ -47,11 +47,7 @@ pub struct Settings {
 
 impl Settings {
     /// Asks for the identity of the token, and spreads renewals over two seconds.
-    pub fn new(
-        identity_addr: impl Into<String>,
-        identity_id: Id,
-        token_file: impl Into<PathBuf>,
-    ) -> Self {
+    pub fn new(identity_addr: impl Into<String>, identity_id: Id, token_file: impl Into<PathBuf>) -> Self {
         Self {
             identity_addr: identity_addr.into(),
             identity_id,
@@ -90,11 +86,7 @@ impl Observer for () {}
 /// Runs for ever. Must be called within a tokio runtime, any flavour.
 pub async fn run(settings: Settings, credentials: Credentials, observer: impl Observer) {
     let connector = Connector::anonymous(credentials.clone(), grpc::ALPN);
-    let channel = grpc::channel(
-        &settings.identity_addr,
-        settings.identity_id.clone(),
-        connector,
-    );
+    let channel = grpc::channel(&settings.identity_addr, settings.identity_id.clone(), connector);
     let client = IdentityClient::new(channel).max_decoding_message_size(MAX_ANSWER);
     tokio::join!(
         bundle::follow(client.clone(), &credentials, &observer),
@@ -115,10 +107,7 @@ async fn renew(
         match request::certify(&mut client, settings, credentials).await {
             Ok(leaf) => {
                 let leaf = credentials.set_leaf(leaf);
-                let left = leaf
-                    .not_after()
-                    .duration_since(SystemTime::now())
-                    .unwrap_or_default();
+                let left = leaf.not_after().duration_since(SystemTime::now()).unwrap_or_default();
                 tracing::info!(id = %leaf.id(), ?left, "certified");
                 schedule.issued(leaf.not_after(), Now::read(), fastrand::f64());
                 observer.certified(&leaf);
@@ -133,11 +122,7 @@ async fn renew(
     }
 }
 
-async fn until_due(
-    schedule: &mut Schedule,
-    anchors: &mut watch::Receiver<Anchors>,
-    spread: Duration,
-) {
+async fn until_due(schedule: &mut Schedule, anchors: &mut watch::Receiver<Anchors>, spread: Duration) {
     loop {
         let wait = schedule.wait(Now::read());
         if wait.is_zero() {

@@ -68,11 +68,9 @@ impl Refusal {
             Self::NotYetValid => "not_yet_valid",
             Self::UnknownIssuer => "unknown_issuer",
             Self::Identity { .. } => "identity_mismatch",
-            Self::Signature
-            | Self::Purpose
-            | Self::Unfit(_)
-            | Self::UriNames(_)
-            | Self::NotSpiffe(_) => "bad_certificate",
+            Self::Signature | Self::Purpose | Self::Unfit(_) | Self::UriNames(_) | Self::NotSpiffe(_) => {
+                "bad_certificate"
+            }
         }
     }
 }
@@ -92,15 +90,7 @@ pub fn verify(
     let certificate = EndEntityCert::try_from(leaf).map_err(refusal)?;
     let purpose = Purpose::of(role);
     certificate
-        .verify_for_usage(
-            algorithms(),
-            anchors.parsed(),
-            intermediates,
-            now,
-            &purpose,
-            None,
-            None,
-        )
+        .verify_for_usage(algorithms(), anchors.parsed(), intermediates, now, &purpose, None, None)
         .map_err(refusal)?;
     identity_of(&certificate)
 }
@@ -140,10 +130,7 @@ impl Purpose {
             Role::Server => &[0x2b, 6, 1, 5, 5, 7, 3, 1],
             Role::Client => &[0x2b, 6, 1, 5, 5, 7, 3, 2],
         };
-        Self {
-            oid,
-            asked: Cell::new(false),
-        }
+        Self { oid, asked: Cell::new(false) }
     }
 }
 
@@ -163,9 +150,7 @@ fn refusal(error: webpki::Error) -> Refusal {
         webpki::Error::CertNotValidYet { .. } => Refusal::NotYetValid,
         webpki::Error::UnknownIssuer => Refusal::UnknownIssuer,
         webpki::Error::InvalidSignatureForPublicKey => Refusal::Signature,
-        webpki::Error::RequiredEkuNotFoundContext(_) | webpki::Error::EmptyEkuExtension => {
-            Refusal::Purpose
-        }
+        webpki::Error::RequiredEkuNotFoundContext(_) | webpki::Error::EmptyEkuExtension => Refusal::Purpose,
         other => Refusal::Unfit(other.to_string()),
     }
 }
@@ -188,14 +173,10 @@ impl From<CertificateError> for Refusal {
     fn from(error: CertificateError) -> Self {
         match error {
             CertificateError::Expired | CertificateError::ExpiredContext { .. } => Self::Expired,
-            CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
-                Self::NotYetValid
-            }
+            CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => Self::NotYetValid,
             CertificateError::UnknownIssuer => Self::UnknownIssuer,
             CertificateError::BadSignature => Self::Signature,
-            CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. } => {
-                Self::Purpose
-            }
+            CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. } => Self::Purpose,
             CertificateError::Other(other) => match other.0.downcast_ref::<Self>() {
                 Some(refusal) => refusal.clone(),
                 None => Self::Unfit(other.to_string()),

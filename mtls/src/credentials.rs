@@ -22,10 +22,7 @@ pub struct Credentials {
 impl Credentials {
     /// Starts without a leaf.
     pub fn new(anchors: Anchors) -> Self {
-        Self {
-            anchors: Arc::new(watch::Sender::new(anchors)),
-            leaf: Arc::new(watch::Sender::new(None)),
-        }
+        Self { anchors: Arc::new(watch::Sender::new(anchors)), leaf: Arc::new(watch::Sender::new(None)) }
     }
 
     /// The anchors in force.

@@ -89,54 +89,31 @@ pub fn server() -> Server {
 
 /// Tries all addresses of the name in random order, each with its share of the time, so that replicas share the load and
 /// a dead one does not hide the others.
-async fn dial(
-    addr: &str,
-    expected: &Id,
-    connector: &Connector,
-) -> Result<TlsStream<TcpStream>, Error> {
+async fn dial(addr: &str, expected: &Id, connector: &Connector) -> Result<TlsStream<TcpStream>, Error> {
     let deadline = Instant::now() + CONNECT_TIMEOUT;
-    let resolve = |source| Error::Resolve {
-        addr: addr.to_owned(),
-        source,
-    };
+    let resolve = |source| Error::Resolve { addr: addr.to_owned(), source };
     let mut targets: Vec<SocketAddr> = lookup_host(addr).await.map_err(resolve)?.collect();
     fastrand::shuffle(&mut targets);
-    let mut last = resolve(io::Error::new(
-        io::ErrorKind::NotFound,
-        "the name has no address",
-    ));
+    let mut last = resolve(io::Error::new(io::ErrorKind::NotFound, "the name has no address"));
     let mut left = targets.len();
     for target in targets {
         let now = Instant::now();
-        let share =
-            deadline.saturating_duration_since(now) / u32::try_from(left).unwrap_or(u32::MAX);
+        let share = deadline.saturating_duration_since(now) / u32::try_from(left).unwrap_or(u32::MAX);
         left -= 1;
         match timeout_at(now + share, open(target, expected, connector)).await {
             Ok(Ok(stream)) => return Ok(stream),
             Ok(Err(error)) => last = error,
-            Err(_) => {
-                last = Error::Connect {
-                    addr: target,
-                    source: io::ErrorKind::TimedOut.into(),
-                }
-            }
+            Err(_) => last = Error::Connect { addr: target, source: io::ErrorKind::TimedOut.into() },
         }
     }
     Err(last)
 }
 
-async fn open(
-    addr: SocketAddr,
-    expected: &Id,
-    connector: &Connector,
-) -> Result<TlsStream<TcpStream>, Error> {
+async fn open(addr: SocketAddr, expected: &Id, connector: &Connector) -> Result<TlsStream<TcpStream>, Error> {
     let connect = |source| Error::Connect { addr, source };
     let tcp = TcpStream::connect(addr).await.map_err(connect)?;
     tcp.set_nodelay(true).map_err(connect)?;
-    connector
-        .connect(tcp, expected)
-        .await
-        .map_err(|source| Error::Tls { addr, source })
+    connector.connect(tcp, expected).await.map_err(|source| Error::Tls { addr, source })
 }
 
 #[cfg(test)]

@@ -47,22 +47,14 @@ impl Leaf {
     ///
     /// # Errors
     /// The two do not belong together, or the leaf has not exactly one identity.
-    pub fn new(
-        chain: Vec<CertificateDer<'static>>,
-        key: &PrivateKeyDer<'_>,
-    ) -> Result<Self, Error> {
+    pub fn new(chain: Vec<CertificateDer<'static>>, key: &PrivateKeyDer<'_>) -> Result<Self, Error> {
         let first = chain.first().ok_or(Error::Empty)?;
         let id = chain::identity(first)?;
         let (not_before, not_after) = validity(first)?;
         let key = tls::load_key(key).map_err(|_| Error::Key)?;
         let certified = CertifiedKey::new(chain, key);
         certified.keys_match().map_err(|_| Error::KeyMismatch)?;
-        Ok(Self {
-            id,
-            not_before,
-            not_after,
-            certified: Arc::new(certified),
-        })
+        Ok(Self { id, not_before, not_after, certified: Arc::new(certified) })
     }
 
     /// Whom it names.
@@ -105,13 +97,9 @@ impl Leaf {
 }
 
 fn validity(certificate: &CertificateDer<'_>) -> Result<(SystemTime, SystemTime), Refusal> {
-    let (_, parsed) = X509Certificate::from_der(certificate)
-        .map_err(|error| Refusal::Unfit(error.to_string()))?;
+    let (_, parsed) = X509Certificate::from_der(certificate).map_err(|error| Refusal::Unfit(error.to_string()))?;
     let validity = parsed.validity();
-    Ok((
-        time(validity.not_before.timestamp()),
-        time(validity.not_after.timestamp()),
-    ))
+    Ok((time(validity.not_before.timestamp()), time(validity.not_after.timestamp())))
 }
 
 /// A time before 1970 is as good as 1970 for us.
@@ -121,10 +109,7 @@ fn time(unix: i64) -> SystemTime {
 
 impl fmt::Debug for Leaf {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Leaf")
-            .field("id", &self.id)
-            .field("not_after", &self.not_after)
-            .finish_non_exhaustive()
+        f.debug_struct("Leaf").field("id", &self.id).field("not_after", &self.not_after).finish_non_exhaustive()
     }
 }
 
@@ -138,59 +123,30 @@ mod tests {
         let before = SystemTime::now();
         let leaf = Ca::root("root").issue(&Template::of(&id("web"))).leaf();
         assert_eq!(*leaf.id(), id("web"));
-        let (begun, left) = (
-            before.duration_since(leaf.not_before()),
-            leaf.not_after().duration_since(before),
-        );
+        let (begun, left) = (before.duration_since(leaf.not_before()), leaf.not_after().duration_since(before));
         assert!((19..=22).contains(&begun.unwrap().as_secs()), "{leaf:?}");
-        assert!(
-            (86_398..=86_401).contains(&left.unwrap().as_secs()),
-            "{leaf:?}"
-        );
+        assert!((86_398..=86_401).contains(&left.unwrap().as_secs()), "{leaf:?}");
     }
 
     #[test]
     fn a_leaf_is_refused_when_its_parts_do_not_belong_together() {
         let ca = Ca::root("root");
-        let (one, two) = (
-            ca.issue(&Template::default()),
-            ca.issue(&Template::default()),
-        );
-        assert!(matches!(
-            Leaf::new(one.chain.clone(), &two.key),
-            Err(Error::KeyMismatch)
-        ));
+        let (one, two) = (ca.issue(&Template::default()), ca.issue(&Template::default()));
+        assert!(matches!(Leaf::new(one.chain.clone(), &two.key), Err(Error::KeyMismatch)));
         assert!(matches!(Leaf::new(vec![], &one.key), Err(Error::Empty)));
         let garbage = PrivateKeyDer::Pkcs8(vec![1, 2, 3].into());
         assert!(matches!(Leaf::new(one.chain, &garbage), Err(Error::Key)));
-        let twice = Template {
-            names: vec![uri(id("a").as_str()), uri(id("b").as_str())],
-            ..Template::default()
-        };
+        let twice = Template { names: vec![uri(id("a").as_str()), uri(id("b").as_str())], ..Template::default() };
         let named = ca.issue(&twice);
-        assert!(matches!(
-            Leaf::new(named.chain, &named.key),
-            Err(Error::Refused(Refusal::UriNames(2)))
-        ));
+        assert!(matches!(Leaf::new(named.chain, &named.key), Err(Error::Refused(Refusal::UriNames(2)))));
     }
 
     #[test]
     fn a_leaf_for_one_role_only_does_not_verify() {
         let ca = Ca::root("root");
-        for usage in [
-            rcgen::ExtendedKeyUsagePurpose::ServerAuth,
-            rcgen::ExtendedKeyUsagePurpose::ClientAuth,
-        ] {
-            let leaf = ca
-                .issue(&Template {
-                    usages: vec![usage],
-                    ..Template::default()
-                })
-                .leaf();
-            assert_eq!(
-                leaf.verify(&ca.anchors(), UnixTime::now()),
-                Err(Refusal::Purpose)
-            );
+        for usage in [rcgen::ExtendedKeyUsagePurpose::ServerAuth, rcgen::ExtendedKeyUsagePurpose::ClientAuth] {
+            let leaf = ca.issue(&Template { usages: vec![usage], ..Template::default() }).leaf();
+            assert_eq!(leaf.verify(&ca.anchors(), UnixTime::now()), Err(Refusal::Purpose));
         }
     }
 }

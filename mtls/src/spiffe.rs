@@ -44,8 +44,7 @@ impl Id {
     /// # Errors
     /// A part is malformed.
     pub fn new(trust_domain: &str, namespace: &str, service_account: &str) -> Result<Self, Error> {
-        format!("{SCHEME}{trust_domain}{NAMESPACE}{namespace}{SERVICE_ACCOUNT}{service_account}")
-            .parse()
+        format!("{SCHEME}{trust_domain}{NAMESPACE}{namespace}{SERVICE_ACCOUNT}{service_account}").parse()
     }
 
     /// The whole URI.
@@ -87,26 +86,18 @@ impl FromStr for Id {
         }
         let trust_domain_end = SCHEME.len() + trust_domain.len();
         let namespace_end = trust_domain_end + NAMESPACE.len() + namespace.len();
-        Ok(Self {
-            text: text.into(),
-            trust_domain_end,
-            namespace_end,
-        })
+        Ok(Self { text: text.into(), trust_domain_end, namespace_end })
     }
 }
 
 fn is_trust_domain(text: &str) -> bool {
-    let allowed =
-        |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'-' | b'_');
+    let allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'-' | b'_');
     (1..=255).contains(&text.len()) && text.bytes().all(allowed)
 }
 
 fn is_label(text: &str) -> bool {
     let inner = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
-    (1..=63).contains(&text.len())
-        && text.bytes().all(inner)
-        && !text.starts_with('-')
-        && !text.ends_with('-')
+    (1..=63).contains(&text.len()) && text.bytes().all(inner) && !text.starts_with('-') && !text.ends_with('-')
 }
 
 impl fmt::Display for Id {
@@ -155,10 +146,7 @@ mod tests {
     fn the_parts_of_an_id_come_back_as_they_went_in() {
         let id = Id::new("cluster.local", "shop", "web.v2").unwrap();
         assert_eq!(id.as_str(), "spiffe://cluster.local/ns/shop/sa/web.v2");
-        assert_eq!(
-            (id.trust_domain(), id.namespace(), id.service_account()),
-            ("cluster.local", "shop", "web.v2")
-        );
+        assert_eq!((id.trust_domain(), id.namespace(), id.service_account()), ("cluster.local", "shop", "web.v2"));
         assert_eq!(id, id.to_string().parse().unwrap());
     }
 
@@ -190,16 +178,10 @@ mod tests {
             ("spiffe://cluster.local/ns/a/sa/b\0", Error::ServiceAccount),
             ("spiffe://cluster.local/ns/a/sa/b\n", Error::ServiceAccount),
             ("spiffe://cluster.local/ns/a/sa/*", Error::ServiceAccount),
-            (
-                "spiffe://cluster.local/ns/a/sa/b?c=d",
-                Error::ServiceAccount,
-            ),
+            ("spiffe://cluster.local/ns/a/sa/b?c=d", Error::ServiceAccount),
             ("spiffe://cluster.local/ns/a/sa/b#c", Error::ServiceAccount),
             ("spiffe://cluster.local/ns/a/sa/b..c", Error::ServiceAccount),
-            (
-                "spiffe://cluster.local/ns/a/sa/b/sa/c",
-                Error::ServiceAccount,
-            ),
+            ("spiffe://cluster.local/ns/a/sa/b/sa/c", Error::ServiceAccount),
         ];
         for (text, error) in cases {
             assert_eq!(text.parse::<Id>(), Err(error), "{text:?}");

@@ -13,10 +13,7 @@ pub(crate) use ca::{Ca, Issued, Template, id, uri};
 /// Waits until `fact` holds; fails with what is there instead after a time that is long for any machine.
 pub(crate) async fn until<T: Debug>(seen: &mut watch::Receiver<T>, fact: impl Fn(&T) -> bool) {
     let limit = Duration::from_secs(30);
-    if tokio::time::timeout(limit, seen.wait_for(fact))
-        .await
-        .is_err()
-    {
+    if tokio::time::timeout(limit, seen.wait_for(fact)).await.is_err() {
         panic!("not within {limit:?}; seen: {:?}", *seen.borrow());
     }
 }

@@ -34,10 +34,7 @@ pub struct Settings {
 
 impl Default for Settings {
     fn default() -> Self {
-        Self {
-            handshake_timeout: Duration::from_secs(10),
-            buffer_limit: 64 * 1024,
-        }
+        Self { handshake_timeout: Duration::from_secs(10), buffer_limit: 64 * 1024 }
     }
 }
 
@@ -69,11 +66,7 @@ impl Acceptor {
     /// Demands that the client speaks one of `alpn`, the first that we list winning; with an empty list any will do.
     pub fn new(credentials: Credentials, client_auth: ClientAuth, alpn: &[&[u8]]) -> Self {
         let config = Arc::new(config::server(&credentials, client_auth, alpn));
-        Self {
-            credentials,
-            config,
-            settings: Settings::default(),
-        }
+        Self { credentials, config, settings: Settings::default() }
     }
 
     /// The same with other limits.
@@ -90,22 +83,17 @@ impl Acceptor {
     where
         IO: AsyncRead + AsyncWrite + Unpin,
     {
-        self.credentials
-            .usable_leaf(SystemTime::now())
-            .ok_or(Error::NotCertified)?;
+        self.credentials.usable_leaf(SystemTime::now()).ok_or(Error::NotCertified)?;
         let limit = Some(self.settings.buffer_limit);
-        let handshake = TlsAcceptor::from(Arc::clone(&self.config))
-            .accept_with(io, |session| session.set_buffer_limit(limit));
+        let handshake =
+            TlsAcceptor::from(Arc::clone(&self.config)).accept_with(io, |session| session.set_buffer_limit(limit));
         let stream = within(self.settings.handshake_timeout, handshake).await?;
         let session = stream.get_ref().1;
         if session.alpn_protocol().is_none() && !self.config.alpn_protocols.is_empty() {
             return Err(Error::Alpn);
         }
         let leaf = session.peer_certificates().and_then(<[_]>::first);
-        let id = leaf
-            .map(chain::identity)
-            .transpose()
-            .map_err(Error::Certificate)?;
+        let id = leaf.map(chain::identity).transpose().map_err(Error::Certificate)?;
         Ok((stream, Peer { id }))
     }
 }
@@ -130,20 +118,12 @@ impl Connector {
     /// Shows our leaf, and refuses to connect while there is none. Demands that the server picks one of `alpn`, unless
     /// that is empty.
     pub fn new(credentials: Credentials, alpn: &[&[u8]]) -> Self {
-        Self {
-            credentials,
-            shown: Shown::Leaf,
-            alpn: owned(alpn),
-            settings: Settings::default(),
-        }
+        Self { credentials, shown: Shown::Leaf, alpn: owned(alpn), settings: Settings::default() }
     }
 
     /// Shows no certificate; the server is verified all the same. For asking `identity` before we have a leaf.
     pub fn anonymous(credentials: Credentials, alpn: &[&[u8]]) -> Self {
-        Self {
-            shown: Shown::Nothing,
-            ..Self::new(credentials, alpn)
-        }
+        Self { shown: Shown::Nothing, ..Self::new(credentials, alpn) }
     }
 
     /// The same with other limits.
@@ -155,10 +135,7 @@ impl Connector {
     /// The same with other protocols.
     #[must_use]
     pub fn with_alpn(self, alpn: &[&[u8]]) -> Self {
-        Self {
-            alpn: owned(alpn),
-            ..self
-        }
+        Self { alpn: owned(alpn), ..self }
     }
 
     /// Performs the handshake; the server must prove to be `expected`.
@@ -173,16 +150,14 @@ impl Connector {
         IO: AsyncRead + AsyncWrite + Unpin,
     {
         if self.shown == Shown::Leaf {
-            self.credentials
-                .usable_leaf(SystemTime::now())
-                .ok_or(Error::NotCertified)?;
+            self.credentials.usable_leaf(SystemTime::now()).ok_or(Error::NotCertified)?;
         }
         let config = config::client(&self.credentials, self.shown, &self.alpn, expected.clone());
         // rustls wants a name; it is neither sent (SNI is off) nor verified (the expected id is).
         let name = ServerName::from(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
         let limit = Some(self.settings.buffer_limit);
-        let handshake = TlsConnector::from(Arc::new(config))
-            .connect_with(name, io, |session| session.set_buffer_limit(limit));
+        let handshake =
+            TlsConnector::from(Arc::new(config)).connect_with(name, io, |session| session.set_buffer_limit(limit));
         let stream = within(self.settings.handshake_timeout, handshake).await?;
         if stream.get_ref().1.alpn_protocol().is_none() && !self.alpn.is_empty() {
             return Err(Error::Alpn);
@@ -195,10 +170,7 @@ fn owned(alpn: &[&[u8]]) -> Arc<[Vec<u8>]> {
     alpn.iter().map(|protocol| protocol.to_vec()).collect()
 }
 
-async fn within<T>(
-    limit: Duration,
-    handshake: impl Future<Output = std::io::Result<T>>,
-) -> Result<T, Error> {
+async fn within<T>(limit: Duration, handshake: impl Future<Output = std::io::Result<T>>) -> Result<T, Error> {
     match tokio::time::timeout(limit, handshake).await {
         Ok(done) => done.map_err(Error::from),
         Err(_) => Err(Error::Timeout(limit)),

@@ -1,9 +1,6 @@
 //! A listener that runs out of file descriptors. A test binary of its own, because the limit is the process's.
 
-#![allow(
-    clippy::unwrap_used,
-    reason = "the lint spares tests, but not their helpers"
-)]
+#![allow(clippy::unwrap_used, reason = "the lint spares tests, but not their helpers")]
 
 use std::fs::File;
 use std::net::SocketAddr;
@@ -52,9 +49,7 @@ async fn a_listener_without_descriptors_pauses_and_accepts_again_when_there_are_
         }
     });
     let half_a_second = std::time::Duration::from_millis(500);
-    tokio::time::timeout(half_a_second, counted)
-        .await
-        .unwrap_err();
+    tokio::time::timeout(half_a_second, counted).await.unwrap_err();
     let polls = polls.load(Ordering::Relaxed);
     assert!((2..=50).contains(&polls), "polled {polls} times");
 

@@ -1,9 +1,6 @@
 //! What an idle session costs. A test binary of its own, so that no other test allocates meanwhile.
 
-#![allow(
-    clippy::unwrap_used,
-    reason = "the lint spares tests, but not their helpers"
-)]
+#![allow(clippy::unwrap_used, reason = "the lint spares tests, but not their helpers")]
 
 use mesh_mtls::credentials::Credentials;
 use mesh_mtls::tls::{Acceptor, ClientAuth, Connector};
@@ -34,8 +31,7 @@ async fn an_idle_session_stays_within_its_budget() {
         }
         let (near, far) = duplex(4096);
         let expected = id("api");
-        let (client, server) =
-            tokio::join!(connector.connect(near, &expected), acceptor.accept(far));
+        let (client, server) = tokio::join!(connector.connect(near, &expected), acceptor.accept(far));
         let (mut client, (mut server, _)) = (client.unwrap(), server.unwrap());
         let mut heard = [0; 16];
         client.write_all(&heard).await.unwrap();
@@ -53,9 +49,6 @@ async fn an_idle_session_stays_within_its_budget() {
 
 fn resident_kib() -> usize {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
-    let line = status
-        .lines()
-        .find(|line| line.starts_with("VmRSS:"))
-        .unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
     line.split_whitespace().nth(1).unwrap().parse().unwrap()
 }

@@ -13,11 +13,7 @@ use super::{ANSWER_TIMEOUT, Error, Observer};
 use crate::anchors::Anchors;
 use crate::credentials::Credentials;
 
-pub(super) async fn follow(
-    mut client: IdentityClient<Channel>,
-    credentials: &Credentials,
-    observer: &impl Observer,
-) {
+pub(super) async fn follow(mut client: IdentityClient<Channel>, credentials: &Credentials, observer: &impl Observer) {
     let mut backoff = Backoff::default();
     loop {
         let error = read(&mut client, credentials, observer, &mut backoff).await;
@@ -34,12 +30,11 @@ async fn read(
     observer: &impl Observer,
     backoff: &mut Backoff,
 ) -> Error {
-    let mut bundles =
-        match timeout(ANSWER_TIMEOUT, client.trust_bundle(TrustBundleRequest {})).await {
-            Ok(Ok(answer)) => answer.into_inner(),
-            Ok(Err(status)) => return status.into(),
-            Err(_) => return Error::Timeout,
-        };
+    let mut bundles = match timeout(ANSWER_TIMEOUT, client.trust_bundle(TrustBundleRequest {})).await {
+        Ok(Ok(answer)) => answer.into_inner(),
+        Ok(Err(status)) => return status.into(),
+        Err(_) => return Error::Timeout,
+    };
     loop {
         match bundles.message().await {
             Ok(Some(bundle)) => {
@@ -55,16 +50,8 @@ async fn read(
     }
 }
 
-fn apply(
-    bundle: &TrustBundleResponse,
-    credentials: &Credentials,
-    observer: &impl Observer,
-) -> Result<(), Error> {
-    let der = bundle
-        .anchors_der
-        .iter()
-        .map(|der| CertificateDer::from(der.to_vec()))
-        .collect();
+fn apply(bundle: &TrustBundleResponse, credentials: &Credentials, observer: &impl Observer) -> Result<(), Error> {
+    let der = bundle.anchors_der.iter().map(|der| CertificateDer::from(der.to_vec())).collect();
     let anchors = Anchors::from_der(der)?;
     if credentials.set_anchors(anchors.clone()) {
         tracing::info!(anchors = anchors.der().len(), "trust bundle changed");

@@ -65,9 +65,7 @@ impl Error {
         match self {
             Self::Token(_) => "token",
             Self::Key(_) => "key",
-            Self::Status(status) => {
-                tls::reason_in(status.as_ref()).unwrap_or_else(|| code_word(status.code()))
-            }
+            Self::Status(status) => tls::reason_in(status.as_ref()).unwrap_or_else(|| code_word(status.code())),
             Self::Timeout => "timeout",
             Self::Ended => "ended",
             Self::Leaf(leaf::Error::Refused(refusal)) | Self::Refused(refusal) => refusal.reason(),
@@ -113,9 +111,7 @@ pub(super) async fn certify(
     settings: &Settings,
     credentials: &Credentials,
 ) -> Result<Leaf, Error> {
-    let token = read_token(&settings.token_file)
-        .await
-        .map_err(Error::Token)?;
+    let token = read_token(&settings.token_file).await.map_err(Error::Token)?;
     let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(Error::Key)?;
     let request = CertifyRequest {
         token: token.into(),
@@ -132,11 +128,7 @@ pub(super) async fn certify(
 /// A token without the white space around it, which editors and shells add.
 async fn read_token(file: &Path) -> io::Result<Vec<u8>> {
     let mut token = Vec::new();
-    File::open(file)
-        .await?
-        .take(MAX_TOKEN + 1)
-        .read_to_end(&mut token)
-        .await?;
+    File::open(file).await?.take(MAX_TOKEN + 1).read_to_end(&mut token).await?;
     let trimmed = token.trim_ascii();
     if trimmed.is_empty() {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "it is empty"));
@@ -157,12 +149,7 @@ fn csr(key: &KeyPair, id: Option<&Id>) -> Result<Vec<u8>, rcgen::Error> {
     Ok(params.serialize_request(key)?.der().to_vec())
 }
 
-fn accept(
-    answer: &CertifyResponse,
-    key: &KeyPair,
-    id: Option<&Id>,
-    anchors: &Anchors,
-) -> Result<Leaf, Error> {
+fn accept(answer: &CertifyResponse, key: &KeyPair, id: Option<&Id>, anchors: &Anchors) -> Result<Leaf, Error> {
     if answer.intermediates_der.len() > MAX_INTERMEDIATES {
         return Err(Refusal::Unfit(format!("more than {MAX_INTERMEDIATES} intermediates")).into());
     }
@@ -172,11 +159,9 @@ fn accept(
     let leaf = Leaf::new(chain, &key)?;
     leaf.verify(anchors, UnixTime::now())?;
     match id {
-        Some(expected) if expected != leaf.id() => Err(Refusal::Identity {
-            expected: expected.clone(),
-            presented: leaf.id().clone(),
+        Some(expected) if expected != leaf.id() => {
+            Err(Refusal::Identity { expected: expected.clone(), presented: leaf.id().clone() }.into())
         }
-        .into()),
         _ => Ok(leaf),
     }
 }
@@ -200,17 +185,12 @@ mod tests {
         let root = Ca::root("root");
         let key = KeyPair::generate().unwrap();
         let csr = csr(&key, Some(&id("web"))).unwrap();
-        let chain = root
-            .intermediate("issuer")
-            .sign(&csr, &id("web"), time::Duration::HOUR);
+        let chain = root.intermediate("issuer").sign(&csr, &id("web"), time::Duration::HOUR);
         let leaf = accept(&answer(&chain), &key, Some(&id("web")), &root.anchors()).unwrap();
         assert_eq!((leaf.id(), leaf.chain()), (&id("web"), &chain[..]));
         let secret = key.serialized_der();
         let shown = format!("{leaf:?}");
-        assert!(
-            shown.len() < 200 && !shown.contains(&format!("{secret:?}")),
-            "{shown}"
-        );
+        assert!(shown.len() < 200 && !shown.contains(&format!("{secret:?}")), "{shown}");
     }
 
     #[test]
@@ -221,42 +201,17 @@ mod tests {
         let good = issuer.sign(&request, &want, time::Duration::HOUR);
         let with = |more: &[CertificateDer<'static>]| [&good[..1], more].concat();
         let cases = [
-            (
-                "another key",
-                issuer.issue(&Template::of(&want)).chain,
-                "bad_certificate",
-            ),
-            (
-                "another id",
-                issuer.sign(&request, &id("other"), time::Duration::HOUR),
-                "identity_mismatch",
-            ),
-            (
-                "another root",
-                Ca::root("other").sign(&request, &want, time::Duration::HOUR),
-                "unknown_issuer",
-            ),
-            (
-                "expired",
-                issuer.sign(&request, &want, -time::Duration::SECOND),
-                "expired",
-            ),
+            ("another key", issuer.issue(&Template::of(&want)).chain, "bad_certificate"),
+            ("another id", issuer.sign(&request, &id("other"), time::Duration::HOUR), "identity_mismatch"),
+            ("another root", Ca::root("other").sign(&request, &want, time::Duration::HOUR), "unknown_issuer"),
+            ("expired", issuer.sign(&request, &want, -time::Duration::SECOND), "expired"),
             ("issuer left out", with(&[]), "unknown_issuer"),
             ("nothing", vec![], "bad_certificate"),
-            (
-                "garbage",
-                vec![vec![0x30, 0x82, 0xff, 0xff].into()],
-                "bad_certificate",
-            ),
-            (
-                "too much",
-                with(&vec![good[1].clone(); MAX_INTERMEDIATES + 1]),
-                "bad_certificate",
-            ),
+            ("garbage", vec![vec![0x30, 0x82, 0xff, 0xff].into()], "bad_certificate"),
+            ("too much", with(&vec![good[1].clone(); MAX_INTERMEDIATES + 1]), "bad_certificate"),
         ];
         for (what, chain, reason) in cases {
-            let error =
-                accept(&answer(&chain), &key, Some(&want), &root.anchors()).expect_err(what);
+            let error = accept(&answer(&chain), &key, Some(&want), &root.anchors()).expect_err(what);
             assert_eq!(error.reason(), reason, "{what}: {error}");
         }
     }
@@ -266,9 +221,7 @@ mod tests {
         let key = KeyPair::generate().unwrap();
         for (id, names) in [(None, 0), (Some(id("web")), 1)] {
             let csr = csr(&key, id.as_ref()).unwrap();
-            let params = rcgen::CertificateSigningRequestParams::from_der(&csr.as_slice().into())
-                .unwrap()
-                .params;
+            let params = rcgen::CertificateSigningRequestParams::from_der(&csr.as_slice().into()).unwrap().params;
             assert_eq!(params.distinguished_name, DistinguishedName::new());
             assert_eq!(params.subject_alt_names.len(), names);
         }
@@ -278,18 +231,9 @@ mod tests {
     async fn a_token_is_bounded_and_may_not_be_empty() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("token");
-        for (content, good) in [
-            ("abc", true),
-            (" abc\r\n", true),
-            ("", false),
-            (" \n", false),
-        ] {
+        for (content, good) in [("abc", true), (" abc\r\n", true), ("", false), (" \n", false)] {
             std::fs::write(&file, content).unwrap();
-            assert_eq!(
-                read_token(&file).await.ok(),
-                good.then(|| b"abc".to_vec()),
-                "{content:?}"
-            );
+            assert_eq!(read_token(&file).await.ok(), good.then(|| b"abc".to_vec()), "{content:?}");
         }
         std::fs::write(&file, "x".repeat(64 * 1024 + 1)).unwrap();
         assert!(read_token(&file).await.is_err());

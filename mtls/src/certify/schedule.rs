@@ -21,10 +21,7 @@ pub(super) struct Now {
 
 impl Now {
     pub(super) fn read() -> Self {
-        Self {
-            wall: SystemTime::now(),
-            steady: Instant::now(),
-        }
+        Self { wall: SystemTime::now(), steady: Instant::now() }
     }
 }
 
@@ -42,10 +39,7 @@ impl Schedule {
         let left = not_after.duration_since(now.wall).unwrap_or_default();
         let part = RENEW_AT + RENEW_JITTER * (2.0 * random - 1.0);
         let wait = left.mul_f64(part).max(MIN_WAIT);
-        *self = Self {
-            renewal: now.wall.checked_add(wait),
-            ..Self::default()
-        };
+        *self = Self { renewal: now.wall.checked_add(wait), ..Self::default() };
     }
 
     /// A request failed. `random` is in 0..1.
@@ -62,18 +56,9 @@ impl Schedule {
 
     /// How long to sleep; zero when a request is due. Ask again after sleeping.
     pub(super) fn wait(&self, now: Now) -> Duration {
-        let renewal = self
-            .renewal
-            .map(|at| at.duration_since(now.wall).unwrap_or_default());
-        let sooner = self
-            .sooner
-            .map(|at| at.saturating_duration_since(now.steady));
-        [renewal, sooner]
-            .into_iter()
-            .flatten()
-            .min()
-            .unwrap_or_default()
-            .min(MAX_SLEEP)
+        let renewal = self.renewal.map(|at| at.duration_since(now.wall).unwrap_or_default());
+        let sooner = self.sooner.map(|at| at.saturating_duration_since(now.steady));
+        [renewal, sooner].into_iter().flatten().min().unwrap_or_default().min(MAX_SLEEP)
     }
 }
 
@@ -90,9 +75,7 @@ impl Backoff {
     /// The wait after one more failure. `random` is in 0..1.
     pub(super) fn next(&mut self, random: f64) -> Duration {
         self.failures = self.failures.saturating_add(1);
-        let doubled = 2_u32
-            .checked_pow(self.failures)
-            .and_then(|factor| Self::FLOOR.checked_mul(factor));
+        let doubled = 2_u32.checked_pow(self.failures).and_then(|factor| Self::FLOOR.checked_mul(factor));
         let ceiling = doubled.unwrap_or(Self::CEILING).min(Self::CEILING);
         Self::FLOOR + (ceiling - Self::FLOOR).mul_f64(random)
     }
@@ -110,10 +93,7 @@ mod tests {
     const HOUR: Duration = Duration::from_secs(3600);
 
     fn later(now: Now, by: Duration) -> Now {
-        Now {
-            wall: now.wall + by,
-            steady: now.steady + by,
-        }
+        Now { wall: now.wall + by, steady: now.steady + by }
     }
 
     /// The time that passes until a request is due, for a sleeper who does as told.
@@ -142,21 +122,14 @@ mod tests {
             schedule.issued(now.wall + 24 * HOUR, now, random);
             let expected = (24 * HOUR).mul_f64(part);
             let found = slept(&schedule, now);
-            assert!(
-                found.abs_diff(expected) < Duration::from_millis(1),
-                "{random}: {found:?} {expected:?}"
-            );
+            assert!(found.abs_diff(expected) < Duration::from_millis(1), "{random}: {found:?} {expected:?}");
         }
     }
 
     #[test]
     fn a_leaf_that_is_about_to_expire_is_not_renewed_in_a_spin() {
         let now = Now::read();
-        for not_after in [
-            now.wall,
-            now.wall - HOUR,
-            now.wall + Duration::from_millis(10),
-        ] {
+        for not_after in [now.wall, now.wall - HOUR, now.wall + Duration::from_millis(10)] {
             let mut schedule = Schedule::default();
             schedule.issued(not_after, now, 0.0);
             assert_eq!(slept(&schedule, now), MIN_WAIT);
@@ -174,10 +147,7 @@ mod tests {
             assert_eq!(low.wait(now), Duration::from_millis(100));
             ceilings.push(high.wait(now).as_millis());
         }
-        assert_eq!(
-            ceilings[..8],
-            [200, 400, 800, 1600, 3200, 6400, 10_000, 10_000]
-        );
+        assert_eq!(ceilings[..8], [200, 400, 800, 1600, 3200, 6400, 10_000, 10_000]);
         assert_eq!(ceilings[39], 10_000);
     }
 
@@ -209,10 +179,7 @@ mod tests {
         let now = Now::read();
         let mut schedule = Schedule::default();
         schedule.issued(now.wall + 24 * HOUR, now, 0.5);
-        let jumped = Now {
-            wall: now.wall + 20 * HOUR,
-            steady: now.steady,
-        };
+        let jumped = Now { wall: now.wall + 20 * HOUR, steady: now.steady };
         assert_eq!(schedule.wait(jumped), Duration::ZERO);
     }
 
@@ -221,10 +188,7 @@ mod tests {
         let now = Now::read();
         let mut schedule = Schedule::default();
         schedule.failed(now, 1.0);
-        let jumped = Now {
-            wall: now.wall - 20 * HOUR,
-            steady: now.steady + Duration::from_millis(200),
-        };
+        let jumped = Now { wall: now.wall - 20 * HOUR, steady: now.steady + Duration::from_millis(200) };
         assert_eq!(schedule.wait(jumped), Duration::ZERO);
     }
 }

@@ -73,13 +73,7 @@ fn client(authority: &Authority, anchors: Anchors, id_asked: Option<Id>) -> Clie
     let recorder = Recorder(Arc::new(watch::Sender::new(vec![])));
     let events = recorder.0.subscribe();
     let task = tokio::spawn(run(settings, credentials.clone(), recorder));
-    Client {
-        credentials,
-        events,
-        token,
-        _folder: folder,
-        task,
-    }
+    Client { credentials, events, token, _folder: folder, task }
 }
 
 impl Client {
@@ -113,10 +107,7 @@ async fn a_client_certifies_at_once_as_whom_it_asks_to_be() {
     assert_eq!(*client.leaf().id(), id("web"));
     client.leaf().verify(&anchors, UnixTime::now()).unwrap();
     let seen = authority.seen().borrow()[0].clone();
-    assert_eq!(
-        seen.token, b"secret",
-        "the token goes without the line's end"
-    );
+    assert_eq!(seen.token, b"secret", "the token goes without the line's end");
     assert_eq!(seen.identity, id("web").as_str());
     assert_eq!(seen.csr_names, [uri(id("web").as_str())]);
     assert_eq!(seen.peer.id, None);
@@ -143,22 +134,9 @@ async fn a_leaf_is_renewed_with_a_new_key_before_it_expires() {
     client.until(Event::Certified(id("web"))).await;
     let before = client.leaf();
     client.again(Event::Certified(id("web"))).await;
-    assert!(
-        std::time::SystemTime::now() <= before.not_after(),
-        "renewed too late"
-    );
-    assert_ne!(
-        spki(&before),
-        spki(&client.leaf()),
-        "the key was used again"
-    );
-    assert!(
-        client
-            .events
-            .borrow()
-            .iter()
-            .all(|event| *event == Event::Certified(id("web")))
-    );
+    assert!(std::time::SystemTime::now() <= before.not_after(), "renewed too late");
+    assert_ne!(spki(&before), spki(&client.leaf()), "the key was used again");
+    assert!(client.events.borrow().iter().all(|event| *event == Event::Certified(id("web"))));
 }
 
 fn spki(leaf: &Leaf) -> Vec<u8> {
@@ -228,10 +206,7 @@ async fn the_token_is_read_again_for_each_request() {
     std::fs::write(&client.token, "  \n").unwrap();
     client.again(Event::Failed("token")).await;
     std::fs::write(&client.token, "rotated").unwrap();
-    until(&mut authority.seen(), |seen| {
-        seen.iter().any(|seen| seen.token == b"rotated")
-    })
-    .await;
+    until(&mut authority.seen(), |seen| seen.iter().any(|seen| seen.token == b"rotated")).await;
 }
 
 #[tokio::test]
@@ -252,12 +227,7 @@ async fn anchors_rotate_live_and_the_leaf_follows() {
     authority.publish(vec![new.der()]);
     client.until(Event::BundleChanged(1)).await;
     let anchors = new.anchors();
-    let by_new = |leaf: &Option<Arc<Leaf>>| {
-        leaf.as_ref()
-            .unwrap()
-            .verify(&anchors, UnixTime::now())
-            .is_ok()
-    };
+    let by_new = |leaf: &Option<Arc<Leaf>>| leaf.as_ref().unwrap().verify(&anchors, UnixTime::now()).is_ok();
     until(&mut client.credentials.watch_leaf(), by_new).await;
 }
 
@@ -265,18 +235,11 @@ async fn anchors_rotate_live_and_the_leaf_follows() {
 async fn a_bundle_that_cannot_be_used_changes_nothing_and_ends_nothing() {
     let (old, new) = (Ca::root("old"), Ca::root("new"));
     let (old_der, anchors) = (old.der(), old.anchors());
-    let leaf = old
-        .issue(&crate::testing::Template::default())
-        .chain
-        .remove(0);
+    let leaf = old.issue(&crate::testing::Template::default()).chain.remove(0);
     let authority = Authority::start(old).await;
     let mut client = client(&authority, anchors.clone(), Some(id("web")));
     client.until(Event::Certified(id("web"))).await;
-    for bundle in [
-        vec![],
-        vec![old_der.clone(), vec![1, 2, 3].into()],
-        vec![leaf],
-    ] {
+    for bundle in [vec![], vec![old_der.clone(), vec![1, 2, 3].into()], vec![leaf]] {
         authority.publish(bundle);
         client.again(Event::BundleFailed("bad_bundle")).await;
         assert_eq!(client.credentials.anchors(), anchors);
@@ -289,13 +252,12 @@ async fn a_bundle_that_cannot_be_used_changes_nothing_and_ends_nothing() {
 async fn the_bundle_is_followed_again_after_identity_was_away() {
     let (old, new) = (Ca::root("old"), Ca::root("new"));
     let (old_der, anchors) = (old.der(), old.anchors());
-    let mut authority = Authority::start(old).await;
+    let mut authority = Authority::stopped(old).await;
+    authority.restart().await;
     let mut client = client(&authority, anchors, Some(id("web")));
     client.until(Event::Certified(id("web"))).await;
-    authority.stop();
-    client
-        .until_any(|event| matches!(event, Event::BundleFailed(_)))
-        .await;
+    authority.stop().await;
+    client.until_any(|event| matches!(event, Event::BundleFailed(_))).await;
     authority.publish(vec![old_der, new.der()]);
     authority.restart().await;
     client.until(Event::BundleChanged(2)).await;

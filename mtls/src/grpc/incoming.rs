@@ -87,36 +87,22 @@ struct Failed {
 impl Incoming {
     /// Calls `refused` for each failed handshake, so that the caller can count by [`tls::Error::reason`].
     #[must_use]
-    pub fn on_refused(
-        self,
-        refused: impl Fn(SocketAddr, &tls::Error) + Send + Sync + 'static,
-    ) -> Self {
-        Self {
-            refused: Box::new(refused),
-            ..self
-        }
+    pub fn on_refused(self, refused: impl Fn(SocketAddr, &tls::Error) + Send + Sync + 'static) -> Self {
+        Self { refused: Box::new(refused), ..self }
     }
 
     fn start(&mut self, tcp: TcpStream, addr: SocketAddr) {
         let acceptor = self.acceptor.clone();
         let task = self.handshakes.spawn(async move {
             let failed = |error| Failed { addr, error };
-            tcp.set_nodelay(true)
-                .map_err(|error| failed(error.into()))?;
+            tcp.set_nodelay(true).map_err(|error| failed(error.into()))?;
             let (tls, tls::Peer { id }) = acceptor.accept(tcp).await.map_err(failed)?;
-            Ok(Connection {
-                tls,
-                peer: Peer { id, addr },
-            })
+            Ok(Connection { tls, peer: Peer { id, addr } })
         });
         if self.started.len() >= 2 * MAX_HANDSHAKES {
             self.started.retain(|started| !started.task.is_finished());
         }
-        self.started.push_back(Started {
-            at: Instant::now(),
-            addr,
-            task,
-        });
+        self.started.push_back(Started { at: Instant::now(), addr, task });
     }
 
     /// Finds a place for one more handshake, if need be by ending the oldest.
@@ -124,11 +110,7 @@ impl Incoming {
         if self.handshakes.len() < MAX_HANDSHAKES {
             return Place::Free;
         }
-        while self
-            .started
-            .front()
-            .is_some_and(|oldest| oldest.task.is_finished())
-        {
+        while self.started.front().is_some_and(|oldest| oldest.task.is_finished()) {
             self.started.pop_front();
         }
         let Some(Started { at, addr, .. }) = self.started.front() else {
@@ -141,10 +123,7 @@ impl Incoming {
         if let Some(oldest) = self.started.pop_front() {
             oldest.task.abort();
         }
-        self.report(&Failed {
-            addr,
-            error: tls::Error::Timeout(PATIENCE),
-        });
+        self.report(&Failed { addr, error: tls::Error::Timeout(PATIENCE) });
         Place::FreeSoon
     }
 
@@ -195,8 +174,8 @@ impl Stream for Incoming {
 /// accept(2) also reports what happened to the one connection that it would have returned; the next may be fine.
 fn is_of_the_connection(error: &io::Error) -> bool {
     use io::ErrorKind::{
-        ConnectionAborted, ConnectionRefused, ConnectionReset, HostUnreachable, Interrupted,
-        NetworkDown, NetworkUnreachable, TimedOut,
+        ConnectionAborted, ConnectionRefused, ConnectionReset, HostUnreachable, Interrupted, NetworkDown,
+        NetworkUnreachable, TimedOut,
     };
     matches!(
         error.kind(),
@@ -214,10 +193,7 @@ fn is_of_the_connection(error: &io::Error) -> bool {
 impl fmt::Debug for Incoming {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (listener, handshakes) = (&self.listener, self.handshakes.len());
-        f.debug_struct("Incoming")
-            .field("listener", listener)
-            .field("handshakes", &handshakes)
-            .finish_non_exhaustive()
+        f.debug_struct("Incoming").field("listener", listener).field("handshakes", &handshakes).finish_non_exhaustive()
     }
 }
 
@@ -237,21 +213,13 @@ impl Connected for Connection {
 }
 
 impl AsyncRead for Connection {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.tls).poll_read(cx, buf)
     }
 }
 
 impl AsyncWrite for Connection {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.tls).poll_write(cx, buf)
     }
 

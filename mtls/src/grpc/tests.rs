@@ -12,20 +12,12 @@ use crate::testing::authority::Authority;
 use crate::testing::{Ca, id, until};
 
 fn request() -> CertifyRequest {
-    let csr = CertificateParams::default()
-        .serialize_request(&KeyPair::generate().unwrap())
-        .unwrap();
-    CertifyRequest {
-        csr_der: csr.der().to_vec().into(),
-        ..CertifyRequest::default()
-    }
+    let csr = CertificateParams::default().serialize_request(&KeyPair::generate().unwrap()).unwrap();
+    CertifyRequest { csr_der: csr.der().to_vec().into(), ..CertifyRequest::default() }
 }
 
 async fn call(channel: Channel) -> Result<(), tonic::Status> {
-    IdentityClient::new(channel)
-        .certify(request())
-        .await
-        .map(|_| ())
+    IdentityClient::new(channel).certify(request()).await.map(|_| ())
 }
 
 fn connector(ca: &Ca) -> Connector {
@@ -35,27 +27,15 @@ fn connector(ca: &Ca) -> Connector {
 #[tokio::test]
 async fn a_service_finds_who_calls_in_the_request() {
     let ca = Ca::root("root");
-    let (known, unknown) = (
-        connector(&ca),
-        Connector::anonymous(Credentials::new(ca.anchors()), &[]),
-    );
+    let (known, unknown) = (connector(&ca), Connector::anonymous(Credentials::new(ca.anchors()), &[]));
     let authority = Authority::start(ca).await;
     for connector in [known, unknown] {
-        call(channel(
-            &authority.addr().to_string(),
-            id("identity"),
-            connector,
-        ))
-        .await
-        .unwrap();
+        call(channel(&authority.addr().to_string(), id("identity"), connector)).await.unwrap();
     }
     let seen = authority.seen().borrow().clone();
     assert_eq!(seen[0].peer.id, Some(id("web")));
     assert_eq!(seen[1].peer.id, None);
-    assert!(
-        seen.iter().all(|seen| seen.peer.addr.ip().is_loopback()),
-        "{seen:?}"
-    );
+    assert!(seen.iter().all(|seen| seen.peer.addr.ip().is_loopback()), "{seen:?}");
 }
 
 #[tokio::test]
@@ -63,19 +43,9 @@ async fn a_server_that_is_somebody_else_gets_no_request() {
     let ca = Ca::root("root");
     let connector = connector(&ca);
     let authority = Authority::start(ca).await;
-    let status = call(channel(
-        &authority.addr().to_string(),
-        id("destination"),
-        connector,
-    ))
-    .await
-    .unwrap_err();
+    let status = call(channel(&authority.addr().to_string(), id("destination"), connector)).await.unwrap_err();
     assert_eq!(status.code(), Code::Unavailable);
-    assert_eq!(
-        tls::reason_in(&status),
-        Some("identity_mismatch"),
-        "{status:?}"
-    );
+    assert_eq!(tls::reason_in(&status), Some("identity_mismatch"), "{status:?}");
     assert!(authority.seen().borrow().is_empty());
 }
 
@@ -85,17 +55,14 @@ async fn a_channel_connects_again_after_the_server_was_away() {
     let connector = connector(&ca);
     let mut authority = Authority::stopped(ca).await;
     let channel = channel(&authority.addr().to_string(), id("identity"), connector);
-    assert_eq!(
-        call(channel.clone()).await.unwrap_err().code(),
-        Code::Unavailable
-    );
+    assert_eq!(call(channel.clone()).await.unwrap_err().code(), Code::Unavailable);
     for _ in 0..3 {
         authority.restart().await;
         // The first call after a restart may meet the connection that has just died.
         if call(channel.clone()).await.is_err() {
             call(channel.clone()).await.unwrap();
         }
-        authority.stop();
+        authority.stop().await;
         assert!(call(channel.clone()).await.is_err());
     }
 }
@@ -107,9 +74,7 @@ async fn all_addresses_of_a_name_are_tried() {
     let authority = Authority::start(ca).await; // on IPv4 only, where localhost is often IPv6 as well
     for _ in 0..8 {
         let name = format!("localhost:{}", authority.addr().port());
-        call(channel(&name, id("identity"), connector.clone()))
-            .await
-            .unwrap();
+        call(channel(&name, id("identity"), connector.clone())).await.unwrap();
     }
 }
 
@@ -117,9 +82,7 @@ async fn all_addresses_of_a_name_are_tried() {
 async fn an_address_that_names_nothing_is_an_error_of_the_call() {
     let ca = Ca::root("root");
     for addr in ["", "no-port", "host:port", "127.0.0.1:99999"] {
-        let status = call(channel(addr, id("identity"), connector(&ca)))
-            .await
-            .unwrap_err();
+        let status = call(channel(addr, id("identity"), connector(&ca))).await.unwrap_err();
         assert_eq!(status.code(), Code::Unavailable, "{addr:?}");
     }
 }
@@ -129,18 +92,8 @@ async fn a_channel_without_a_certificate_says_so() {
     let ca = Ca::root("root");
     let connector = Connector::new(Credentials::new(ca.anchors()), &[]);
     let authority = Authority::start(ca).await;
-    let status = call(channel(
-        &authority.addr().to_string(),
-        id("identity"),
-        connector,
-    ))
-    .await
-    .unwrap_err();
-    assert_eq!(
-        tls::reason_in(&status),
-        Some("no_certificate"),
-        "{status:?}"
-    );
+    let status = call(channel(&authority.addr().to_string(), id("identity"), connector)).await.unwrap_err();
+    assert_eq!(tls::reason_in(&status), Some("no_certificate"), "{status:?}");
 }
 
 #[tokio::test]
@@ -152,17 +105,8 @@ async fn strangers_are_counted_and_stop_nobody() {
     stranger.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
     let mut answer = Vec::new();
     let _ = stranger.read_to_end(&mut answer).await; // an alert, then the end or a reset
-    until(&mut authority.refused(), |reasons| {
-        reasons.contains(&"protocol")
-    })
-    .await;
-    call(channel(
-        &authority.addr().to_string(),
-        id("identity"),
-        connector,
-    ))
-    .await
-    .unwrap();
+    until(&mut authority.refused(), |reasons| reasons.contains(&"protocol")).await;
+    call(channel(&authority.addr().to_string(), id("identity"), connector)).await.unwrap();
 }
 
 #[tokio::test]
@@ -175,24 +119,9 @@ async fn silent_clients_in_all_handshake_places_give_way_to_others() {
     for _ in 0..300 {
         silent.push(TcpStream::connect(authority.addr()).await.unwrap());
     }
-    call(channel(
-        &authority.addr().to_string(),
-        id("identity"),
-        connector,
-    ))
-    .await
-    .unwrap();
+    call(channel(&authority.addr().to_string(), id("identity"), connector)).await.unwrap();
     let waited = started.elapsed();
-    assert!(
-        waited < tls::Settings::default().handshake_timeout,
-        "waited for the time limit: {waited:?}"
-    );
+    assert!(waited < tls::Settings::default().handshake_timeout, "waited for the time limit: {waited:?}");
     until(&mut authority.refused(), |reasons| reasons.len() >= 45).await;
-    assert!(
-        authority
-            .refused()
-            .borrow()
-            .iter()
-            .all(|reason| *reason == "timeout")
-    );
+    assert!(authority.refused().borrow().iter().all(|reason| *reason == "timeout"));
 }

@@ -2,8 +2,8 @@
 
 use rcgen::string::Ia5String;
 use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType,
-    ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose, SanType,
+    BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
+    KeyPair, KeyUsagePurpose, SanType,
 };
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use time::{Duration, OffsetDateTime};
@@ -36,10 +36,7 @@ fn ca_params(name: &str) -> CertificateParams {
 impl Ca {
     pub(crate) fn root(name: &str) -> Self {
         let key = KeyPair::generate().unwrap();
-        Self {
-            issuer: CertifiedIssuer::self_signed(ca_params(name), key).unwrap(),
-            chain: vec![],
-        }
+        Self { issuer: CertifiedIssuer::self_signed(ca_params(name), key).unwrap(), chain: vec![] }
     }
 
     pub(crate) fn intermediate(&self, name: &str) -> Self {
@@ -86,23 +83,14 @@ impl Ca {
         let leaf = template.params().signed_by(&key, &self.issuer).unwrap();
         let mut chain = vec![leaf.der().clone()];
         chain.extend(self.chain.iter().cloned());
-        Issued {
-            chain,
-            key: PrivatePkcs8KeyDer::from(key.serialize_der()).into(),
-        }
+        Issued { chain, key: PrivatePkcs8KeyDer::from(key.serialize_der()).into() }
     }
 
     /// Signs a CSR's key for `id`, valid for `life`.
     pub(crate) fn sign(&self, csr: &[u8], id: &Id, life: Duration) -> Vec<CertificateDer<'static>> {
         let csr = rcgen::CertificateSigningRequestParams::from_der(&csr.into()).unwrap();
-        let template = Template {
-            not_after: life,
-            ..Template::of(id)
-        };
-        let leaf = template
-            .params()
-            .signed_by(&csr.public_key, &self.issuer)
-            .unwrap();
+        let template = Template { not_after: life, ..Template::of(id) };
+        let leaf = template.params().signed_by(&csr.public_key, &self.issuer).unwrap();
         let mut chain = vec![leaf.der().clone()];
         chain.extend(self.chain.iter().cloned());
         chain
@@ -134,10 +122,7 @@ impl Template {
     pub(crate) fn of(id: &Id) -> Self {
         Self {
             names: vec![uri(id.as_str())],
-            usages: vec![
-                ExtendedKeyUsagePurpose::ServerAuth,
-                ExtendedKeyUsagePurpose::ClientAuth,
-            ],
+            usages: vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth],
             not_before: -Duration::seconds(20),
             not_after: Duration::hours(24),
         }

@@ -15,8 +15,8 @@ use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
 use rustls::sign::{CertifiedKey, SigningKey};
 use rustls::version::TLS13;
 use rustls::{
-    ClientConfig, DigitallySignedStruct, DistinguishedName, Error, PeerIncompatible, ServerConfig,
-    SignatureScheme, SupportedCipherSuite,
+    ClientConfig, DigitallySignedStruct, DistinguishedName, Error, PeerIncompatible, ServerConfig, SignatureScheme,
+    SupportedCipherSuite,
 };
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 
@@ -28,11 +28,7 @@ use crate::spiffe::Id;
 static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| {
     Arc::new(CryptoProvider {
         cipher_suites: cipher_suites(has_aes()),
-        kx_groups: vec![
-            kx_group::X25519MLKEM768,
-            kx_group::X25519,
-            kx_group::SECP256R1,
-        ],
+        kx_groups: vec![kx_group::X25519MLKEM768, kx_group::X25519, kx_group::SECP256R1],
         ..aws_lc_rs::default_provider()
     })
 });
@@ -58,18 +54,12 @@ fn cipher_suites(aes: Aes) -> Vec<SupportedCipherSuite> {
 
 fn has_aes() -> Aes {
     #[cfg(target_arch = "x86_64")]
-    let found = std::arch::is_x86_feature_detected!("aes")
-        && std::arch::is_x86_feature_detected!("pclmulqdq");
+    let found = std::arch::is_x86_feature_detected!("aes") && std::arch::is_x86_feature_detected!("pclmulqdq");
     #[cfg(target_arch = "aarch64")]
-    let found = std::arch::is_aarch64_feature_detected!("aes")
-        && std::arch::is_aarch64_feature_detected!("pmull");
+    let found = std::arch::is_aarch64_feature_detected!("aes") && std::arch::is_aarch64_feature_detected!("pmull");
     #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
     let found = false;
-    if found {
-        Aes::InHardware
-    } else {
-        Aes::InSoftware
-    }
+    if found { Aes::InHardware } else { Aes::InSoftware }
 }
 
 pub(crate) fn load_key(key: &PrivateKeyDer<'_>) -> Result<Arc<dyn SigningKey>, Error> {
@@ -81,15 +71,8 @@ pub(super) fn preferred_suite() -> SupportedCipherSuite {
     cipher_suites(has_aes())[0]
 }
 
-pub(super) fn server(
-    credentials: &Credentials,
-    client_auth: ClientAuth,
-    alpn: &[&[u8]],
-) -> ServerConfig {
-    let verifier = ClientVerifier {
-        credentials: credentials.clone(),
-        client_auth,
-    };
+pub(super) fn server(credentials: &Credentials, client_auth: ClientAuth, alpn: &[&[u8]]) -> ServerConfig {
+    let verifier = ClientVerifier { credentials: credentials.clone(), client_auth };
     let mut config = ServerConfig::builder_with_provider(Arc::clone(&PROVIDER))
         .with_protocol_versions(&[&TLS13])
         .expect("the provider above has TLS 1.3 suites and groups")
@@ -102,16 +85,8 @@ pub(super) fn server(
     config
 }
 
-pub(super) fn client(
-    credentials: &Credentials,
-    shown: Shown,
-    alpn: &[Vec<u8>],
-    expected: Id,
-) -> ClientConfig {
-    let verifier = ServerVerifier {
-        credentials: credentials.clone(),
-        expected,
-    };
+pub(super) fn client(credentials: &Credentials, shown: Shown, alpn: &[Vec<u8>], expected: Id) -> ClientConfig {
+    let verifier = ServerVerifier { credentials: credentials.clone(), expected };
     let builder = ClientConfig::builder_with_provider(Arc::clone(&PROVIDER))
         .with_protocol_versions(&[&TLS13])
         .expect("the provider above has TLS 1.3 suites and groups")
@@ -145,11 +120,7 @@ impl ResolvesServerCert for Newest {
 }
 
 impl ResolvesClientCert for Newest {
-    fn resolve(
-        &self,
-        _issuers: &[&[u8]],
-        _schemes: &[SignatureScheme],
-    ) -> Option<Arc<CertifiedKey>> {
+    fn resolve(&self, _issuers: &[&[u8]], _schemes: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
         self.certified()
     }
 
@@ -174,13 +145,9 @@ impl ServerCertVerifier for ServerVerifier {
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
         let anchors = self.credentials.anchors();
-        let presented =
-            chain::verify(leaf, intermediates, &anchors, now, Role::Server).map_err(invalid)?;
+        let presented = chain::verify(leaf, intermediates, &anchors, now, Role::Server).map_err(invalid)?;
         if presented != self.expected {
-            return Err(invalid(Refusal::Identity {
-                expected: self.expected.clone(),
-                presented,
-            }));
+            return Err(invalid(Refusal::Identity { expected: self.expected.clone(), presented }));
         }
         Ok(ServerCertVerified::assertion())
     }
@@ -200,18 +167,11 @@ impl ServerCertVerifier for ServerVerifier {
         leaf: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(
-            message,
-            leaf,
-            signature,
-            &PROVIDER.signature_verification_algorithms,
-        )
+        verify_tls13_signature(message, leaf, signature, &PROVIDER.signature_verification_algorithms)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        PROVIDER
-            .signature_verification_algorithms
-            .supported_schemes()
+        PROVIDER.signature_verification_algorithms.supported_schemes()
     }
 }
 
@@ -257,18 +217,11 @@ impl ClientCertVerifier for ClientVerifier {
         leaf: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(
-            message,
-            leaf,
-            signature,
-            &PROVIDER.signature_verification_algorithms,
-        )
+        verify_tls13_signature(message, leaf, signature, &PROVIDER.signature_verification_algorithms)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        PROVIDER
-            .signature_verification_algorithms
-            .supported_schemes()
+        PROVIDER.signature_verification_algorithms.supported_schemes()
     }
 }
 

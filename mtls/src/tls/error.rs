@@ -70,11 +70,9 @@ impl Error {
         match self {
             Self::NotCertified => Blame::Local,
             Self::Alert(alert) if reason_of(*alert) != "protocol" => Blame::Local,
-            Self::NoPeerCertificate
-            | Self::Certificate(_)
-            | Self::Alert(_)
-            | Self::Alpn
-            | Self::Protocol(_) => Blame::Peer,
+            Self::NoPeerCertificate | Self::Certificate(_) | Self::Alert(_) | Self::Alpn | Self::Protocol(_) => {
+                Blame::Peer
+            }
             Self::Timeout(_) | Self::Io(_) => Blame::Network,
         }
     }
@@ -129,9 +127,7 @@ pub fn reason_in(error: &(dyn std::error::Error + 'static)) -> Option<&'static s
             return Some(Error::from(error.clone()).reason());
         }
         // `io::Error::source` passes over the error that it wraps.
-        let wrapped = error
-            .downcast_ref::<io::Error>()
-            .and_then(io::Error::get_ref);
+        let wrapped = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
         next = match wrapped {
             Some(wrapped) => Some(wrapped),
             None => error.source(),

@@ -40,20 +40,12 @@ fn acceptor(credentials: &Credentials) -> Acceptor {
 
 fn fixed(issued: &Issued) -> Arc<SingleCertAndKey> {
     let key = load_key(&issued.key).unwrap();
-    Arc::new(SingleCertAndKey::from(CertifiedKey::new(
-        issued.chain.clone(),
-        key,
-    )))
+    Arc::new(SingleCertAndKey::from(CertifiedKey::new(issued.chain.clone(), key)))
 }
 
 fn expired(ca: &Ca, id: &Id) -> Leaf {
     let (not_before, not_after) = (time::Duration::seconds(-60), time::Duration::seconds(-2));
-    ca.issue(&Template {
-        not_before,
-        not_after,
-        ..Template::of(id)
-    })
-    .leaf()
+    ca.issue(&Template { not_before, not_after, ..Template::of(id) }).leaf()
 }
 
 #[tokio::test]
@@ -62,12 +54,7 @@ async fn both_sides_learn_who_the_other_is_and_bytes_pass() {
     let (web, api) = (ca.credentials(&id("web")), ca.credentials(&id("api")));
     let (client, server) = shake(&connector(&web), &id("api"), &acceptor(&api)).await;
     let (mut client, (mut server, peer)) = (client.unwrap(), server.unwrap());
-    assert_eq!(
-        peer,
-        Peer {
-            id: Some(id("web"))
-        }
-    );
+    assert_eq!(peer, Peer { id: Some(id("web")) });
     client.write_all(b"ping").await.unwrap();
     client.flush().await.unwrap();
     let mut heard = [0; 4];
@@ -83,14 +70,8 @@ async fn a_session_is_tls_1_3_with_post_quantum_keys_and_the_fast_cipher() {
     let (client, (server, _)) = (client.unwrap(), server.unwrap());
     let session = client.get_ref().1;
     assert_eq!(session.protocol_version(), Some(ProtocolVersion::TLSv1_3));
-    assert_eq!(
-        session.negotiated_key_exchange_group().unwrap().name(),
-        NamedGroup::X25519MLKEM768
-    );
-    assert_eq!(
-        session.negotiated_cipher_suite(),
-        Some(config::preferred_suite())
-    );
+    assert_eq!(session.negotiated_key_exchange_group().unwrap().name(), NamedGroup::X25519MLKEM768);
+    assert_eq!(session.negotiated_cipher_suite(), Some(config::preferred_suite()));
     assert_eq!(session.alpn_protocol(), Some(&b"h2"[..]));
     assert_eq!(server.get_ref().1.server_name(), None, "a name was sent");
 }
@@ -100,10 +81,7 @@ async fn r33_a_hello_that_comes_byte_by_byte_is_understood() {
     let ca = Ca::root("root");
     let (web, api) = (ca.credentials(&id("web")), ca.credentials(&id("api")));
     let ((near, mut left), (mut right, far)) = (duplex(4096), duplex(4096));
-    let pump =
-        tokio::spawn(
-            async move { copy_bidirectional_with_sizes(&mut left, &mut right, 1, 1).await },
-        );
+    let pump = tokio::spawn(async move { copy_bidirectional_with_sizes(&mut left, &mut right, 1, 1).await });
     let (connector, acceptor, expected) = (connector(&web), acceptor(&api), id("api"));
     let (client, server) = tokio::join!(connector.connect(near, &expected), acceptor.accept(far));
     assert!(client.is_ok() && server.is_ok(), "{client:?} {server:?}");
@@ -118,26 +96,13 @@ async fn without_a_leaf_neither_side_starts() {
     stale.set_leaf(expired(&ca, &id("web")));
     for credentials in [bare, stale] {
         let (near, mut far) = duplex(4096);
-        let error = connector(&credentials)
-            .connect(near, &id("api"))
-            .await
-            .unwrap_err();
-        assert_eq!(
-            (error.reason(), error.blame()),
-            ("no_certificate", Blame::Local)
-        );
-        assert_eq!(
-            far.read(&mut [0; 16]).await.unwrap(),
-            0,
-            "something was sent"
-        );
+        let error = connector(&credentials).connect(near, &id("api")).await.unwrap_err();
+        assert_eq!((error.reason(), error.blame()), ("no_certificate", Blame::Local));
+        assert_eq!(far.read(&mut [0; 16]).await.unwrap(), 0, "something was sent");
 
         let (near, _far) = duplex(4096);
         let error = acceptor(&credentials).accept(near).await.unwrap_err();
-        assert_eq!(
-            (error.reason(), error.blame()),
-            ("no_certificate", Blame::Local)
-        );
+        assert_eq!((error.reason(), error.blame()), ("no_certificate", Blame::Local));
     }
 }
 
@@ -158,10 +123,7 @@ async fn an_anonymous_client_is_refused_where_a_certificate_is_required() {
     let nobody = Connector::anonymous(Credentials::new(ca.anchors()), H2);
     let (client, server) = shake(&nobody, &id("api"), &acceptor(&ca.credentials(&id("api")))).await;
     let error = server.unwrap_err();
-    assert_eq!(
-        (error.reason(), error.blame()),
-        ("no_certificate", Blame::Peer)
-    );
+    assert_eq!((error.reason(), error.blame()), ("no_certificate", Blame::Peer));
     let refused = client.unwrap().read(&mut [0; 16]).await.unwrap_err();
     assert_eq!(reason_in(&refused), Some("no_certificate"), "{refused}");
 }
@@ -187,17 +149,10 @@ async fn sides_without_a_common_protocol_part() {
         let acceptor = Acceptor::new(api.clone(), ClientAuth::Required, theirs);
         let (client, server) = shake(&connector, &id("api"), &acceptor).await;
         let reasons = [client.err(), server.err()].map(|error| error.map(|error| error.reason()));
-        assert!(
-            reasons.contains(&Some("alpn")),
-            "{ours:?} {theirs:?}: {reasons:?}"
-        );
+        assert!(reasons.contains(&Some("alpn")), "{ours:?} {theirs:?}: {reasons:?}");
     }
-    let (client, server) = shake(
-        &Connector::new(web, &[]),
-        &id("api"),
-        &Acceptor::new(api, ClientAuth::Required, &[]),
-    )
-    .await;
+    let (client, server) =
+        shake(&Connector::new(web, &[]), &id("api"), &Acceptor::new(api, ClientAuth::Required, &[])).await;
     client.unwrap();
     server.unwrap();
 }
@@ -208,27 +163,13 @@ async fn a_silent_peer_is_given_ten_seconds() {
     let credentials = ca.credentials(&id("web"));
     let started = tokio::time::Instant::now();
     let (near, _far) = duplex(4096);
-    assert_eq!(
-        acceptor(&credentials)
-            .accept(near)
-            .await
-            .unwrap_err()
-            .reason(),
-        "timeout"
-    );
+    assert_eq!(acceptor(&credentials).accept(near).await.unwrap_err().reason(), "timeout");
     assert_eq!(started.elapsed(), Duration::from_secs(10));
 
-    let settings = Settings {
-        handshake_timeout: Duration::from_secs(3),
-        ..Settings::default()
-    };
+    let settings = Settings { handshake_timeout: Duration::from_secs(3), ..Settings::default() };
     let started = tokio::time::Instant::now();
     let (near, _far) = duplex(4096);
-    let error = connector(&credentials)
-        .with_settings(settings)
-        .connect(near, &id("api"))
-        .await
-        .unwrap_err();
+    let error = connector(&credentials).with_settings(settings).connect(near, &id("api")).await.unwrap_err();
     assert_eq!((error.reason(), error.blame()), ("timeout", Blame::Network));
     assert_eq!(started.elapsed(), Duration::from_secs(3));
 }
@@ -239,24 +180,10 @@ async fn a_peer_that_hangs_up_is_an_io_failure() {
     let credentials = ca.credentials(&id("web"));
     let (near, far) = duplex(4096);
     drop(far);
-    assert_eq!(
-        connector(&credentials)
-            .connect(near, &id("api"))
-            .await
-            .unwrap_err()
-            .reason(),
-        "io"
-    );
+    assert_eq!(connector(&credentials).connect(near, &id("api")).await.unwrap_err().reason(), "io");
     let (near, far) = duplex(4096);
     drop(far);
-    assert_eq!(
-        acceptor(&credentials)
-            .accept(near)
-            .await
-            .unwrap_err()
-            .reason(),
-        "io"
-    );
+    assert_eq!(acceptor(&credentials).accept(near).await.unwrap_err().reason(), "io");
 }
 
 #[tokio::test]
@@ -267,18 +194,12 @@ async fn anchors_rotate_under_an_acceptor_and_a_connector_that_live_on() {
     let both = Anchors::from_der(vec![old.der(), new.der()]).unwrap();
     let good = async |step: &str| {
         let (client, server) = shake(&connector, &id("api"), &acceptor).await;
-        assert!(
-            client.is_ok() && server.is_ok(),
-            "{step}: {client:?} {server:?}"
-        );
+        assert!(client.is_ok() && server.is_ok(), "{step}: {client:?} {server:?}");
     };
     good("old root").await;
     for credentials in [&web, &api] {
         assert!(credentials.set_anchors(both.clone()));
-        assert!(
-            !credentials.set_anchors(both.clone()),
-            "equal anchors are no change"
-        );
+        assert!(!credentials.set_anchors(both.clone()), "equal anchors are no change");
     }
     good("both roots, old leaves").await;
     api.set_leaf(new.issue(&Template::of(&id("api"))).leaf());
@@ -293,10 +214,7 @@ async fn anchors_rotate_under_an_acceptor_and_a_connector_that_live_on() {
     let (client, server) = shake(&connector, &id("api"), &acceptor).await;
     assert_eq!(client.unwrap_err().reason(), "unknown_issuer");
     let told = server.unwrap_err();
-    assert_eq!(
-        (told.reason(), told.blame()),
-        ("unknown_issuer", Blame::Local)
-    );
+    assert_eq!((told.reason(), told.blame()), ("unknown_issuer", Blame::Local));
 }
 
 #[tokio::test]
@@ -306,21 +224,12 @@ async fn a_new_leaf_is_shown_from_the_next_handshake_on() {
     let (connector, acceptor) = (connector(&web), acceptor(&api));
     let shown = async || {
         let (client, server) = shake(&connector, &id("api"), &acceptor).await;
-        let leaf = |certificates: Option<&[rustls_pki_types::CertificateDer<'static>]>| {
-            certificates.unwrap()[0].clone()
-        };
+        let leaf =
+            |certificates: Option<&[rustls_pki_types::CertificateDer<'static>]>| certificates.unwrap()[0].clone();
         let (client, server) = (client.unwrap(), server.unwrap().0);
-        (
-            leaf(server.get_ref().1.peer_certificates()),
-            leaf(client.get_ref().1.peer_certificates()),
-        )
+        (leaf(server.get_ref().1.peer_certificates()), leaf(client.get_ref().1.peer_certificates()))
     };
-    let current = || {
-        (
-            web.leaf().unwrap().chain()[0].clone(),
-            api.leaf().unwrap().chain()[0].clone(),
-        )
-    };
+    let current = || (web.leaf().unwrap().chain()[0].clone(), api.leaf().unwrap().chain()[0].clone());
     assert_eq!(shown().await, current());
     let before = current();
     web.set_leaf(ca.issue(&Template::of(&id("web"))).leaf());

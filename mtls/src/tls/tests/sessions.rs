@@ -32,10 +32,7 @@ async fn r32_our_server_gives_no_ticket_even_to_a_client_that_would_resume() {
         let (mut client, (mut server, _)) = (client.unwrap(), server.unwrap());
         exchange(&mut client, &mut server).await;
         assert_eq!(client.get_ref().1.tls13_tickets_received(), 0);
-        assert_eq!(
-            server.get_ref().1.handshake_kind(),
-            Some(HandshakeKind::Full)
-        );
+        assert_eq!(server.get_ref().1.handshake_kind(), Some(HandshakeKind::Full));
     }
 }
 
@@ -54,14 +51,8 @@ async fn r32_our_client_resumes_nothing_even_when_given_tickets() {
         let (client, server) = tokio::join!(connector.connect(near, &expected), stock.accept(far));
         let (mut client, mut server) = (client.unwrap(), server.unwrap());
         exchange(&mut client, &mut server).await;
-        assert!(
-            client.get_ref().1.tls13_tickets_received() > 0,
-            "the server sent no ticket, so nothing is proved"
-        );
-        assert_eq!(
-            client.get_ref().1.handshake_kind(),
-            Some(HandshakeKind::Full)
-        );
+        assert!(client.get_ref().1.tls13_tickets_received() > 0, "the server sent no ticket, so nothing is proved");
+        assert_eq!(client.get_ref().1.handshake_kind(), Some(HandshakeKind::Full));
     }
 }
 
