@@ -91,7 +91,7 @@ impl Authority {
             state: Mutex::new(state),
             credentials,
         });
-        Self { shared, addr, runtime: None }
+        Self { shared, addr, listener: Some(listener.into_std().unwrap()), runtime: None }
     }
 
     pub(crate) async fn restart(&mut self) {
