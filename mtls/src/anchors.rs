@@ -1,8 +1,8 @@
 //! What is trusted: the root certificates of the mesh.
 //!
-//! Invariant: [`Anchors`] are never empty, each is a CA certificate that webpki can use, and equal sets are equal in any
-//! order. Non-goal: an anchor's own validity period; anchors leave by being taken out of the bundle (RFC 5280 6.1 does
-//! not look at it either).
+//! Invariant: [`Anchors`] are never empty, each is a CA certificate that webpki can use, and equal sets are equal in
+//! any order. Non-goal: an anchor's own validity period; anchors leave by being taken out of the bundle (RFC 5280 6.1
+//! does not look at it either).
 
 use std::fmt;
 use std::sync::Arc;

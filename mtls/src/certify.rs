@@ -1,8 +1,8 @@
 //! Keeps [`Credentials`] fresh: certifies with `identity` at once, renews in time, follows the trust bundle.
 //!
 //! Invariant: a leaf comes into force only when it fits the key made for it, leads to the current anchors and carries
-//! the identity asked for; anchors only when all of them can be used. Whatever fails, the last good ones stay in force to
-//! their last second. Non-goal: an end; the owner drops the future.
+//! the identity asked for; anchors only when all of them can be used. Whatever fails, the last good ones stay in force
+//! to their last second. Non-goal: an end; the owner drops the future.
 
 mod bundle;
 mod request;

@@ -1,8 +1,8 @@
 //! Verification of a peer's certificates: chain, validity, purpose, and the one SPIFFE id in the leaf.
 //!
-//! Invariant: the id comes from the same certificate whose key signs the handshake and whose chain was built. URI names
-//! count, nothing else does: DNS names, IP addresses and the common name are not looked at. Non-goal: revocation; leaves
-//! live for hours and anchors can be replaced live.
+//! Invariant: the id comes from the same certificate whose key signs the handshake and whose chain was built. URI
+//! names count, nothing else does: DNS names, IP addresses and the common name are not looked at. Non-goal:
+//! revocation; leaves live for hours and anchors can be replaced live.
 
 use std::cell::Cell;
 use std::sync::Arc;

@@ -1,7 +1,7 @@
 //! gRPC over our TLS, for the control plane: [`channel`] to a service, [`incoming`] and [`server`] for one.
 //!
-//! Invariant: no plaintext; the server proves the id that the caller expects, on each connection. A channel resolves its
-//! name anew for each connection, and finds a dead peer by HTTP/2 pings. Non-goal: traffic of applications.
+//! Invariant: no plaintext; the server proves the id that the caller expects, on each connection. A channel resolves
+//! its name anew for each connection, and finds a dead peer by HTTP/2 pings. Non-goal: traffic of applications.
 
 mod incoming;
 
@@ -69,8 +69,8 @@ pub fn channel(addr: &str, expected: Id, connector: Connector) -> Channel {
         let (addr, expected, connector) = (addr.clone(), expected.clone(), connector.clone());
         async move { dial(&addr, &expected, &connector).await.map(TokioIo::new) }
     });
-    // The URI only makes the requests' authority; the dialer knows the address. Of the form `http` because tonic itself
-    // must not add a TLS of its own.
+    // The URI only makes the requests' authority; the dialer knows the address. Of the form `http` because tonic
+    // itself must not add a TLS of its own.
     Endpoint::from_static("http://control.mesh.internal")
         .connect_timeout(CONNECT_TIMEOUT)
         .http2_keep_alive_interval(PING_INTERVAL)
@@ -87,8 +87,8 @@ pub fn server() -> Server {
         .max_concurrent_streams(MAX_STREAMS)
 }
 
-/// Tries all addresses of the name in random order, each with its share of the time, so that replicas share the load and
-/// a dead one does not hide the others.
+/// Tries all addresses of the name in random order, each with its share of the time, so that replicas share the load
+/// and a dead one does not hide the others.
 async fn dial(addr: &str, expected: &Id, connector: &Connector) -> Result<TlsStream<TcpStream>, Error> {
     let deadline = Instant::now() + CONNECT_TIMEOUT;
     let resolve = |source| Error::Resolve { addr: addr.to_owned(), source };

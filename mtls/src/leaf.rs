@@ -1,8 +1,8 @@
 //! Who we are: a certificate, the chain that leads to an anchor, and the private key.
 //!
 //! Invariant: key and certificate belong together, and the certificate carries exactly one identity. The key is never
-//! shown, neither by `Debug` nor by an accessor. Non-goal: whether anybody trusts it; [`Leaf::verify`] answers that for
-//! given anchors.
+//! shown, neither by `Debug` nor by an accessor. Non-goal: whether anybody trusts it; [`Leaf::verify`] answers that
+//! for given anchors.
 
 use std::fmt;
 use std::sync::Arc;

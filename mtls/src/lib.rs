@@ -1,11 +1,11 @@
 //! Mutual TLS of the mesh: who a peer is, and the certificates that prove it.
 //!
-//! Read in this order: [`spiffe`] (names), [`anchors`] and [`leaf`] (what is trusted, who we are), [`credentials`] (the
-//! live cell of both), [`chain`] (verification), [`tls`] (handshakes both ways), [`grpc`] (the control plane's channels
-//! and listeners on top), [`certify`] (gets certificates from `identity` and renews them).
+//! Read in this order: [`spiffe`] (names), [`anchors`] and [`leaf`] (what is trusted, who we are), [`credentials`]
+//! (the live cell of both), [`chain`] (verification), [`tls`] (handshakes both ways), [`grpc`] (the control plane's
+//! channels and listeners on top), [`certify`] (gets certificates from `identity` and renews them).
 //!
-//! Invariant: no peer is trusted but by a chain to the current anchors and one SPIFFE id in its leaf; nothing here falls
-//! back to plaintext, to an older TLS or to a resumed session. Non-goal: what a peer may do; that is policy.
+//! Invariant: no peer is trusted but by a chain to the current anchors and one SPIFFE id in its leaf; nothing here
+//! falls back to plaintext, to an older TLS or to a resumed session. Non-goal: what a peer may do; that is policy.
 
 pub mod anchors;
 pub mod certify;

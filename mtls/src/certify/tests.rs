@@ -1,4 +1,5 @@
-//! The whole client against an authority in the same process. Real sockets, so real time: leaves live for seconds here.
+//! The whole client against an authority in the same process. Real sockets, so real time: leaves live for seconds
+//! here.
 
 use std::sync::Arc;
 

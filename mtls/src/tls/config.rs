@@ -1,8 +1,8 @@
 //! rustls put together: our one crypto provider, the verifiers, and where certificates come from.
 //!
 //! Invariant: the process default provider is never asked; every configuration made here has TLS 1.3 as its only
-//! version and keeps no session. Anchors and leaf are looked up in the cell at each handshake, so that no configuration
-//! is ever stale.
+//! version and keeps no session. Anchors and leaf are looked up in the cell at each handshake, so that no
+//! configuration is ever stale.
 
 use std::sync::{Arc, LazyLock};
 

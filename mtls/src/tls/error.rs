@@ -1,7 +1,7 @@
 //! Why a handshake failed, and whose fault that is.
 //!
-//! Invariant: each failure has one reason word, the same in metrics, logs and answers. Non-goal: more kinds than a caller
-//! tells apart.
+//! Invariant: each failure has one reason word, the same in metrics, logs and answers. Non-goal: more kinds than a
+//! caller tells apart.
 
 use std::io;
 use std::time::Duration;

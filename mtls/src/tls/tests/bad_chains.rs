@@ -1,5 +1,5 @@
-//! Chains that must be refused, shown by a server to our connector and by a client to our acceptor. The side that shows
-//! them is plain rustls, for ours would not start with most of them.
+//! Chains that must be refused, shown by a server to our connector and by a client to our acceptor. The side that
+//! shows them is plain rustls, for ours would not start with most of them.
 
 use rcgen::string::Ia5String;
 use rcgen::{ExtendedKeyUsagePurpose, KeyPair, SanType};
