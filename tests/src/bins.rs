@@ -10,25 +10,17 @@ use std::path::PathBuf;
 /// # Panics
 /// When it has not been built: the message says how to.
 pub fn bin(name: &str) -> PathBuf {
-    find(name).unwrap_or_else(|| {
-        panic!("{name} is not built here: run `cargo build --workspace --bins` first")
-    })
+    find(name).unwrap_or_else(|| panic!("{name} is not built here: run `cargo build --workspace --bins` first"))
 }
 
 /// As [`bin`], but says whether it is there.
 pub fn find(name: &str) -> Option<PathBuf> {
     let here = std::env::current_exe().ok()?;
-    here.ancestors()
-        .skip(1)
-        .take(2)
-        .map(|folder| folder.join(name))
-        .find(|path| path.is_file())
+    here.ancestors().skip(1).take(2).map(|folder| folder.join(name)).find(|path| path.is_file())
 }
 
 /// Where the build leaves its output: the folder above `debug` and `release`.
 pub fn target() -> Option<PathBuf> {
     let here = std::env::current_exe().ok()?;
-    here.ancestors()
-        .find(|folder| folder.join("CACHEDIR.TAG").is_file())
-        .map(PathBuf::from)
+    here.ancestors().find(|folder| folder.join("CACHEDIR.TAG").is_file()).map(PathBuf::from)
 }

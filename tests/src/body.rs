@@ -62,8 +62,6 @@ pub fn text(status: StatusCode, text: impl Into<Bytes>) -> Response<Body> {
     let mut response = Response::new(full(text));
     *response.status_mut() = status;
     let plain = http::HeaderValue::from_static("text/plain");
-    response
-        .headers_mut()
-        .insert(http::header::CONTENT_TYPE, plain);
+    response.headers_mut().insert(http::header::CONTENT_TYPE, plain);
     response
 }

@@ -6,12 +6,14 @@
 pub mod app;
 pub mod bins;
 pub mod body;
+pub mod client;
+pub mod mesh;
 pub mod netns;
 
 pub use bins::bin;
 
 /// The demo's gRPC service, generated from `proto/echo.proto`.
-#[allow(missing_docs, clippy::all)]
+#[allow(missing_docs, clippy::all, clippy::pedantic)]
 pub mod echo {
     tonic::include_proto!("mesh.demo.v1");
 }

@@ -54,20 +54,14 @@ impl Net {
     /// # Panics
     /// Without the right to (root), or without iproute2.
     #[must_use]
-    #[expect(
-        clippy::new_without_default,
-        reason = "making namespaces is too much for a default"
-    )]
+    #[expect(clippy::new_without_default, reason = "making namespaces is too much for a default")]
     pub fn new() -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         static SWEEP: Once = Once::new();
         assert!(geteuid().is_root(), "network namespaces need root");
         SWEEP.call_once(sweep);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
-        let net = Self {
-            name: format!("{PREFIX}-{}-{count}", std::process::id()),
-            namespaces: Mutex::default(),
-        };
+        let net = Self { name: format!("{PREFIX}-{}-{count}", std::process::id()), namespaces: Mutex::default() };
         let bridge = net.add("bridge");
         enter(&bridge, || {
             set("ipv4/ip_forward", "1");
@@ -96,14 +90,8 @@ impl Net {
     pub fn host(&self, name: &str) -> Host {
         let namespace = self.add(name);
         let (bridge, number) = {
-            let namespaces = self
-                .namespaces
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
-            (
-                namespaces[0].clone(),
-                u16::try_from(namespaces.len()).unwrap_or(u16::MAX),
-            )
+            let namespaces = self.namespaces.lock().unwrap_or_else(PoisonError::into_inner);
+            (namespaces[0].clone(), u16::try_from(namespaces.len()).unwrap_or(u16::MAX))
         };
         let [high, low] = number.to_be_bytes();
         let v4 = Ipv4Addr::new(10, 77, high, low);
@@ -129,20 +117,13 @@ impl Net {
             ),
         );
         let host = Host { namespace, v4, v6 };
-        host.enter(|| {
-            until(SETTLE, || {
-                [GATEWAY.into(), GATEWAY_V6.into()].into_iter().all(answers)
-            })
-        });
+        host.enter(|| until(SETTLE, || [GATEWAY.into(), GATEWAY_V6.into()].into_iter().all(answers)));
         host
     }
 
     fn add(&self, name: &str) -> String {
         let namespace = format!("{}-{name}", self.name);
-        self.namespaces
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(namespace.clone());
+        self.namespaces.lock().unwrap_or_else(PoisonError::into_inner).push(namespace.clone());
         run(Command::new("ip").args(["netns", "add", &namespace]), "");
         namespace
     }
@@ -150,10 +131,7 @@ impl Net {
 
 impl Drop for Net {
     fn drop(&mut self) {
-        let namespaces = self
-            .namespaces
-            .get_mut()
-            .unwrap_or_else(PoisonError::into_inner);
+        let namespaces = self.namespaces.get_mut().unwrap_or_else(PoisonError::into_inner);
         namespaces.iter().for_each(|name| remove(name));
     }
 }
@@ -180,10 +158,7 @@ impl Host {
     /// A command that runs `program` in the namespace as user and group `uid`, without privileges.
     #[must_use]
     pub fn command_as(&self, uid: u32, program: impl AsRef<OsStr>) -> Command {
-        self.nsenter(
-            &[format!("--setuid={uid}"), format!("--setgid={uid}")],
-            program.as_ref(),
-        )
+        self.nsenter(&[format!("--setuid={uid}"), format!("--setgid={uid}")], program.as_ref())
     }
 
     /// Runs `action` in the namespace, on a thread of its own, and waits for it. Sockets belong to the namespace they
@@ -199,10 +174,7 @@ impl Host {
     ///
     /// # Panics
     /// When no thread can be started.
-    pub fn run_in_thread<T: Send + 'static>(
-        &self,
-        action: impl FnOnce() -> T + Send + 'static,
-    ) -> JoinHandle<T> {
+    pub fn run_in_thread<T: Send + 'static>(&self, action: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
         let host = self.clone();
         thread::spawn(move || {
             join(&host.namespace);
@@ -213,11 +185,7 @@ impl Host {
     /// `nsenter` replaces itself with the program, so signals and exit status are the program's.
     fn nsenter(&self, options: &[String], program: &OsStr) -> Command {
         let mut command = Command::new("nsenter");
-        command
-            .arg(format!("--net={RUN}/{}", self.namespace))
-            .args(options)
-            .arg("--")
-            .arg(program);
+        command.arg(format!("--net={RUN}/{}", self.namespace)).args(options).arg("--").arg(program);
         command
     }
 }
@@ -227,18 +195,13 @@ fn enter<T: Send>(namespace: &str, action: impl FnOnce() -> T + Send) -> T {
         join(namespace);
         action()
     };
-    thread::scope(|scope| scope.spawn(run).join())
-        .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    thread::scope(|scope| scope.spawn(run).join()).unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
 /// Moves the calling thread.
 fn join(namespace: &str) {
-    let joined = File::open(Path::new(RUN).join(namespace))
-        .map(|file| setns(file, CloneFlags::CLONE_NEWNET));
-    assert!(
-        matches!(joined, Ok(Ok(()))),
-        "entering {namespace}: {joined:?}"
-    );
+    let joined = File::open(Path::new(RUN).join(namespace)).map(|file| setns(file, CloneFlags::CLONE_NEWNET));
+    assert!(matches!(joined, Ok(Ok(()))), "entering {namespace}: {joined:?}");
 }
 
 /// Sets a value under `net` of the calling thread's namespace.
@@ -251,28 +214,17 @@ fn set(key: &str, value: &str) {
 fn answers(address: IpAddr) -> bool {
     let discard = SocketAddr::new(address, 9);
     let result = TcpStream::connect_timeout(&discard, Duration::from_millis(200));
-    result.is_ok()
-        || result.is_err_and(|error| error.kind() == std::io::ErrorKind::ConnectionRefused)
+    result.is_ok() || result.is_err_and(|error| error.kind() == std::io::ErrorKind::ConnectionRefused)
 }
 
 fn ip(namespace: &str, batch: &str) {
-    run(
-        Command::new("ip").args(["-n", namespace, "-batch", "-"]),
-        batch,
-    );
+    run(Command::new("ip").args(["-n", namespace, "-batch", "-"]), batch);
 }
 
 fn run(command: &mut Command, input: &str) {
-    let child = command
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn();
+    let child = command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn();
     let output = child.and_then(|mut child| {
-        child
-            .stdin
-            .take()
-            .map_or(Ok(()), |mut stdin| stdin.write_all(input.as_bytes()))?;
+        child.stdin.take().map_or(Ok(()), |mut stdin| stdin.write_all(input.as_bytes()))?;
         child.wait_with_output()
     });
     let failure = match &output {
@@ -296,43 +248,28 @@ fn remove(namespace: &str) {
         }
         thread::sleep(Duration::from_millis(2));
     }
-    let _ = Command::new("ip")
-        .args(["netns", "delete", namespace])
-        .stderr(Stdio::null())
-        .status();
+    let _ = Command::new("ip").args(["netns", "delete", namespace]).stderr(Stdio::null()).status();
 }
 
 /// The processes whose first thread is in the namespace, except for ourselves.
 fn processes(namespace: &str) -> Vec<Pid> {
-    let output = Command::new("ip")
-        .args(["netns", "pids", namespace])
-        .stderr(Stdio::null())
-        .output();
-    let listed = output
-        .map(|output| String::from_utf8_lossy(&output.stdout).into_owned())
-        .unwrap_or_default();
-    let pids = listed
-        .lines()
-        .filter_map(|line| line.trim().parse().ok())
-        .map(Pid::from_raw);
-    pids.filter(|pid| *pid != Pid::this() && !is_zombie(*pid))
-        .collect()
+    let output = Command::new("ip").args(["netns", "pids", namespace]).stderr(Stdio::null()).output();
+    let listed = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
+    let pids = listed.lines().filter_map(|line| line.trim().parse().ok()).map(Pid::from_raw);
+    pids.filter(|pid| *pid != Pid::this() && !is_zombie(*pid)).collect()
 }
 
 /// A child of ours that was killed stays listed until its [`Proc`] collects it.
 fn is_zombie(pid: Pid) -> bool {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    stat.rsplit_once(") ")
-        .is_none_or(|(_, rest)| rest.starts_with('Z'))
+    stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with('Z'))
 }
 
 /// Removes what killed owners left behind.
 fn sweep() {
     let entries = fs::read_dir(RUN).into_iter().flatten().flatten();
     for name in entries.filter_map(|entry| entry.file_name().into_string().ok()) {
-        let owner = name
-            .strip_prefix(PREFIX)
-            .and_then(|rest| rest.split('-').nth(1));
+        let owner = name.strip_prefix(PREFIX).and_then(|rest| rest.split('-').nth(1));
         if owner.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
             remove(&name);
         }

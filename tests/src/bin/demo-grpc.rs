@@ -33,19 +33,15 @@ struct Options {
 async fn main() -> anyhow::Result<()> {
     let options = Options::parse();
     let listeners = app::bind(&options.listen).await?;
-    let service = EchoServer::new(Server {
-        name: options.name.into(),
-    })
-    .max_decoding_message_size(64 << 20)
-    .max_encoding_message_size(64 << 20);
+    let service = EchoServer::new(Server { name: options.name.into() })
+        .max_decoding_message_size(64 << 20)
+        .max_encoding_message_size(64 << 20);
     let mut serving = JoinSet::new();
     for listener in listeners {
         let service = service.clone();
         serving.spawn(async move {
             let server = tonic::transport::Server::builder().add_service(service);
-            server
-                .serve_with_incoming(TcpListenerStream::new(listener))
-                .await
+            server.serve_with_incoming(TcpListenerStream::new(listener)).await
         });
     }
     app::run(Vec::new(), |_| std::future::ready(())).await?;
@@ -68,10 +64,7 @@ impl Echo for Server {
 
     type ServerStreamStream = Replies;
 
-    async fn server_stream(
-        &self,
-        request: Request<EchoRequest>,
-    ) -> Result<Response<Replies>, Status> {
+    async fn server_stream(&self, request: Request<EchoRequest>) -> Result<Response<Replies>, Status> {
         let metadata = echoed(request.metadata());
         let (name, request) = (Arc::clone(&self.name), request.into_inner());
         let replies = futures_util::stream::iter(1..=request.replies.max(1)).then(move |number| {
@@ -86,10 +79,7 @@ impl Echo for Server {
         finish(Ok(replies), metadata)
     }
 
-    async fn client_stream(
-        &self,
-        request: Request<Streaming<EchoRequest>>,
-    ) -> Result<Response<EchoReply>, Status> {
+    async fn client_stream(&self, request: Request<Streaming<EchoRequest>>) -> Result<Response<EchoReply>, Status> {
         let metadata = echoed(request.metadata());
         let mut incoming = request.into_inner();
         let (mut last, mut number, mut received) = (EchoRequest::default(), 0, 0);
@@ -98,31 +88,19 @@ impl Echo for Server {
             received += request.payload.len() as u64;
             last = request;
         }
-        let reply = reply(&self.name, last, number)
-            .await
-            .map(|reply| EchoReply { received, ..reply });
+        let reply = reply(&self.name, last, number).await.map(|reply| EchoReply { received, ..reply });
         finish(reply, metadata)
     }
 
     type BidiStream = Replies;
 
-    async fn bidi(
-        &self,
-        request: Request<Streaming<EchoRequest>>,
-    ) -> Result<Response<Replies>, Status> {
+    async fn bidi(&self, request: Request<Streaming<EchoRequest>>) -> Result<Response<Replies>, Status> {
         let metadata = echoed(request.metadata());
         let name = Arc::clone(&self.name);
         let numbered = request.into_inner().enumerate();
         let replies = numbered.then(move |(index, request)| {
             let name = Arc::clone(&name);
-            async move {
-                reply(
-                    &name,
-                    request?,
-                    u32::try_from(index + 1).unwrap_or(u32::MAX),
-                )
-                .await
-            }
+            async move { reply(&name, request?, u32::try_from(index + 1).unwrap_or(u32::MAX)).await }
         });
         let replies: Replies = Box::pin(replies);
         finish(Ok(replies), metadata)
@@ -137,13 +115,7 @@ async fn reply(name: &str, request: EchoRequest, number: u32) -> Result<EchoRepl
         return Err(Status::new(code, request.message));
     }
     let received = request.payload.len() as u64;
-    Ok(EchoReply {
-        message: request.message,
-        payload: request.payload,
-        server: name.to_owned(),
-        number,
-        received,
-    })
+    Ok(EchoReply { message: request.message, payload: request.payload, server: name.to_owned(), number, received })
 }
 
 fn echoed(metadata: &MetadataMap) -> MetadataMap {

@@ -47,11 +47,7 @@ struct Kept {
 pub fn until(within: Duration, mut condition: impl FnMut() -> bool) {
     let deadline = Instant::now() + within;
     while !condition() {
-        assert!(
-            Instant::now() < deadline,
-            "not within {within:?}: the condition at {}",
-            Location::caller()
-        );
+        assert!(Instant::now() < deadline, "not within {within:?}: the condition at {}", Location::caller());
         thread::sleep(POLL);
     }
 }
@@ -63,34 +59,19 @@ impl Proc {
     /// When it cannot be started.
     #[must_use]
     pub fn spawn(command: &mut Command) -> Self {
-        let words = [command.get_program()]
-            .into_iter()
-            .chain(command.get_args());
-        let name = words
-            .map(|word| word.to_string_lossy())
-            .collect::<Vec<_>>()
-            .join(" ");
-        let child = command
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn();
+        let words = [command.get_program()].into_iter().chain(command.get_args());
+        let name = words.map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ");
+        let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
         let mut child = child.unwrap_or_else(|error| panic!("{name}: {error}"));
         let output = Arc::new(Output::default());
-        let streams: [Option<Box<dyn Read + Send>>; 2] = [
-            child.stdout.take().map(|pipe| Box::new(pipe) as _),
-            child.stderr.take().map(|pipe| Box::new(pipe) as _),
-        ];
+        let streams: [Option<Box<dyn Read + Send>>; 2] =
+            [child.stdout.take().map(|pipe| Box::new(pipe) as _), child.stderr.take().map(|pipe| Box::new(pipe) as _)];
         for stream in streams.into_iter().flatten() {
             let output = Arc::clone(&output);
             // Ends with the pipe, thus with the process and whoever inherited its output.
             thread::spawn(move || output.follow(stream));
         }
-        Self {
-            child,
-            name,
-            output,
-        }
+        Self { child, name, output }
     }
 
     /// Its process id.
@@ -119,11 +100,7 @@ impl Proc {
             }
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() || kept.ended_streams == 2 {
-                panic!(
-                    "{}: no line with {pattern:?} within {within:?}; it said:\n{}",
-                    self.name,
-                    kept.text()
-                );
+                panic!("{}: no line with {pattern:?} within {within:?}; it said:\n{}", self.name, kept.text());
             }
             let woken = self.output.grown.wait_timeout(kept, left);
             kept = woken.unwrap_or_else(PoisonError::into_inner).0;
@@ -141,11 +118,7 @@ impl Proc {
             match self.child.try_wait() {
                 Ok(Some(status)) => return status,
                 Ok(None) if Instant::now() < deadline => thread::sleep(POLL),
-                state => panic!(
-                    "{}: no end within {within:?} ({state:?}); it said:\n{}",
-                    self.name,
-                    self.output()
-                ),
+                state => panic!("{}: no end within {within:?} ({state:?}); it said:\n{}", self.name, self.output()),
             }
         }
     }
@@ -187,11 +160,7 @@ impl Output {
                     self.grown.notify_all();
                     return;
                 }
-                Ok(_) => kept.push(
-                    String::from_utf8_lossy(&line)
-                        .trim_end_matches('\n')
-                        .to_owned(),
-                ),
+                Ok(_) => kept.push(String::from_utf8_lossy(&line).trim_end_matches('\n').to_owned()),
             }
             self.grown.notify_all();
         }
@@ -223,8 +192,7 @@ mod tests {
 
     #[test]
     fn lines_are_found_before_and_after_they_come() {
-        let mut proc =
-            Proc::spawn(Command::new("sh").args(["-c", "echo one; echo two >&2; exit 3"]));
+        let mut proc = Proc::spawn(Command::new("sh").args(["-c", "echo one; echo two >&2; exit 3"]));
         assert_eq!(proc.wait_for_line("tw", SOON), "two");
         assert_eq!(proc.wait_for_line("one", SOON), "one");
         assert_eq!(proc.wait(SOON).code(), Some(3));
@@ -232,8 +200,9 @@ mod tests {
 
     #[test]
     fn output_is_kept_within_bounds() {
-        let mut proc =
-            Proc::spawn(Command::new("sh").args(["-c", "head -c 2000000 /dev/zero | tr '\\0' x | fold -w 999; echo; echo done"]));
+        let mut proc = Proc::spawn(
+            Command::new("sh").args(["-c", "head -c 2000000 /dev/zero | tr '\\0' x | fold -w 999; echo; echo done"]),
+        );
         proc.wait_for_line("done", SOON);
         assert!(proc.output().len() <= KEPT);
         assert!(proc.wait(SOON).success());

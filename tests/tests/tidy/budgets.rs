@@ -28,53 +28,30 @@ pub(crate) fn check(workspace: &Workspace) -> (String, Vec<String>) {
     for file in &workspace.files {
         let lines = file.text.lines().count();
         if lines > FILE_LINES {
-            findings.push(format!(
-                "{}: {lines} lines, {FILE_LINES} at most",
-                file.path
-            ));
+            findings.push(format!("{}: {lines} lines, {FILE_LINES} at most", file.path));
         }
         let functions = functions(file);
-        for (name, line, length) in functions
-            .iter()
-            .filter(|(_, _, length)| *length > FUNCTION_LINES)
-        {
-            findings.push(format!(
-                "{}:{line}: {name} has {length} lines, {FUNCTION_LINES} at most",
-                file.path
-            ));
+        for (name, line, length) in functions.iter().filter(|(_, _, length)| *length > FUNCTION_LINES) {
+            findings.push(format!("{}:{line}: {name} has {length} lines, {FUNCTION_LINES} at most", file.path));
         }
         let folder = file.path.split('/').next().unwrap_or_default();
         let figures = figures.entry(folder).or_default();
         figures.files.push(lines);
-        figures
-            .functions
-            .extend(functions.iter().map(|(_, _, length)| length));
+        figures.functions.extend(functions.iter().map(|(_, _, length)| length));
         figures.wheres += file.words().filter(|word| word.text == "where").count();
     }
     let lines: usize = figures.values().flat_map(|crate_| &crate_.files).sum();
     let wheres: usize = figures.values().map(|crate_| crate_.wheres).sum();
     if wheres * 1000 > WHERE_CLAUSES * lines {
-        findings.push(format!(
-            "{wheres} where clauses in {lines} lines, {WHERE_CLAUSES} in a thousand at most"
-        ));
+        findings.push(format!("{wheres} where clauses in {lines} lines, {WHERE_CLAUSES} in a thousand at most"));
     }
     let head = "              lines  files  median  max  functions  median  max  where".to_owned();
     let rows = figures.iter_mut().map(|(name, figures)| row(name, figures));
-    (
-        std::iter::once(head)
-            .chain(rows)
-            .collect::<Vec<_>>()
-            .join("\n"),
-        findings,
-    )
+    (std::iter::once(head).chain(rows).collect::<Vec<_>>().join("\n"), findings)
 }
 
 fn row(name: &str, figures: &mut Figures) -> String {
-    let Figures {
-        files,
-        functions,
-        wheres,
-    } = figures;
+    let Figures { files, functions, wheres } = figures;
     files.sort_unstable();
     functions.sort_unstable();
     let middle = |sorted: &[usize]| sorted.get(sorted.len() / 2).copied().unwrap_or_default();
@@ -93,8 +70,7 @@ fn row(name: &str, figures: &mut Figures) -> String {
 
 /// Name, first line and length of each function, from its signature to its closing brace.
 fn functions(file: &File) -> Vec<(String, usize, usize)> {
-    let parsed =
-        syn::parse_file(&file.text).unwrap_or_else(|error| panic!("{}: {error}", file.path));
+    let parsed = syn::parse_file(&file.text).unwrap_or_else(|error| panic!("{}: {error}", file.path));
     let mut finder = Finder::default();
     finder.visit_file(&parsed);
     finder.0
@@ -107,8 +83,7 @@ impl Finder {
     fn add(&mut self, signature: &syn::Signature, block: &syn::Block) {
         let first = signature.ident.span().start().line;
         let last = block.brace_token.span.close().end().line;
-        self.0
-            .push((signature.ident.to_string(), first, last + 1 - first));
+        self.0.push((signature.ident.to_string(), first, last + 1 - first));
     }
 }
 

@@ -22,18 +22,7 @@ const TABLE: &[(&str, &[&str])] = &[
     ("benches", ALL),
 ];
 
-const ALL: &[&str] = &[
-    "proto",
-    "kit",
-    "mtls",
-    "init",
-    "proxy",
-    "destination",
-    "identity",
-    "injector",
-    "cli",
-    "tests",
-];
+const ALL: &[&str] = &["proto", "kit", "mtls", "init", "proxy", "destination", "identity", "injector", "cli", "tests"];
 
 /// The arrows found, and those that the table does not list.
 pub(crate) fn arrows(workspace: &Workspace) -> (String, Vec<String>) {
@@ -44,10 +33,7 @@ pub(crate) fn arrows(workspace: &Workspace) -> (String, Vec<String>) {
             continue;
         };
         let found = dependencies(workspace, &folder);
-        for name in found
-            .iter()
-            .filter(|name| !allowed.contains(&name.as_str()))
-        {
+        for name in found.iter().filter(|name| !allowed.contains(&name.as_str())) {
             findings.push(format!("{folder} may not depend on {name}"));
         }
         lines.push(format!("  {folder} -> {}", found.join(", ")));
@@ -56,34 +42,23 @@ pub(crate) fn arrows(workspace: &Workspace) -> (String, Vec<String>) {
 }
 
 fn members(workspace: &Workspace) -> Vec<String> {
-    let manifest =
-        fs::read_to_string(workspace.root.join("Cargo.toml")).expect("the workspace's manifest");
-    let list = manifest
-        .split_once("members = [")
-        .and_then(|(_, rest)| rest.split_once(']'))
-        .map(|(list, _)| list);
-    let names = list
-        .expect("a list of members")
-        .split(',')
-        .map(|name| name.trim().trim_matches('"').to_owned());
+    let manifest = fs::read_to_string(workspace.root.join("Cargo.toml")).expect("the workspace's manifest");
+    let list = manifest.split_once("members = [").and_then(|(_, rest)| rest.split_once(']')).map(|(list, _)| list);
+    let names = list.expect("a list of members").split(',').map(|name| name.trim().trim_matches('"').to_owned());
     names.filter(|name| !name.is_empty()).collect()
 }
 
 /// Our own crates in `[dependencies]`, without their prefix.
 fn dependencies(workspace: &Workspace, folder: &str) -> Vec<String> {
     let path = workspace.root.join(folder).join("Cargo.toml");
-    let manifest =
-        fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    let manifest = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     let mut found = Vec::new();
     let mut inside = false;
     for line in manifest.lines() {
         if line.starts_with('[') {
             inside = line.contains("dependencies") && !line.contains("dev-");
         }
-        let key: String = line
-            .chars()
-            .take_while(|c| c.is_ascii_alphanumeric() || *c == '-')
-            .collect();
+        let key: String = line.chars().take_while(|c| c.is_ascii_alphanumeric() || *c == '-').collect();
         if let Some(name) = key.strip_prefix("mesh-").filter(|_| inside) {
             found.push(name.to_owned());
         }

@@ -47,14 +47,8 @@ fn every_file_says_what_it_is_for_and_no_test_is_skipped() {
         if !file.text.starts_with("//!") {
             findings.push(format!("{}: does not open with //!", file.path));
         }
-        for word in file
-            .words()
-            .filter(|word| word.text == "ignore" && word.in_attribute)
-        {
-            findings.push(format!(
-                "{}:{}: a test that is ignored",
-                file.path, word.line
-            ));
+        for word in file.words().filter(|word| word.text == "ignore" && word.in_attribute) {
+            findings.push(format!("{}:{}: a test that is ignored", file.path, word.line));
         }
     }
     verdict(&format!("{} files", workspace.files.len()), &findings);

@@ -17,10 +17,7 @@ const TABLE: &[(&str, &[&str])] = &[
     ("net", &[]),
     ("http", &["net", "metrics"]),
     ("tap", &["model"]),
-    (
-        "balance",
-        &["model", "net", "http", "resilience", "metrics"],
-    ),
+    ("balance", &["model", "net", "http", "resilience", "metrics"]),
     ("control", &["model", "net", "metrics", "resilience"]),
     ("inbound", ABOVE),
     ("outbound", ABOVE),
@@ -33,18 +30,8 @@ const TABLE: &[(&str, &[&str])] = &[
 ];
 
 /// What the two stories may know: the rooms above them in the table, and never each other.
-const ABOVE: &[&str] = &[
-    "detect",
-    "model",
-    "resilience",
-    "metrics",
-    "trace",
-    "net",
-    "http",
-    "tap",
-    "balance",
-    "control",
-];
+const ABOVE: &[&str] =
+    &["detect", "model", "resilience", "metrics", "trace", "net", "http", "tap", "balance", "control"];
 
 const EVERYTHING: &[&str] = &[
     "detect",
@@ -85,10 +72,7 @@ pub(crate) fn arrows(workspace: &Workspace) -> (String, Vec<String>) {
             };
             found.entry(room).or_default().insert(target);
             if !allowed.contains(&target) {
-                findings.push(format!(
-                    "{}:{}: {room} may not know {target}",
-                    file.path, mention.line
-                ));
+                findings.push(format!("{}:{}: {room} may not know {target}", file.path, mention.line));
             }
         }
     }
@@ -105,8 +89,7 @@ pub(crate) fn trades(workspace: &Workspace) -> Vec<String> {
     let mut findings = Vec::new();
     for file in workspace.under(ROOT) {
         let (room, _) = room(file);
-        let mut find =
-            |line: usize, what: String| findings.push(format!("{}:{line}: {what}", file.path));
+        let mut find = |line: usize, what: String| findings.push(format!("{}:{line}: {what}", file.path));
         for mention in &file.paths {
             if let Some(what) = trespass(room, mention) {
                 find(mention.line, what);
@@ -114,23 +97,13 @@ pub(crate) fn trades(workspace: &Workspace) -> Vec<String> {
         }
         if room != "metrics" {
             for (text, line) in file.strings.iter().filter(|(text, _)| names.contains(text)) {
-                find(
-                    *line,
-                    format!("only metrics spells a metric's name, {text:?}"),
-                );
+                find(*line, format!("only metrics spells a metric's name, {text:?}"));
             }
         }
     }
-    for file in workspace
-        .files
-        .iter()
-        .filter(|file| !file.path.starts_with("proxy/src/net"))
-    {
+    for file in workspace.files.iter().filter(|file| !file.path.starts_with("proxy/src/net")) {
         for mention in file.paths.iter().filter(|mention| is_unsafe(mention)) {
-            findings.push(format!(
-                "{}:{}: unsafe outside of the proxy's net",
-                file.path, mention.line
-            ));
+            findings.push(format!("{}:{}: unsafe outside of the proxy's net", file.path, mention.line));
         }
     }
     findings
@@ -139,105 +112,57 @@ pub(crate) fn trades(workspace: &Workspace) -> Vec<String> {
 fn trespass(room: &str, mention: &Mention) -> Option<String> {
     let segments: Vec<&str> = mention.segments.iter().map(String::as_str).collect();
     match segments.as_slice() {
-        ["mesh_kit", "env", ..] if room != "config" => {
-            Some("only config reads the environment".to_owned())
-        }
+        ["mesh_kit", "env", ..] if room != "config" => Some("only config reads the environment".to_owned()),
         ["mesh_proto", ..] if !matches!(room, "control" | "admin") => {
             Some("only control and admin see wire types".to_owned())
         }
         ["tokio", ..] if PURE.contains(&room) => Some(format!("{room} is pure: no tokio")),
-        [.., "Instant" | "SystemTime", "now"] if PURE.contains(&room) => {
-            Some(format!("{room} is pure: no clock"))
-        }
+        [.., "Instant" | "SystemTime", "now"] if PURE.contains(&room) => Some(format!("{room} is pure: no clock")),
         ["metrics", "counter" | "gauge" | "histogram"] | ["counter" | "gauge" | "histogram"]
             if room != "metrics" && mention.is_macro =>
         {
             Some("only metrics makes handles".to_owned())
         }
-        ["crate", target, .., last]
-            if room == "config" && segments.len() > 2 && *target != "config" =>
-        {
+        ["crate", target, .., last] if room == "config" && segments.len() > 2 && *target != "config" => {
             // A type of the room's own settings is fine as well: `net::settings::Listen`, `net::Settings`.
-            let settings = segments
-                .iter()
-                .any(|segment| segment.to_lowercase().contains("settings"));
-            (!settings)
-                .then(|| format!("config knows only each room's settings, not {target}'s {last}"))
+            let settings = segments.iter().any(|segment| segment.to_lowercase().contains("settings"));
+            (!settings).then(|| format!("config knows only each room's settings, not {target}'s {last}"))
         }
         _ => None,
     }
 }
 
 fn is_unsafe(mention: &Mention) -> bool {
-    let allows = matches!(
-        mention.attribute.as_deref(),
-        Some("allow" | "expect" | "cfg_attr")
-    );
-    mention
-        .segments
-        .iter()
-        .any(|word| word == "unsafe" || (word == "unsafe_code" && allows))
+    let allows = matches!(mention.attribute.as_deref(), Some("allow" | "expect" | "cfg_attr"));
+    mention.segments.iter().any(|word| word == "unsafe" || (word == "unsafe_code" && allows))
 }
 
 /// The literals of the metrics room that can only be names of metrics.
 fn metric_names(workspace: &Workspace) -> BTreeSet<&String> {
-    let endings = [
-        "_total",
-        "_seconds",
-        "_bytes",
-        "_info",
-        "_open",
-        "_in_flight",
-        "_count",
-    ];
+    let endings = ["_total", "_seconds", "_bytes", "_info", "_open", "_in_flight", "_count"];
     let name = |text: &&String| {
-        let words = text
-            .bytes()
-            .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_');
+        let words = text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_');
         words && endings.iter().any(|ending| text.ends_with(ending))
     };
-    let files = workspace
-        .under(ROOT)
-        .filter(|file| room(file).0 == "metrics");
-    files
-        .flat_map(|file| file.strings.iter().map(|(text, _)| text))
-        .filter(name)
-        .collect()
+    let files = workspace.under(ROOT).filter(|file| room(file).0 == "metrics");
+    files.flat_map(|file| file.strings.iter().map(|(text, _)| text)).filter(name).collect()
 }
 
 /// The room of a file, and how deep its module lies under the crate's root.
 fn room(file: &File) -> (&str, usize) {
-    let inside = file
-        .path
-        .strip_prefix(ROOT)
-        .unwrap_or(&file.path)
-        .trim_end_matches(".rs");
+    let inside = file.path.strip_prefix(ROOT).unwrap_or(&file.path).trim_end_matches(".rs");
     let inside = inside.trim_end_matches("/mod");
-    (
-        inside.split('/').next().unwrap_or(inside),
-        inside.split('/').count(),
-    )
+    (inside.split('/').next().unwrap_or(inside), inside.split('/').count())
 }
 
 /// The room that a path leads to, when it passes the crate's root.
 fn target(mention: &Mention, nesting: usize) -> Option<&str> {
-    let supers = mention
-        .segments
-        .iter()
-        .take_while(|word| *word == "super" || *word == "self")
-        .count();
-    let climbs = mention.segments[..supers]
-        .iter()
-        .filter(|word| *word == "super")
-        .count();
+    let supers = mention.segments.iter().take_while(|word| *word == "super" || *word == "self").count();
+    let climbs = mention.segments[..supers].iter().filter(|word| *word == "super").count();
     let after = match mention.segments.first().map(String::as_str) {
         Some("crate") => 1,
         Some("super" | "self") if climbs >= nesting + mention.depth => supers,
         _ => return None,
     };
-    mention
-        .segments
-        .get(after)
-        .map(String::as_str)
-        .filter(|word| word.starts_with(|c: char| c.is_lowercase()))
+    mention.segments.get(after).map(String::as_str).filter(|word| word.starts_with(|c: char| c.is_lowercase()))
 }

@@ -49,39 +49,21 @@ impl Workspace {
         let mut files = Vec::new();
         collect(&root, &root, &mut files);
         files.sort_by(|left, right| left.path.cmp(&right.path));
-        assert!(
-            files.len() > 10,
-            "the walk found only {} files",
-            files.len()
-        );
+        assert!(files.len() > 10, "the walk found only {} files", files.len());
         Self { root, files }
     }
 
     /// Files under a folder, `proxy/src/`.
     pub(crate) fn under(&self, prefix: &str) -> impl Iterator<Item = &File> {
-        self.files
-            .iter()
-            .filter(move |file| file.path.starts_with(prefix))
+        self.files.iter().filter(move |file| file.path.starts_with(prefix))
     }
 }
 
 impl File {
     fn parse(path: String, text: String) -> Self {
         let tokens = TokenStream::from_str(&text).unwrap_or_else(|error| panic!("{path}: {error}"));
-        let mut file = Self {
-            path,
-            text,
-            paths: Vec::new(),
-            strings: Vec::new(),
-        };
-        file.scan(
-            tokens,
-            &[],
-            &Place {
-                depth: 0,
-                attribute: None,
-            },
-        );
+        let mut file = Self { path, text, paths: Vec::new(), strings: Vec::new() };
+        file.scan(tokens, &[], &Place { depth: 0, attribute: None });
         file
     }
 
@@ -89,11 +71,7 @@ impl File {
         self.paths.iter().flat_map(|mention| {
             let in_attribute = mention.attribute.is_some();
             let line = mention.line;
-            mention.segments.iter().map(move |text| Word {
-                text,
-                line,
-                in_attribute,
-            })
+            mention.segments.iter().map(move |text| Word { text, line, in_attribute })
         })
     }
 
@@ -113,10 +91,7 @@ impl File {
                 TokenTree::Literal(literal) => {
                     let text = literal.to_string();
                     if text.contains('"') && place.attribute.as_deref() != Some("doc") {
-                        self.strings.push((
-                            text.trim_matches('"').to_owned(),
-                            literal.span().start().line,
-                        ));
+                        self.strings.push((text.trim_matches('"').to_owned(), literal.span().start().line));
                     }
                     at += 1;
                 }
@@ -126,13 +101,7 @@ impl File {
     }
 
     /// Takes `a::b::{..}` or `a::b` from `tokens[at..]`; returns where it ends.
-    fn path(
-        &mut self,
-        tokens: &[TokenTree],
-        mut at: usize,
-        prefix: &[String],
-        place: &Place,
-    ) -> usize {
+    fn path(&mut self, tokens: &[TokenTree], mut at: usize, prefix: &[String], place: &Place) -> usize {
         let line = tokens[at].span().start().line;
         let mut segments = prefix.to_vec();
         while let Some(TokenTree::Ident(ident)) = tokens.get(at) {
@@ -150,15 +119,8 @@ impl File {
             }
         }
         let Place { depth, attribute } = place.clone();
-        let is_macro =
-            matches!(tokens.get(at), Some(TokenTree::Punct(mark)) if mark.as_char() == '!');
-        self.paths.push(Mention {
-            segments,
-            line,
-            depth,
-            attribute,
-            is_macro,
-        });
+        let is_macro = matches!(tokens.get(at), Some(TokenTree::Punct(mark)) if mark.as_char() == '!');
+        self.paths.push(Mention { segments, line, depth, attribute, is_macro });
         at
     }
 }
@@ -175,17 +137,9 @@ impl Place {
     fn within(&self, before: &[TokenTree], group: &Group) -> Self {
         let mut place = self.clone();
         match (group.delimiter(), before) {
-            (Delimiter::Brace, [.., TokenTree::Ident(word), TokenTree::Ident(_)])
-                if word == "mod" =>
-            {
-                place.depth += 1
-            }
+            (Delimiter::Brace, [.., TokenTree::Ident(word), TokenTree::Ident(_)]) if word == "mod" => place.depth += 1,
             (Delimiter::Bracket, before) if opens_attribute(before) => {
-                place.attribute = group
-                    .stream()
-                    .into_iter()
-                    .next()
-                    .map(|first| first.to_string());
+                place.attribute = group.stream().into_iter().next().map(|first| first.to_string());
             }
             _ => {}
         }
@@ -204,29 +158,19 @@ fn opens_attribute(before: &[TokenTree]) -> bool {
 }
 
 fn is_separator(tokens: &[TokenTree], at: usize) -> bool {
-    let colon =
-        |at: usize| matches!(tokens.get(at), Some(TokenTree::Punct(mark)) if mark.as_char() == ':');
+    let colon = |at: usize| matches!(tokens.get(at), Some(TokenTree::Punct(mark)) if mark.as_char() == ':');
     colon(at) && colon(at + 1)
 }
 
 fn collect(root: &Path, folder: &Path, files: &mut Vec<File>) {
-    let entries =
-        fs::read_dir(folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
+    let entries = fs::read_dir(folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
     for entry in entries {
         let path = entry.expect("a folder that was just opened").path();
-        let name = path
-            .file_name()
-            .unwrap_or_default()
-            .to_string_lossy()
-            .into_owned();
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         if path.is_dir() && name != "target" && !name.starts_with('.') {
             collect(root, &path, files);
         } else if name.ends_with(".rs") {
-            let relative = path
-                .strip_prefix(root)
-                .unwrap_or(&path)
-                .to_string_lossy()
-                .into_owned();
+            let relative = path.strip_prefix(root).unwrap_or(&path).to_string_lossy().into_owned();
             // An editor's rename may take a file away meanwhile.
             if let Ok(text) = fs::read_to_string(&path) {
                 files.push(File::parse(relative, text));
@@ -237,35 +181,18 @@ fn collect(root: &Path, folder: &Path, files: &mut Vec<File>) {
 
 #[test]
 fn paths_are_found_in_use_trees_macros_and_inline_modules() {
-    let text = "use crate::{net::Stream, model};\nmod tests { fn f() { select! { x = super::super::http::a() => {} } } }";
+    let text =
+        "use crate::{net::Stream, model};\nmod tests { fn f() { select! { x = super::super::http::a() => {} } } }";
     let file = File::parse("x.rs".to_owned(), text.to_owned());
-    let found: Vec<_> = file
-        .paths
-        .iter()
-        .map(|mention| (mention.segments.join("::"), mention.depth))
-        .collect();
-    for path in [
-        ("crate::net::Stream", 0),
-        ("crate::model", 0),
-        ("super::super::http::a", 1),
-    ] {
-        assert!(
-            found.contains(&(path.0.to_owned(), path.1)),
-            "{path:?} in {found:?}"
-        );
+    let found: Vec<_> = file.paths.iter().map(|mention| (mention.segments.join("::"), mention.depth)).collect();
+    for path in [("crate::net::Stream", 0), ("crate::model", 0), ("super::super::http::a", 1)] {
+        assert!(found.contains(&(path.0.to_owned(), path.1)), "{path:?} in {found:?}");
     }
 }
 
 #[test]
 fn comments_and_documentation_are_no_mentions() {
-    let file = File::parse(
-        "x.rs".to_owned(),
-        "//! crate::net\n/// tokio \"name_total\"\nfn f() {}".to_owned(),
-    );
-    assert!(
-        file.paths
-            .iter()
-            .all(|mention| mention.attribute.is_some() || mention.segments.len() == 1)
-    );
+    let file = File::parse("x.rs".to_owned(), "//! crate::net\n/// tokio \"name_total\"\nfn f() {}".to_owned());
+    assert!(file.paths.iter().all(|mention| mention.attribute.is_some() || mention.segments.len() == 1));
     assert!(file.strings.is_empty(), "{:?}", file.strings);
 }

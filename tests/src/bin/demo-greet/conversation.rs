@@ -12,9 +12,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 /// Greets, then echoes.
 pub(crate) async fn greet(stream: impl AsyncRead + AsyncWrite, name: &str) -> io::Result<()> {
     let mut stream = std::pin::pin!(stream);
-    stream
-        .write_all(format!("220 {name} ready\r\n").as_bytes())
-        .await?;
+    stream.write_all(format!("220 {name} ready\r\n").as_bytes()).await?;
     echo(stream).await
 }
 
@@ -44,14 +42,7 @@ pub(crate) async fn digest(mut stream: impl AsyncRead + AsyncWrite + Unpin) -> i
         context.update(&chunk[..n]);
         count += n;
     }
-    let hex: String = context
-        .finish()
-        .as_ref()
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
-    stream
-        .write_all(format!("{count} {hex}\n").as_bytes())
-        .await?;
+    let hex: String = context.finish().as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+    stream.write_all(format!("{count} {hex}\n").as_bytes()).await?;
     stream.shutdown().await
 }

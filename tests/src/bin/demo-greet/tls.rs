@@ -12,11 +12,9 @@ use tokio_rustls::TlsAcceptor;
 pub(crate) fn self_signed(name: &str) -> anyhow::Result<TlsAcceptor> {
     let pair = rcgen::generate_simple_self_signed([name.to_owned()])?;
     let key = PrivatePkcs8KeyDer::from(pair.signing_key.serialize_der());
-    let config = rustls::ServerConfig::builder_with_provider(Arc::new(
-        rustls::crypto::aws_lc_rs::default_provider(),
-    ))
-    .with_safe_default_protocol_versions()?
-    .with_no_client_auth()
-    .with_single_cert(vec![pair.cert.der().clone()], key.into())?;
+    let config = rustls::ServerConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
+        .with_safe_default_protocol_versions()?
+        .with_no_client_auth()
+        .with_single_cert(vec![pair.cert.der().clone()], key.into())?;
     Ok(TlsAcceptor::from(Arc::new(config)))
 }

@@ -7,9 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::StreamExt;
-use http::{
-    HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version, header,
-};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use http_body::Frame;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
@@ -49,13 +47,8 @@ pub(crate) async fn answer(
         (_, "/trailers") => trailers(&query),
         (_, "/echo") => echo(request),
         (_, "/count") => count(request).await?,
-        (_, "/continue")
-            if query.has("reject") && request.headers().contains_key(header::EXPECT) =>
-        {
-            body::text(
-                StatusCode::EXPECTATION_FAILED,
-                "not before you say please\n",
-            )
+        (_, "/continue") if query.has("reject") && request.headers().contains_key(header::EXPECT) => {
+            body::text(StatusCode::EXPECTATION_FAILED, "not before you say please\n")
         }
         (_, "/continue") => count(request).await?,
         (_, "/ws") => upgrade::websocket(request),
@@ -68,24 +61,17 @@ pub(crate) async fn answer(
         (_, path) => status(path),
     };
     if close && response.version() != Version::HTTP_2 {
-        response
-            .headers_mut()
-            .insert(header::CONNECTION, HeaderValue::from_static("close"));
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     if let Ok(name) = HeaderValue::from_str(&site.name) {
-        response
-            .headers_mut()
-            .insert(HeaderName::from_static("x-served-by"), name);
+        response.headers_mut().insert(HeaderName::from_static("x-served-by"), name);
     }
     Ok(response)
 }
 
 /// `/`: the name, and a few facts as JSON.
 fn facts(site: &Site, request: &Request<Incoming>) -> Response<Body> {
-    let host = request
-        .headers()
-        .get(header::HOST)
-        .map(|host| String::from_utf8_lossy(host.as_bytes()));
+    let host = request.headers().get(header::HOST).map(|host| String::from_utf8_lossy(host.as_bytes()));
     let facts = json!({
         "name": site.name,
         "method": request.method().as_str(),
@@ -113,31 +99,21 @@ fn headers(request: &Request<Incoming>) -> Response<Body> {
 
 fn json_answer(value: &serde_json::Value) -> Response<Body> {
     let mut response = Response::new(body::full(format!("{value}\n")));
-    response.headers_mut().insert(
-        header::CONTENT_TYPE,
-        HeaderValue::from_static("application/json"),
-    );
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
 }
 
 /// `n` pieces of `size` bytes, `interval` apart.
 fn chunked(query: &Query<'_>, trailers: Option<HeaderMap>) -> Body {
     let interval = app::duration(query.text("interval")).unwrap_or_default();
-    body::pieces(
-        query.number("n", 3),
-        query.number("size", 10),
-        interval,
-        trailers,
-    )
+    body::pieces(query.number("n", 3), query.number("size", 10), interval, trailers)
 }
 
 fn trailers(query: &Query<'_>) -> Response<Body> {
     let mut fields = HeaderMap::new();
     fields.insert("x-digest", HeaderValue::from_static("0123abcd"));
     let mut response = Response::new(chunked(query, Some(fields)));
-    response
-        .headers_mut()
-        .insert(header::TRAILER, HeaderValue::from_static("x-digest"));
+    response.headers_mut().insert(header::TRAILER, HeaderValue::from_static("x-digest"));
     response
 }
 
@@ -166,21 +142,17 @@ async fn count(request: Request<Incoming>) -> Result<Response<Body>, Error> {
 /// HTTP/2: some bytes, then a reset of the stream.
 fn reset_midway(query: &Query<'_>) -> Response<Body> {
     let begin = Bytes::from(vec![b'x'; query.number("after", 10)]);
-    let frames = futures_util::stream::iter([Ok(Frame::data(begin))]).chain(
-        futures_util::stream::once(async {
-            // Let the beginning leave before the reset, which would discard it.
-            tokio::time::sleep(Duration::from_millis(20)).await;
-            Err(Error::from("broken off on purpose"))
-        }),
-    );
+    let frames = futures_util::stream::iter([Ok(Frame::data(begin))]).chain(futures_util::stream::once(async {
+        // Let the beginning leave before the reset, which would discard it.
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        Err(Error::from("broken off on purpose"))
+    }));
     Response::new(body::frames(frames))
 }
 
 /// `/status/503`; anything else is 404.
 fn status(path: &str) -> Response<Body> {
-    let code = path
-        .strip_prefix("/status/")
-        .and_then(|code| StatusCode::from_bytes(code.as_bytes()).ok());
+    let code = path.strip_prefix("/status/").and_then(|code| StatusCode::from_bytes(code.as_bytes()).ok());
     match code {
         Some(code) if code == StatusCode::NO_CONTENT || code == StatusCode::NOT_MODIFIED => {
             let mut response = Response::new(body::empty());

@@ -36,10 +36,7 @@ struct Options {
 async fn main() -> anyhow::Result<()> {
     let options = Options::parse();
     let listeners = app::bind(&options.listen).await?;
-    let site = Arc::new(answer::Site {
-        name: options.name,
-        delay: options.delay,
-    });
+    let site = Arc::new(answer::Site { name: options.name, delay: options.delay });
     app::run(listeners, move |stream| serve(Arc::clone(&site), stream)).await?;
     Ok(())
 }
@@ -50,20 +47,11 @@ async fn serve(site: Arc<answer::Site>, stream: TcpStream) {
     };
     let service = hyper::service::service_fn(move |request| {
         let (site, side_door) = (Arc::clone(&site), side_door.clone());
-        async move {
-            answer::answer(&site, &side_door, request)
-                .await
-                .map_err(std::io::Error::other)
-        }
+        async move { answer::answer(&site, &side_door, request).await.map_err(std::io::Error::other) }
     });
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder.http1().half_close(true).pipeline_flush(true);
-    builder
-        .http2()
-        .enable_connect_protocol()
-        .max_concurrent_streams(1000);
+    builder.http2().enable_connect_protocol().max_concurrent_streams(1000);
     // Whatever ends a connection here (a client that leaves, a path that breaks off on purpose) is no news.
-    let _ = builder
-        .serve_connection_with_upgrades(TokioIo::new(stream), service)
-        .await;
+    let _ = builder.serve_connection_with_upgrades(TokioIo::new(stream), service).await;
 }

@@ -16,11 +16,7 @@ impl<'a> Query<'a> {
     /// The text of `key`, or empty.
     pub(crate) fn text(&self, key: &str) -> &'a str {
         let pairs = self.0.split('&').filter_map(|pair| pair.split_once('='));
-        pairs
-            .filter(|(name, _)| *name == key)
-            .map(|(_, value)| value)
-            .next()
-            .unwrap_or_default()
+        pairs.filter(|(name, _)| *name == key).map(|(_, value)| value).next().unwrap_or_default()
     }
 
     pub(crate) fn number<T: FromStr>(&self, key: &str, default: T) -> T {
@@ -29,8 +25,6 @@ impl<'a> Query<'a> {
 
     /// Whether `key` stands there, with or without a value.
     pub(crate) fn has(&self, key: &str) -> bool {
-        self.0
-            .split('&')
-            .any(|pair| pair.split('=').next() == Some(key))
+        self.0.split('&').any(|pair| pair.split('=').next() == Some(key))
     }
 }

@@ -17,9 +17,7 @@ pub(crate) struct SideDoor(Arc<TcpStream>);
 
 impl SideDoor {
     pub(crate) fn new(stream: &tokio::net::TcpStream) -> io::Result<Self> {
-        Ok(Self(Arc::new(TcpStream::from(
-            stream.as_fd().try_clone_to_owned()?,
-        ))))
+        Ok(Self(Arc::new(TcpStream::from(stream.as_fd().try_clone_to_owned()?))))
     }
 
     /// An interim answer before the final one.

@@ -17,18 +17,14 @@ use tokio_tungstenite::tungstenite::protocol::Role;
 pub(crate) fn websocket(request: Request<Incoming>) -> Response<Body> {
     let Some(key) = websocket_key(request.headers()) else {
         let mut refused = body::text(StatusCode::UPGRADE_REQUIRED, "WebSocket only\n");
-        refused.headers_mut().insert(
-            header::UPGRADE,
-            header::HeaderValue::from_static("websocket"),
-        );
+        refused.headers_mut().insert(header::UPGRADE, header::HeaderValue::from_static("websocket"));
         return refused;
     };
     tokio::spawn(async move {
         let Ok(upgraded) = hyper::upgrade::on(request).await else {
             return;
         };
-        let mut socket =
-            WebSocketStream::from_raw_socket(TokioIo::new(upgraded), Role::Server, None).await;
+        let mut socket = WebSocketStream::from_raw_socket(TokioIo::new(upgraded), Role::Server, None).await;
         while let Some(Ok(message)) = socket.next().await {
             let data = message.is_text() || message.is_binary();
             if data && socket.send(message).await.is_err() {
@@ -39,14 +35,8 @@ pub(crate) fn websocket(request: Request<Incoming>) -> Response<Body> {
     let mut response = Response::new(body::empty());
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     let headers = response.headers_mut();
-    headers.insert(
-        header::CONNECTION,
-        header::HeaderValue::from_static("upgrade"),
-    );
-    headers.insert(
-        header::UPGRADE,
-        header::HeaderValue::from_static("websocket"),
-    );
+    headers.insert(header::CONNECTION, header::HeaderValue::from_static("upgrade"));
+    headers.insert(header::UPGRADE, header::HeaderValue::from_static("websocket"));
     headers.insert(header::SEC_WEBSOCKET_ACCEPT, key);
     response
 }
@@ -55,9 +45,7 @@ fn websocket_key(headers: &HeaderMap) -> Option<header::HeaderValue> {
     let upgrade = headers.get(header::UPGRADE)?.to_str().ok()?;
     let key = headers.get(header::SEC_WEBSOCKET_KEY)?;
     let accept = derive_accept_key(key.as_bytes());
-    upgrade
-        .eq_ignore_ascii_case("websocket")
-        .then(|| accept.parse().ok())?
+    upgrade.eq_ignore_ascii_case("websocket").then(|| accept.parse().ok())?
 }
 
 /// 200 and an echo of bytes.
