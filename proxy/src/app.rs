@@ -116,7 +116,7 @@ pub async fn run(config: Config, log: log::Handle, shutdown: Shutdown) -> Result
     let drains = Drains { inbound: inbound_drain, outbound: outbound_drain };
     for (n, (worker, sockets)) in workers.into_iter().zip(sockets).enumerate() {
         match n {
-            0 => worker.accept(sockets, drains.clone())?,
+            0 => worker.accept(sockets, &drains)?,
             _ => spawn_thread(worker, sockets, drains.clone())?,
         }
     }
@@ -216,7 +216,7 @@ impl Worker {
     }
 
     /// Starts to accept, in this thread's runtime.
-    fn accept(self, sockets: Listeners, drains: Drains) -> io::Result<()> {
+    fn accept(self, sockets: Listeners, drains: &Drains) -> io::Result<()> {
         for socket in sockets.inbound {
             let inbound = Arc::clone(&self.inbound);
             let serve = move |tcp, drain| Arc::clone(&inbound).serve(tcp, drain);
@@ -267,7 +267,7 @@ fn spawn_thread(worker: Worker, sockets: Listeners, drains: Drains) -> io::Resul
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     thread::Builder::new().name("worker".into()).spawn(move || {
         runtime.block_on(async move {
-            if let Err(error) = worker.accept(sockets, drains) {
+            if let Err(error) = worker.accept(sockets, &drains) {
                 tracing::error!(%error, "a worker cannot accept");
             }
             std::future::pending::<()>().await;

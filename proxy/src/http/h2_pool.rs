@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use h2::client::{Builder, SendRequest};
+use h2::{Ping, PingPong};
 use http::{Method, Request, StatusCode, Uri};
 use mesh_mtls::tls;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -189,7 +190,7 @@ impl Pool {
         match &self.dial {
             Dial::Plain(addr) => {
                 let tcp = self.connector.connect(*addr).await?;
-                self.handshake(tcp).await
+                Ok(self.start(tcp).await?.0)
             }
             Dial::Mutual(peer, tls) => {
                 let tcp = self.connector.connect(peer.addr).await?;
@@ -197,13 +198,20 @@ impl Pool {
                     self.metrics.handshake(Direction::Outbound, error.reason());
                     Failure::Peer(format!("mutual TLS with {} at {}: {error}", peer.id, peer.addr))
                 })?;
+                let refused = |error: h2::Error| {
+                    self.metrics.handshake(Direction::Outbound, "refused");
+                    Failure::Peer(format!("refused by {} at {}: {error}", peer.id, peer.addr))
+                };
+                let (connection, mut ping) = self.start(stream).await?;
+                // In TLS 1.3 a client is done before the server has judged its certificate: wait for a sign of life.
+                ping.ping(Ping::opaque()).await.map_err(refused)?;
                 self.metrics.handshake(Direction::Outbound, "ok");
-                self.handshake(stream).await
+                Ok(connection)
             }
         }
     }
 
-    async fn handshake<IO>(&self, io: IO) -> Result<Connection, Failure>
+    async fn start<IO>(&self, io: IO) -> Result<(Connection, PingPong), Failure>
     where
         IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
@@ -214,7 +222,8 @@ impl Pool {
             .initial_connection_window_size(self.settings.connection_window)
             .max_send_buffer_size(self.settings.send_buffer)
             .max_header_list_size(u32::try_from(self.settings.max_head).unwrap_or(u32::MAX));
-        let (sender, connection) = builder.handshake::<_, Bytes>(io).await?;
+        let (sender, mut connection) = builder.handshake::<_, Bytes>(io).await?;
+        let ping = connection.ping_pong().expect("taken once, here");
         let state = Arc::new(State::default());
         let ended = Arc::clone(&state);
         let open = matches!(self.dial, Dial::Mutual(..)).then(|| self.metrics.tunnels().connection(Direction::Outbound));
@@ -225,7 +234,7 @@ impl Pool {
             }
             ended.closed.store(true, Ordering::Relaxed);
         });
-        Ok(Connection { sender, state })
+        Ok((Connection { sender, state }, ping))
     }
 
     fn open(&self) -> std::sync::MutexGuard<'_, Open> {

@@ -321,9 +321,10 @@ mod tests {
     /// Target, Host fields -> the one authority that leaves, or the refusal.
     #[test]
     fn r14_exactly_one_authority_leaves_or_the_request_is_refused() {
+        type Case = (Version, &'static str, &'static [&'static str], Result<&'static str, BadAuthority>);
         let ok = |host: &'static str| Ok(host);
         let v11 = Version::HTTP_11;
-        let cases: [(Version, &str, &[&str], Result<&str, BadAuthority>); 12] = [
+        let cases: [Case; 12] = [
             (v11, "/", &["web"], ok("web")),
             (v11, "/", &["web:8080"], ok("web:8080")),
             (v11, "http://web/", &["web"], ok("web")),

@@ -1,6 +1,7 @@
 //! One address of the application behind the proxy: connections to it, and its metrics.
 
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use http::{Request, Response, Version};
@@ -12,6 +13,7 @@ use crate::http::{Body, Caller, Failure, Settings, h1_pool, h2_client, h2_pool, 
 use crate::metrics::{self, Metrics, Tls};
 use crate::net::Connector;
 use crate::net::connect::ConnectError;
+use crate::sniff::Seen;
 
 /// The application at one address.
 pub(super) struct App {
@@ -21,6 +23,7 @@ pub(super) struct App {
     metrics: Metrics,
     h1: Arc<h1_pool::Pool>,
     h2: Arc<h2_pool::Pool>,
+    server_first: AtomicBool,
     http: [OnceLock<Arc<metrics::Http>>; 2],
     tcp: [OnceLock<Arc<metrics::Tcp>>; 3],
 }
@@ -42,6 +45,7 @@ impl App {
             metrics: metrics.clone(),
             h1: h1_pool::Pool::new(addr, connector.clone(), Arc::clone(settings)),
             h2: h2_pool::Pool::new(dial, connector.clone(), Arc::clone(settings), metrics.clone()),
+            server_first: AtomicBool::new(false),
             http: Default::default(),
             tcp: Default::default(),
         }
@@ -63,6 +67,16 @@ impl App {
             h2_client::send(self.h2.ready().await?, request, caller, &self.settings).await
         };
         response.map(headers::from_stranger)
+    }
+
+    /// Whether it has spoken first before.
+    pub(super) fn is_server_first(&self) -> bool {
+        self.server_first.load(Ordering::Relaxed)
+    }
+
+    /// Remembers the verdict for the connections to come.
+    pub(super) fn remember(&self, seen: &Seen) {
+        self.server_first.store(*seen == Seen::ServerFirst, Ordering::Relaxed);
     }
 
     pub(super) fn http(&self, tls: Tls) -> &Arc<metrics::Http> {

@@ -134,11 +134,13 @@ impl Inbound {
 
     /// A connection from somebody without a sidecar.
     async fn serve_captured(self: Arc<Self>, tcp: TcpStream, to: Deliverable, drain: Drain) {
+        let app = self.app(to);
         let mut stream = Stream::from(tcp);
         let seen = match self.protocol(to) {
             Protocol::Http1 => Some(Seen::Http1),
             Protocol::Http2 | Protocol::Grpc => Some(Seen::Http2),
             Protocol::Opaque => Some(Seen::Opaque),
+            Protocol::Detect if app.is_server_first() => None,
             Protocol::Detect => {
                 let seen = sniff::client(&mut stream, &self.settings.sniff).await;
                 let seen = seen.unwrap_or(Some(Seen::Nothing));
@@ -148,7 +150,6 @@ impl Inbound {
                 seen
             }
         };
-        let app = self.app(to);
         match seen {
             Some(Seen::Nothing) => {}
             Some(seen @ (Seen::Http1 | Seen::Http2)) => {
@@ -180,6 +181,7 @@ impl Inbound {
                 let seen = sniff::either(&mut stream, &mut upstream, &self.settings.sniff).await;
                 let Ok(seen) = seen else { return stream.abort() };
                 self.metrics.detected(DIRECTION, seen.word());
+                app.remember(&seen);
                 seen
             }
         };

@@ -107,7 +107,8 @@ impl Outbound {
         let own_ip = dialed.ip().is_loopback() || self.local.contains(dialed.ip());
         let own_port = self.settings.own_ports.contains(&dialed.port());
         let direct = tcp.local_addr().is_ok_and(|local| listen::canonical(local) == dialed);
-        (!direct && !(own_ip && own_port)).then_some(dialed)
+        let would_loop = direct || (own_ip && own_port);
+        (!would_loop).then_some(dialed)
     }
 
     async fn refuse_loop(&self, stream: Stream) {

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
@@ -30,9 +30,9 @@ pub(super) struct Route {
     backend: Arc<Backend>,
     endpoints: Option<Subscription<EndpointSet>>,
     _follow: Option<Follow>,
-    http: [Arc<metrics::Http>; 2],
-    tcp: [Arc<metrics::Tcp>; 2],
-    tcp_foreign: Arc<metrics::Tcp>,
+    metrics: Metrics,
+    http: [OnceLock<Arc<metrics::Http>>; 2],
+    tcp: [OnceLock<Arc<metrics::Tcp>>; 3],
 }
 
 /// A destination as `/state` shows it.
@@ -143,12 +143,10 @@ impl Route {
             }
             Follow(tokio::spawn(follow(Arc::clone(&backend), endpoints, dialed)))
         });
-        let http = |tls| metrics.http(Direction::Outbound, &name, tls);
-        let tcp = |tls| metrics.tcp(Direction::Outbound, &name, tls);
         Self {
-            http: [http(Tls::None), http(Tls::Mutual)],
-            tcp: [tcp(Tls::None), tcp(Tls::Mutual)],
-            tcp_foreign: tcp(Tls::Foreign),
+            metrics: metrics.clone(),
+            http: Default::default(),
+            tcp: Default::default(),
             of: says,
             protocol,
             backend,
@@ -174,15 +172,19 @@ impl Route {
         self.backend(FIRST_ENDPOINTS).await.open(protocol).await
     }
 
+    /// Handles for HTTP over what protects the way to the endpoint.
     pub(super) fn http(&self, tls: Tls) -> &Arc<metrics::Http> {
-        &self.http[usize::from(tls == Tls::Mutual)]
+        let name = self.backend.name();
+        self.http[usize::from(tls == Tls::Mutual)].get_or_init(|| self.metrics.http(Direction::Outbound, name, tls))
     }
 
+    /// Handles for opaque connections; TLS of the application's own counts where the mesh adds none.
     pub(super) fn tcp(&self, tls: Tls, seen: &Seen) -> &Arc<metrics::Tcp> {
-        match (tls, seen) {
-            (Tls::None, Seen::Tls(_)) => &self.tcp_foreign,
-            (tls, _) => &self.tcp[usize::from(tls == Tls::Mutual)],
-        }
+        let (slot, tls) = match (tls, seen) {
+            (Tls::None, Seen::Tls(_)) => (2, Tls::Foreign),
+            (tls, _) => (usize::from(tls == Tls::Mutual), tls),
+        };
+        self.tcp[slot].get_or_init(|| self.metrics.tcp(Direction::Outbound, self.backend.name(), tls))
     }
 }
 
