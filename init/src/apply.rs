@@ -33,7 +33,5 @@ pub(crate) fn execute(steps: &[Step]) -> Result<(), Failure> {
 
 fn undo(step: &Step) -> Result<(), Error> {
     let current = step.tables.read()?.ours;
-    current
-        .transaction(&step.before)
-        .map_or(Ok(()), |transaction| step.tables.restore(&transaction))
+    current.transaction(&step.before).map_or(Ok(()), |transaction| step.tables.restore(&transaction))
 }

@@ -144,17 +144,8 @@ impl Request {
     /// What clap reports, `--help` and `--version` among it.
     pub(crate) fn from_args() -> Result<Self, clap::Error> {
         let args = Args::try_parse()?;
-        let netns = args
-            .netns
-            .clone()
-            .map(open_namespace)
-            .transpose()
-            .map_err(refused)?;
-        let ipv6_skipped = args
-            .skip_subnets
-            .iter()
-            .flat_map(Subnets::iter)
-            .find(|subnet| subnet.is_ipv6());
+        let netns = args.netns.clone().map(open_namespace).transpose().map_err(refused)?;
+        let ipv6_skipped = args.skip_subnets.iter().flat_map(Subnets::iter).find(|subnet| subnet.is_ipv6());
         if let (Ipv6::Off, Some(subnet)) = (args.ipv6, ipv6_skipped) {
             return Err(refused(format!(
                 "invalid value '{subnet}' for '--skip-subnets': IPv6, which --ipv6 off leaves out"
@@ -162,18 +153,8 @@ impl Request {
         }
         let mode = args.mode();
         let (ipv6, backend, wait_seconds) = (args.ipv6, args.backend, args.wait);
-        let options = args
-            .options()
-            .validate()
-            .map_err(|conflict| refused(conflict.to_string()))?;
-        Ok(Self {
-            mode,
-            options,
-            ipv6,
-            backend,
-            netns,
-            wait_seconds,
-        })
+        let options = args.options().validate().map_err(|conflict| refused(conflict.to_string()))?;
+        Ok(Self { mode, options, ipv6, backend, netns, wait_seconds })
     }
 }
 
@@ -205,26 +186,14 @@ pub(crate) fn printable(error: &clap::Error, args: impl Iterator<Item = OsString
     let mut report = error.render().to_string();
     for arg in args {
         let arg = arg.to_string_lossy();
-        for value in [Some(&*arg), arg.split_once('=').map(|(_, value)| value)]
-            .into_iter()
-            .flatten()
-        {
+        for value in [Some(&*arg), arg.split_once('=').map(|(_, value)| value)].into_iter().flatten() {
             if value.contains(char::is_control) {
                 report = report.replace(value, &value.escape_debug().to_string());
             }
         }
     }
     let keep = |c: char| c == '\n' || !c.is_control();
-    report
-        .chars()
-        .map(|c| {
-            if keep(c) {
-                c.to_string()
-            } else {
-                c.escape_default().to_string()
-            }
-        })
-        .collect()
+    report.chars().map(|c| if keep(c) { c.to_string() } else { c.escape_default().to_string() }).collect()
 }
 
 fn refused(message: impl std::fmt::Display) -> clap::Error {
@@ -239,30 +208,20 @@ fn uid(text: &str) -> Result<u32, String> {
     if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_digit()) {
         return Err("a user is named by its number".to_owned());
     }
-    text.parse()
-        .map_err(|_| "larger than any user id".to_owned())
+    text.parse().map_err(|_| "larger than any user id".to_owned())
 }
 
 /// Opens the namespace already here, so that a wrong path counts as a wrong argument.
 fn open_namespace(path: PathBuf) -> Result<(PathBuf, File), String> {
-    let refused = |cause: String| {
-        format!(
-            "invalid value '{}' for '--netns': {cause}",
-            path.display().to_string().escape_debug()
-        )
-    };
+    let refused =
+        |cause: String| format!("invalid value '{}' for '--netns': {cause}", path.display().to_string().escape_debug());
     // A pipe that nobody writes to would keep a plain open waiting.
     let no_waiting = nix::fcntl::OFlag::O_NONBLOCK.bits();
-    let opened = OpenOptions::new()
-        .read(true)
-        .custom_flags(no_waiting)
-        .open(&path);
+    let opened = OpenOptions::new().read(true).custom_flags(no_waiting).open(&path);
     let file = opened.map_err(|error| refused(error.to_string()))?;
     match nix::sys::statfs::fstatfs(&file) {
         Ok(found) if found.filesystem_type() == nix::sys::statfs::NSFS_MAGIC => Ok((path, file)),
-        Ok(_) => Err(refused(
-            "no network namespace (see ls /run/netns, or /proc/PID/ns/net)".to_owned(),
-        )),
+        Ok(_) => Err(refused("no network namespace (see ls /run/netns, or /proc/PID/ns/net)".to_owned())),
         Err(error) => Err(refused(error.to_string())),
     }
 }
@@ -272,9 +231,7 @@ mod tests {
     use super::*;
 
     fn refusal(args: &[&str]) -> String {
-        let error = Args::try_parse_from(["mesh-init"].iter().chain(args))
-            .err()
-            .expect("refused");
+        let error = Args::try_parse_from(["mesh-init"].iter().chain(args)).err().expect("refused");
         printable(&error, args.iter().map(OsString::from))
     }
 
@@ -297,9 +254,6 @@ mod tests {
     #[test]
     fn a_refusal_prints_no_control_character() {
         let message = refusal(&["--skip-subnets", "10.0.0.0/8\x1b[2J\r"]);
-        assert!(
-            message.chars().all(|c| c == '\n' || !c.is_control()),
-            "{message:?}"
-        );
+        assert!(message.chars().all(|c| c == '\n' || !c.is_control()), "{message:?}");
     }
 }

@@ -69,10 +69,7 @@ fn run(request: &Request) -> Result<(), Failure> {
         // A namespace of another kind looks the same until one tries to enter it.
         namespace::enter(namespace).map_err(|source| match source.kind() {
             io::ErrorKind::InvalidInput => Failure::NotANamespace(path.clone()),
-            _ => Failure::Enter {
-                path: path.clone(),
-                source,
-            },
+            _ => Failure::Enter { path: path.clone(), source },
         })?;
     }
     let _lock = namespace::lock(request.wait_seconds).map_err(Failure::Lock)?;
@@ -99,29 +96,13 @@ fn run(request: &Request) -> Result<(), Failure> {
     Ok(())
 }
 
-fn steps(
-    request: &Request,
-    families: &[Family],
-    support: Support,
-) -> Result<Vec<Step>, plan::Refused> {
-    let present: &[Family] = if support == Support::Present {
-        &[Family::V4, Family::V6]
-    } else {
-        &[Family::V4]
-    };
-    let all = [Backend::Nft, Backend::Legacy]
-        .into_iter()
-        .flat_map(|backend| present.iter().map(move |f| (backend, *f)));
+fn steps(request: &Request, families: &[Family], support: Support) -> Result<Vec<Step>, plan::Refused> {
+    let present: &[Family] = if support == Support::Present { &[Family::V4, Family::V6] } else { &[Family::V4] };
+    let all =
+        [Backend::Nft, Backend::Legacy].into_iter().flat_map(|backend| present.iter().map(move |f| (backend, *f)));
     let surveys: Vec<Survey> = all
-        .map(|(backend, family)| Tables {
-            backend,
-            family,
-            wait_seconds: request.wait_seconds,
-        })
-        .map(|tables| Survey {
-            tables,
-            found: tables.read(),
-        })
+        .map(|(backend, family)| Tables { backend, family, wait_seconds: request.wait_seconds })
+        .map(|tables| Survey { tables, found: tables.read() })
         .collect();
     if request.mode == Mode::Cleanup {
         return plan::cleanup(request.backend, families, &surveys);
@@ -151,10 +132,9 @@ impl Failure {
             Self::Verify(_) => EXIT_UNVERIFIED,
             Self::Apply(apply::Failure::Mixed { .. }) => EXIT_MIXED,
             Self::NotANamespace(_) => EXIT_USAGE,
-            Self::Apply(apply::Failure::RolledBack(_))
-            | Self::Enter { .. }
-            | Self::Lock(_)
-            | Self::Plan(_) => EXIT_FAILED,
+            Self::Apply(apply::Failure::RolledBack(_)) | Self::Enter { .. } | Self::Lock(_) | Self::Plan(_) => {
+                EXIT_FAILED
+            }
         }
     }
 }

@@ -39,9 +39,7 @@ pub(crate) fn lock(seconds: u32) -> io::Result<Lock> {
             Ok(lock) => return Ok(lock),
             Err((back, Errno::EWOULDBLOCK)) if Instant::now() < deadline => file = back,
             Err((_, Errno::EWOULDBLOCK)) => {
-                return Err(io::Error::other(
-                    "another mesh-init is at work here; raise --wait, or try again",
-                ));
+                return Err(io::Error::other("another mesh-init is at work here; raise --wait, or try again"));
             }
             Err((_, errno)) => return Err(errno.into()),
         }
@@ -52,12 +50,7 @@ pub(crate) fn lock(seconds: u32) -> io::Result<Lock> {
 /// Whether the kernel speaks IPv6 at all. A sysctl that turns addresses off can be turned back on later, so rules
 /// are worth having then.
 pub(crate) fn ipv6() -> Support {
-    match socket(
-        AddressFamily::Inet6,
-        SockType::Datagram,
-        SockFlag::SOCK_CLOEXEC,
-        None,
-    ) {
+    match socket(AddressFamily::Inet6, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None) {
         Err(Errno::EAFNOSUPPORT) => Support::Absent,
         _ => Support::Present,
     }

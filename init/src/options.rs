@@ -73,47 +73,21 @@ impl Options {
     pub fn validate(self) -> Result<Valid, Conflict> {
         let conflict = |flag, value: String, cause| Err(Conflict { flag, value, cause });
         if self.inbound_port == self.outbound_port {
-            return conflict(
-                "inbound-port",
-                self.inbound_port.to_string(),
-                "the outbound port is the same",
-            );
+            return conflict("inbound-port", self.inbound_port.to_string(), "the outbound port is the same");
         }
-        for (flag, port) in [
-            ("inbound-port", self.inbound_port),
-            ("outbound-port", self.outbound_port),
-        ] {
+        for (flag, port) in [("inbound-port", self.inbound_port), ("outbound-port", self.outbound_port)] {
             if [TAP_PORT, ADMIN_PORT].contains(&port.get()) {
-                return conflict(
-                    flag,
-                    port.to_string(),
-                    "the proxy's tap (4190) and admin (4191) ports are not free",
-                );
+                return conflict(flag, port.to_string(), "the proxy's tap (4190) and admin (4191) ports are not free");
             }
         }
         if self.proxy_uid == 0 {
-            return conflict(
-                "proxy-uid",
-                "0".into(),
-                "every process of root would escape the mesh",
-            );
+            return conflict("proxy-uid", "0".into(), "every process of root would escape the mesh");
         }
         if self.proxy_uid == u32::MAX {
-            return conflict(
-                "proxy-uid",
-                self.proxy_uid.to_string(),
-                "no user can have this id",
-            );
+            return conflict("proxy-uid", self.proxy_uid.to_string(), "no user can have this id");
         }
-        if let (false, None) = (
-            self.inbound_ports.is_empty(),
-            self.inbound_ports.find(|port| self.takes(port)),
-        ) {
-            return conflict(
-                "inbound-ports",
-                self.inbound_ports.to_string(),
-                "all of them are skipped",
-            );
+        if let (false, None) = (self.inbound_ports.is_empty(), self.inbound_ports.find(|port| self.takes(port))) {
+            return conflict("inbound-ports", self.inbound_ports.to_string(), "all of them are skipped");
         }
         Ok(Valid(self))
     }
@@ -148,54 +122,12 @@ mod tests {
     fn contradictions_are_refused_by_name_value_and_cause() {
         let base = Options::default;
         let cases = [
-            (
-                Options {
-                    inbound_port: OUTBOUND_PORT,
-                    ..base()
-                },
-                "--inbound-port'",
-                "4140",
-            ),
-            (
-                Options {
-                    outbound_port: NonZeroU16::new(ADMIN_PORT).unwrap(),
-                    ..base()
-                },
-                "--outbound-port'",
-                "4191",
-            ),
-            (
-                Options {
-                    inbound_port: NonZeroU16::new(TAP_PORT).unwrap(),
-                    ..base()
-                },
-                "--inbound-port'",
-                "4190",
-            ),
-            (
-                Options {
-                    proxy_uid: 0,
-                    ..base()
-                },
-                "--proxy-uid'",
-                "root",
-            ),
-            (
-                Options {
-                    proxy_uid: u32::MAX,
-                    ..base()
-                },
-                "--proxy-uid'",
-                "4294967295",
-            ),
-            (
-                Options {
-                    inbound_ports: "4191".parse().unwrap(),
-                    ..base()
-                },
-                "--inbound-ports'",
-                "skipped",
-            ),
+            (Options { inbound_port: OUTBOUND_PORT, ..base() }, "--inbound-port'", "4140"),
+            (Options { outbound_port: NonZeroU16::new(ADMIN_PORT).unwrap(), ..base() }, "--outbound-port'", "4191"),
+            (Options { inbound_port: NonZeroU16::new(TAP_PORT).unwrap(), ..base() }, "--inbound-port'", "4190"),
+            (Options { proxy_uid: 0, ..base() }, "--proxy-uid'", "root"),
+            (Options { proxy_uid: u32::MAX, ..base() }, "--proxy-uid'", "4294967295"),
+            (Options { inbound_ports: "4191".parse().unwrap(), ..base() }, "--inbound-ports'", "skipped"),
             (
                 Options {
                     inbound_ports: "80".parse().unwrap(),
@@ -208,10 +140,7 @@ mod tests {
         ];
         for (options, flag, detail) in cases {
             let message = options.validate().unwrap_err().to_string();
-            assert!(
-                message.contains(flag) && message.contains(detail),
-                "{message}"
-            );
+            assert!(message.contains(flag) && message.contains(detail), "{message}");
         }
     }
 }

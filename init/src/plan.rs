@@ -50,19 +50,14 @@ pub(crate) fn families(ipv6: Ipv6, support: Support) -> Result<Vec<Family>, Refu
 }
 
 /// The backend to use, and the reason for a reader.
-pub(crate) fn backend(
-    choice: Choice,
-    surveys: &[Survey],
-) -> Result<(Backend, &'static str), Refused> {
+pub(crate) fn backend(choice: Choice, surveys: &[Survey]) -> Result<(Backend, &'static str), Refused> {
     match choice {
         Choice::Nft => return Ok((Backend::Nft, "asked for")),
         Choice::Legacy => return Ok((Backend::Legacy, "asked for")),
         Choice::Auto => {}
     }
     let any = |backend: Backend, holds: fn(&Found) -> bool| {
-        let mut of_backend = surveys
-            .iter()
-            .filter(|survey| survey.tables.backend == backend);
+        let mut of_backend = surveys.iter().filter(|survey| survey.tables.backend == backend);
         of_backend.any(|survey| survey.found.as_ref().is_ok_and(holds))
     };
     type Holds = fn(&Found) -> bool;
@@ -78,14 +73,8 @@ pub(crate) fn backend(
             }
         }
     }
-    let mut causes = surveys
-        .iter()
-        .filter_map(|survey| survey.found.as_ref().err())
-        .map(ToString::to_string);
-    Err(Refused::NoBackend(
-        causes.next().unwrap_or_default(),
-        causes.next_back().unwrap_or_default(),
-    ))
+    let mut causes = surveys.iter().filter_map(|survey| survey.found.as_ref().err()).map(ToString::to_string);
+    Err(Refused::NoBackend(causes.next().unwrap_or_default(), causes.next_back().unwrap_or_default()))
 }
 
 /// The steps that put `options` in force in `chosen` for `families`, and remove us everywhere else.
@@ -107,11 +96,7 @@ pub(crate) fn apply(
             // A backend that does not work holds no rules that do.
             (Err(_), false) => continue,
         };
-        let wanted = if asked {
-            Ruleset::wanted(options, survey.tables.family, before)
-        } else {
-            Ruleset::default()
-        };
+        let wanted = if asked { Ruleset::wanted(options, survey.tables.family, before) } else { Ruleset::default() };
         steps.extend(step(survey.tables, before, &wanted));
     }
     // New rules go in before old ones go out, so that nothing slips through in between.
@@ -121,22 +106,14 @@ pub(crate) fn apply(
 
 /// The steps that remove us from every backend that `choice` covers. Not being able to look is only borne in a backend
 /// beside one that can, and in a family that is not asked for.
-pub(crate) fn cleanup(
-    choice: Choice,
-    families: &[Family],
-    surveys: &[Survey],
-) -> Result<Vec<Step>, Refused> {
+pub(crate) fn cleanup(choice: Choice, families: &[Family], surveys: &[Survey]) -> Result<Vec<Step>, Refused> {
     let covered = |survey: &&Survey| match choice {
         Choice::Auto => true,
         Choice::Nft => survey.tables.backend == Backend::Nft,
         Choice::Legacy => survey.tables.backend == Backend::Legacy,
     };
     let covered: Vec<&Survey> = surveys.iter().filter(covered).collect();
-    let seen = |family| {
-        covered
-            .iter()
-            .any(|survey| survey.tables.family == family && survey.found.is_ok())
-    };
+    let seen = |family| covered.iter().any(|survey| survey.tables.family == family && survey.found.is_ok());
     let mut steps = Vec::new();
     for Survey { tables, found } in &covered {
         match found {
@@ -152,11 +129,7 @@ pub(crate) fn cleanup(
 
 fn step(tables: Tables, before: &Ruleset, wanted: &Ruleset) -> Option<Step> {
     let transaction = before.transaction(wanted)?;
-    Some(Step {
-        tables,
-        before: before.clone(),
-        transaction,
-    })
+    Some(Step { tables, before: before.clone(), transaction })
 }
 
 #[cfg(test)]
@@ -173,24 +146,12 @@ mod tests {
 
     /// nft v4, nft v6, legacy v4, legacy v6
     fn surveys(saves: [&str; 4]) -> Vec<Survey> {
-        let all = [Backend::Nft, Backend::Legacy]
-            .into_iter()
-            .flat_map(|b| FAMILIES.map(|family| (b, family)));
+        let all = [Backend::Nft, Backend::Legacy].into_iter().flat_map(|b| FAMILIES.map(|family| (b, family)));
         let survey = |((backend, family), save): ((Backend, Family), &str)| Survey {
-            tables: Tables {
-                backend,
-                family,
-                wait_seconds: 1,
-            },
+            tables: Tables { backend, family, wait_seconds: 1 },
             found: match save {
-                BROKEN => Err(Error::Late {
-                    program: format!("{backend}-{family:?}"),
-                    seconds: 1,
-                }),
-                save => Ok(Found {
-                    ours: Ruleset::parse(save),
-                    rules: save.matches("-A").count(),
-                }),
+                BROKEN => Err(Error::Late { program: format!("{backend}-{family:?}"), seconds: 1 }),
+                save => Ok(Found { ours: Ruleset::parse(save), rules: save.matches("-A").count() }),
             },
         };
         all.zip(saves).map(survey).collect()
@@ -204,20 +165,12 @@ mod tests {
     fn auto_takes_the_backend_that_has_rules_then_nft_then_legacy() {
         let chosen = |saves| backend(Choice::Auto, &surveys(saves)).unwrap().0;
         assert_eq!(chosen([NOTHING; 4]), Backend::Nft);
-        assert_eq!(
-            chosen([NOTHING, NOTHING, FOREIGN, NOTHING]),
-            Backend::Legacy
-        );
+        assert_eq!(chosen([NOTHING, NOTHING, FOREIGN, NOTHING]), Backend::Legacy);
         assert_eq!(chosen([NOTHING, FOREIGN, FOREIGN, FOREIGN]), Backend::Nft);
         assert_eq!(chosen([FOREIGN, FOREIGN, OURS, NOTHING]), Backend::Legacy);
         assert_eq!(chosen([BROKEN, BROKEN, NOTHING, NOTHING]), Backend::Legacy);
-        let message = backend(Choice::Auto, &surveys([BROKEN; 4]))
-            .unwrap_err()
-            .to_string();
-        assert!(
-            message.contains("Nft-V4") || message.contains("nft-V4"),
-            "{message}"
-        );
+        let message = backend(Choice::Auto, &surveys([BROKEN; 4])).unwrap_err().to_string();
+        assert!(message.contains("Nft-V4") || message.contains("nft-V4"), "{message}");
     }
 
     #[test]
@@ -225,44 +178,21 @@ mod tests {
         assert_eq!(families(Ipv6::Auto, Support::Absent).unwrap(), [Family::V4]);
         assert_eq!(families(Ipv6::Auto, Support::Present).unwrap(), FAMILIES);
         assert_eq!(families(Ipv6::Off, Support::Present).unwrap(), [Family::V4]);
-        assert!(matches!(
-            families(Ipv6::On, Support::Absent),
-            Err(Refused::NoIpv6)
-        ));
+        assert!(matches!(families(Ipv6::On, Support::Absent), Err(Refused::NoIpv6)));
     }
 
     #[test]
     fn applying_removes_us_from_the_other_backend_last() {
-        let steps = apply(
-            &options(),
-            Backend::Legacy,
-            &FAMILIES,
-            &surveys([OURS, OURS, NOTHING, NOTHING]),
-        )
-        .unwrap();
+        let steps = apply(&options(), Backend::Legacy, &FAMILIES, &surveys([OURS, OURS, NOTHING, NOTHING])).unwrap();
         let order: Vec<String> = steps.iter().map(|step| step.tables.to_string()).collect();
-        assert_eq!(
-            order,
-            [
-                "iptables-legacy",
-                "ip6tables-legacy",
-                "iptables-nft",
-                "ip6tables-nft"
-            ]
-        );
+        assert_eq!(order, ["iptables-legacy", "ip6tables-legacy", "iptables-nft", "ip6tables-nft"]);
         assert_eq!(steps[0].transaction, rules::text(&options(), Family::V4));
         assert!(steps[2].transaction.contains("-X MESH_OUTBOUND"));
     }
 
     #[test]
     fn a_family_that_is_left_out_is_cleaned() {
-        let steps = apply(
-            &options(),
-            Backend::Nft,
-            &[Family::V4],
-            &surveys([OURS, OURS, BROKEN, BROKEN]),
-        )
-        .unwrap();
+        let steps = apply(&options(), Backend::Nft, &[Family::V4], &surveys([OURS, OURS, BROKEN, BROKEN])).unwrap();
         assert_eq!(steps.len(), 2);
         assert!(steps[1].transaction.contains("-X MESH_OUTBOUND"));
     }
@@ -270,20 +200,10 @@ mod tests {
     #[test]
     fn a_family_that_cannot_be_read_is_not_guessed() {
         let surveys = surveys([NOTHING, BROKEN, NOTHING, NOTHING]);
-        let message = apply(&options(), Backend::Nft, &FAMILIES, &surveys)
-            .unwrap_err()
-            .to_string();
+        let message = apply(&options(), Backend::Nft, &FAMILIES, &surveys).unwrap_err().to_string();
         assert!(message.contains("--ipv6 off"), "{message}");
-        assert!(
-            cleanup(Choice::Auto, &FAMILIES, &surveys)
-                .unwrap()
-                .is_empty()
-        );
+        assert!(cleanup(Choice::Auto, &FAMILIES, &surveys).unwrap().is_empty());
         assert!(cleanup(Choice::Nft, &FAMILIES, &surveys).is_err());
-        assert!(
-            cleanup(Choice::Nft, &[Family::V4], &surveys)
-                .unwrap()
-                .is_empty()
-        );
+        assert!(cleanup(Choice::Nft, &[Family::V4], &surveys).unwrap().is_empty());
     }
 }

@@ -144,10 +144,7 @@ mod tests {
 
     #[test]
     fn a_list_is_sorted_and_overlaps_are_merged() {
-        assert_eq!(
-            ports("8080,22,8000-8100,8101,23").to_string(),
-            "22-23,8000-8101"
-        );
+        assert_eq!(ports("8080,22,8000-8100,8101,23").to_string(), "22-23,8000-8101");
         assert_eq!(ports("80-80").to_string(), "80");
         assert_eq!(ports("1-65535,65535").to_string(), "1-65535");
     }
@@ -191,40 +188,21 @@ mod tests {
     fn a_range_takes_two_of_the_fifteen_slots_of_a_rule() {
         let singles: Vec<String> = (0..15).map(|n| (1000 + 2 * n).to_string()).collect();
         assert_eq!(ports(&singles.join(",")).groups().len(), 1);
-        assert_eq!(
-            ports(&format!("{},2000", singles.join(","))).groups().len(),
-            2
-        );
+        assert_eq!(ports(&format!("{},2000", singles.join(","))).groups().len(), 2);
 
-        let seven_ranges: Vec<String> = (0..7)
-            .map(|n| format!("{}-{}", 100 * n + 1, 100 * n + 50))
-            .collect();
+        let seven_ranges: Vec<String> = (0..7).map(|n| format!("{}-{}", 100 * n + 1, 100 * n + 50)).collect();
         let fifteen = format!("{},9000", seven_ranges.join(","));
         assert_eq!(ports(&fifteen).groups().len(), 1);
         let sixteen = format!("{},9000-9001", seven_ranges.join(","));
-        assert_eq!(
-            ports(&sixteen).groups(),
-            [
-                ports(&seven_ranges.join(",")).groups()[0].as_str(),
-                "9000:9001"
-            ]
-        );
+        assert_eq!(ports(&sixteen).groups(), [ports(&seven_ranges.join(",")).groups()[0].as_str(), "9000:9001"]);
     }
 
     #[test]
     fn groups_together_hold_each_port_once() {
         let many: Ports = (1..400).map(|n| n * 7..=n * 7 + n % 3).collect();
-        let regrouped: Vec<String> = many
-            .groups()
-            .iter()
-            .map(|group| group.replace(':', "-"))
-            .collect();
+        let regrouped: Vec<String> = many.groups().iter().map(|group| group.replace(':', "-")).collect();
         assert_eq!(ports(&regrouped.join(",")), many);
-        assert!(
-            many.groups()
-                .iter()
-                .all(|group| group.split([',', ':']).count() <= SLOTS)
-        );
+        assert!(many.groups().iter().all(|group| group.split([',', ':']).count() <= SLOTS));
     }
 
     #[test]

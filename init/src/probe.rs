@@ -30,23 +30,15 @@ pub(crate) fn connect(target: SocketAddr) -> io::Result<TcpStream> {
     loop {
         let left = deadline.saturating_duration_since(Instant::now()).max(POLL);
         match TcpStream::connect_timeout(&target, left) {
-            Err(error) if route_pending(&error) && Instant::now() < deadline => {
-                std::thread::sleep(POLL)
-            }
+            Err(error) if route_pending(&error) && Instant::now() < deadline => std::thread::sleep(POLL),
             result => return result,
         }
     }
 }
 
 fn route_pending(error: &io::Error) -> bool {
-    let pending = [
-        Errno::ENETUNREACH,
-        Errno::EHOSTUNREACH,
-        Errno::EADDRNOTAVAIL,
-    ];
-    error
-        .raw_os_error()
-        .is_some_and(|code| pending.contains(&Errno::from_raw(code)))
+    let pending = [Errno::ENETUNREACH, Errno::EHOSTUNREACH, Errno::EADDRNOTAVAIL];
+    error.raw_os_error().is_some_and(|code| pending.contains(&Errno::from_raw(code)))
 }
 
 /// Waits for the connection from `client`.
@@ -55,10 +47,7 @@ pub(crate) fn accept(listener: &TcpListener, client: SocketAddr) -> io::Result<O
 }
 
 /// Takes what waits at `listener` until it is the connection from `client`.
-pub(crate) fn accepted(
-    listener: &TcpListener,
-    client: SocketAddr,
-) -> io::Result<Option<TcpStream>> {
+pub(crate) fn accepted(listener: &TcpListener, client: SocketAddr) -> io::Result<Option<TcpStream>> {
     loop {
         match listener.accept() {
             Ok((stream, from)) if from == client => return Ok(Some(stream)),
@@ -100,11 +89,7 @@ pub(crate) fn established(port: u16, client: SocketAddr) -> io::Result<bool> {
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
             sockets => sockets?,
         };
-        if sockets
-            .lines()
-            .filter_map(socket)
-            .any(|(local, remote)| local.port() == port && remote == client)
-        {
+        if sockets.lines().filter_map(socket).any(|(local, remote)| local.port() == port && remote == client) {
             return Ok(true);
         }
     }
@@ -132,10 +117,7 @@ fn proc_address(field: &str) -> Option<SocketAddr> {
         }
         _ => return None,
     };
-    Some(SocketAddr::new(
-        address,
-        u16::from_str_radix(port, 16).ok()?,
-    ))
+    Some(SocketAddr::new(address, u16::from_str_radix(port, 16).ok()?))
 }
 
 #[cfg(test)]
@@ -146,10 +128,7 @@ mod tests {
     fn the_kernels_socket_table_is_read() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        let (port, from) = (
-            listener.local_addr().unwrap().port(),
-            client.local_addr().unwrap(),
-        );
+        let (port, from) = (listener.local_addr().unwrap().port(), client.local_addr().unwrap());
         assert!(established(port, from).unwrap());
         assert!(!established(port ^ 1, from).unwrap());
     }

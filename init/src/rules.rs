@@ -50,22 +50,13 @@ impl Ruleset {
     pub fn parse(save: &str) -> Self {
         let mut found = Self::default();
         let mut positions = BTreeMap::new();
-        let nat = save
-            .lines()
-            .skip_while(|line| *line != "*nat")
-            .take_while(|line| *line != "COMMIT");
+        let nat = save.lines().skip_while(|line| *line != "*nat").take_while(|line| *line != "COMMIT");
         for line in nat {
-            if let Some(name) = line
-                .strip_prefix(':')
-                .and_then(|rest| rest.split(' ').next())
-            {
+            if let Some(name) = line.strip_prefix(':').and_then(|rest| rest.split(' ').next()) {
                 if let Some(chain) = own_chain(name) {
                     found.chains.entry(chain).or_default();
                 }
-            } else if let Some((name, rule)) = line
-                .strip_prefix("-A ")
-                .and_then(|rest| rest.split_once(' '))
-            {
+            } else if let Some((name, rule)) = line.strip_prefix("-A ").and_then(|rest| rest.split_once(' ')) {
                 let position = positions.entry(name).or_insert(0);
                 *position += 1;
                 found.add(name, *position, rule);
@@ -82,24 +73,13 @@ impl Ruleset {
     pub fn wanted(options: &Valid, family: Family, current: &Self) -> Self {
         let jump = |hook, rule: &str| {
             let there = current.jumps.iter().find(|jump| jump.hook == hook);
-            Jump {
-                hook,
-                position: there.map_or(1, |jump| jump.position),
-                rule: rule.to_owned(),
-            }
+            Jump { hook, position: there.map_or(1, |jump| jump.position), rule: rule.to_owned() }
         };
         Self {
-            chains: [
-                (INBOUND, inbound(options, family)),
-                (OUTBOUND, outbound(options, family)),
-            ]
-            .into(),
+            chains: [(INBOUND, inbound(options, family)), (OUTBOUND, outbound(options, family))].into(),
             jumps: vec![
                 // Traffic that is only routed through this host is none of the workload's.
-                jump(
-                    PREROUTING,
-                    "-p tcp -m addrtype --dst-type LOCAL -j MESH_INBOUND",
-                ),
+                jump(PREROUTING, "-p tcp -m addrtype --dst-type LOCAL -j MESH_INBOUND"),
                 jump(OUTPUT, "-p tcp -j MESH_OUTBOUND"),
             ],
         }
@@ -127,12 +107,7 @@ impl Ruleset {
             for Jump { hook, rule, .. } in &self.jumps {
                 let _ = writeln!(text, "-D {hook} {rule}");
             }
-            for Jump {
-                hook,
-                position,
-                rule,
-            } in &wanted.jumps
-            {
+            for Jump { hook, position, rule } in &wanted.jumps {
                 let _ = writeln!(text, "-I {hook} {position} {rule}");
             }
         }
@@ -141,11 +116,7 @@ impl Ruleset {
                 let _ = writeln!(text, "-A {chain} {rule}");
             }
         }
-        let obsolete = || {
-            self.chains
-                .keys()
-                .filter(|chain| !wanted.chains.contains_key(*chain))
-        };
+        let obsolete = || self.chains.keys().filter(|chain| !wanted.chains.contains_key(*chain));
         obsolete().for_each(|chain| text += &format!("-F {chain}\n"));
         obsolete().for_each(|chain| text += &format!("-X {chain}\n"));
         text.push_str("COMMIT\n");
@@ -161,16 +132,11 @@ impl Ruleset {
             return;
         };
         // A jump to a user's chain has no options, so it ends the line; a comment with blanks would end in a quote.
-        let ours = [INBOUND, OUTBOUND].iter().any(|target| {
-            rule.strip_suffix(target)
-                .is_some_and(|rest| rest == "-j " || rest.ends_with(" -j "))
-        });
+        let ours = [INBOUND, OUTBOUND]
+            .iter()
+            .any(|target| rule.strip_suffix(target).is_some_and(|rest| rest == "-j " || rest.ends_with(" -j ")));
         if ours {
-            self.jumps.push(Jump {
-                hook,
-                position,
-                rule: rule.to_owned(),
-            });
+            self.jumps.push(Jump { hook, position, rule: rule.to_owned() });
         }
     }
 }
@@ -179,9 +145,7 @@ impl Ruleset {
 #[must_use]
 pub fn text(options: &Valid, family: Family) -> String {
     let nothing = Ruleset::default();
-    nothing
-        .transaction(&Ruleset::wanted(options, family, &nothing))
-        .unwrap_or_default()
+    nothing.transaction(&Ruleset::wanted(options, family, &nothing)).unwrap_or_default()
 }
 
 fn own_chain(name: &str) -> Option<&'static str> {
@@ -190,10 +154,7 @@ fn own_chain(name: &str) -> Option<&'static str> {
 
 fn inbound(options: &Valid, family: Family) -> Vec<String> {
     let port = options.inbound_port.get();
-    let own: Ports = [port, TAP_PORT, ADMIN_PORT]
-        .into_iter()
-        .map(|port| port..=port)
-        .collect();
+    let own: Ports = [port, TAP_PORT, ADMIN_PORT].into_iter().map(|port| port..=port).collect();
     let mut rules = per_group(&own, "RETURN");
     rules.extend(per_group(&options.skip_inbound_ports, "RETURN"));
     rules.extend(subnets(options, family).map(|subnet| format!("-s {subnet} -j RETURN")));
@@ -214,10 +175,7 @@ fn outbound(options: &Valid, family: Family) -> Vec<String> {
     ];
     rules.extend(per_group(&options.skip_outbound_ports, "RETURN"));
     rules.extend(subnets(options, family).map(|subnet| format!("-d {subnet} -j RETURN")));
-    rules.push(format!(
-        "-p tcp -j REDIRECT --to-ports {}",
-        options.outbound_port
-    ));
+    rules.push(format!("-p tcp -j REDIRECT --to-ports {}", options.outbound_port));
     rules
 }
 
@@ -227,10 +185,7 @@ fn per_group(ports: &Ports, target: &str) -> Vec<String> {
 }
 
 fn subnets(options: &Valid, family: Family) -> impl Iterator<Item = String> {
-    let of_family = options
-        .skip_subnets
-        .iter()
-        .filter(move |subnet| subnet.is_ipv6() == (family == Family::V6));
+    let of_family = options.skip_subnets.iter().filter(move |subnet| subnet.is_ipv6() == (family == Family::V6));
     of_family.map(ToString::to_string)
 }
 
@@ -251,11 +206,8 @@ mod tests {
 
     /// What `iptables-save` prints after `text` went into a table with one foreign rule.
     fn saved(text: &str) -> String {
-        let rules: String = text
-            .lines()
-            .filter(|line| line.starts_with("-A"))
-            .map(|line| format!("{line}\n"))
-            .collect();
+        let rules: String =
+            text.lines().filter(|line| line.starts_with("-A")).map(|line| format!("{line}\n")).collect();
         let jumps: String = text
             .lines()
             .filter_map(|line| line.strip_prefix("-I ")?.split_once(" 1 "))
@@ -282,51 +234,30 @@ mod tests {
             -A MESH_OUTBOUND -d 10.0.0.0/8 -j RETURN\n\
             -A MESH_OUTBOUND -p tcp -j REDIRECT --to-ports 4140\nCOMMIT\n";
         assert_eq!(text(&options(), Family::V4), expected);
-        assert_eq!(
-            text(&options(), Family::V6),
-            expected.replace("10.0.0.0/8", "fd00::/8")
-        );
+        assert_eq!(text(&options(), Family::V6), expected.replace("10.0.0.0/8", "fd00::/8"));
     }
 
     #[test]
     fn listed_inbound_ports_are_the_only_ones_redirected() {
-        let only = Options {
-            inbound_ports: "80,443".parse().unwrap(),
-            ..Options::default()
-        }
-        .validate()
-        .unwrap();
-        let redirects: Vec<String> = inbound(&only, Family::V4)
-            .into_iter()
-            .filter(|r| r.contains("REDIRECT"))
-            .collect();
-        assert_eq!(
-            redirects,
-            ["-p tcp -m multiport --dports 80,443 -j REDIRECT --to-ports 4143"]
-        );
+        let only = Options { inbound_ports: "80,443".parse().unwrap(), ..Options::default() }.validate().unwrap();
+        let redirects: Vec<String> =
+            inbound(&only, Family::V4).into_iter().filter(|r| r.contains("REDIRECT")).collect();
+        assert_eq!(redirects, ["-p tcp -m multiport --dports 80,443 -j REDIRECT --to-ports 4143"]);
     }
 
     #[test]
     fn what_is_in_place_needs_no_transaction() {
         let current = Ruleset::parse(&saved(&text(&options(), Family::V4)));
-        assert_eq!(
-            current.transaction(&Ruleset::wanted(&options(), Family::V4, &current)),
-            None
-        );
+        assert_eq!(current.transaction(&Ruleset::wanted(&options(), Family::V4, &current)), None);
     }
 
     #[test]
     fn other_options_replace_the_chains_and_leave_the_jumps() {
         let current = Ruleset::parse(&saved(&text(&options(), Family::V4)));
         let other = Options::default().validate().unwrap();
-        let text = current
-            .transaction(&Ruleset::wanted(&other, Family::V4, &current))
-            .unwrap();
+        let text = current.transaction(&Ruleset::wanted(&other, Family::V4, &current)).unwrap();
         assert!(text.contains(":MESH_INBOUND - [0:0]\n"), "{text}");
-        assert!(
-            !text.contains("-D") && !text.contains("-I") && !text.contains("8000:8100"),
-            "{text}"
-        );
+        assert!(!text.contains("-D") && !text.contains("-I") && !text.contains("8000:8100"), "{text}");
     }
 
     #[test]
@@ -343,24 +274,11 @@ mod tests {
         let save = "*nat\n:MESH_OUTBOUND - [0:0]\n-A OUTPUT -j DOCKER\n-A OUTPUT -j MESH_OUTBOUND\n\
             -A OUTPUT -p tcp -j MESH_OUTBOUND\nCOMMIT\n";
         let current = Ruleset::parse(save);
-        let text = current
-            .transaction(&Ruleset::wanted(&options(), Family::V4, &current))
-            .unwrap();
-        assert!(
-            text.contains("-D OUTPUT -j MESH_OUTBOUND\n-D OUTPUT -p tcp -j MESH_OUTBOUND\n"),
-            "{text}"
-        );
-        assert!(
-            text.contains("-I OUTPUT 2 -p tcp -j MESH_OUTBOUND\n"),
-            "{text}"
-        );
-        let back = Ruleset::parse(&saved(&super::text(&options(), Family::V4)))
-            .transaction(&current)
-            .unwrap();
-        assert!(
-            back.contains("-I OUTPUT 2 -j MESH_OUTBOUND\n-I OUTPUT 3 -p tcp -j MESH_OUTBOUND\n"),
-            "{back}"
-        );
+        let text = current.transaction(&Ruleset::wanted(&options(), Family::V4, &current)).unwrap();
+        assert!(text.contains("-D OUTPUT -j MESH_OUTBOUND\n-D OUTPUT -p tcp -j MESH_OUTBOUND\n"), "{text}");
+        assert!(text.contains("-I OUTPUT 2 -p tcp -j MESH_OUTBOUND\n"), "{text}");
+        let back = Ruleset::parse(&saved(&super::text(&options(), Family::V4))).transaction(&current).unwrap();
+        assert!(back.contains("-I OUTPUT 2 -j MESH_OUTBOUND\n-I OUTPUT 3 -p tcp -j MESH_OUTBOUND\n"), "{back}");
     }
 
     #[test]

@@ -78,25 +78,16 @@ impl FromStr for Subnet {
         let (address, prefix) = text.split_once('/').ok_or_else(refused)?;
         let network: IpAddr = address.parse().map_err(|_| refused())?;
         let longest: u8 = if network.is_ipv6() { 128 } else { 32 };
-        if prefix.is_empty()
-            || prefix.len() > 3
-            || !prefix.bytes().all(|byte| byte.is_ascii_digit())
-        {
+        if prefix.is_empty() || prefix.len() > 3 || !prefix.bytes().all(|byte| byte.is_ascii_digit()) {
             return Err(refused());
         }
         let Some(prefix) = prefix.parse().ok().filter(|prefix: &u8| *prefix <= longest) else {
-            return Err(Error::Prefix {
-                text: text.to_owned(),
-                longest,
-            });
+            return Err(Error::Prefix { text: text.to_owned(), longest });
         };
         if matches!(network, IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some()) {
             return Err(Error::Mapped(text.to_owned()));
         }
-        let subnet = Self {
-            network: masked(network, prefix),
-            prefix,
-        };
+        let subnet = Self { network: masked(network, prefix), prefix };
         if prefix == 0 {
             return Err(Error::Everything(subnet));
         }
@@ -111,10 +102,7 @@ impl FromStr for Subnets {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self, Error> {
-        let mut list = text
-            .split(',')
-            .map(Subnet::from_str)
-            .collect::<Result<Vec<_>, _>>()?;
+        let mut list = text.split(',').map(Subnet::from_str).collect::<Result<Vec<_>, _>>()?;
         list.sort();
         list.dedup();
         Ok(Self(list))
@@ -130,12 +118,8 @@ impl fmt::Display for Subnet {
 fn masked(address: IpAddr, prefix: u8) -> IpAddr {
     let prefix = u32::from(prefix);
     match address {
-        IpAddr::V4(v4) => {
-            IpAddr::V4((v4.to_bits() & !u32::MAX.checked_shr(prefix).unwrap_or(0)).into())
-        }
-        IpAddr::V6(v6) => {
-            IpAddr::V6((v6.to_bits() & !u128::MAX.checked_shr(prefix).unwrap_or(0)).into())
-        }
+        IpAddr::V4(v4) => IpAddr::V4((v4.to_bits() & !u32::MAX.checked_shr(prefix).unwrap_or(0)).into()),
+        IpAddr::V6(v6) => IpAddr::V6((v6.to_bits() & !u128::MAX.checked_shr(prefix).unwrap_or(0)).into()),
     }
 }
 
@@ -145,9 +129,7 @@ mod tests {
 
     #[test]
     fn both_families_parse_and_are_listed_once() {
-        let list: Subnets = "fd00::/8,10.0.0.0/8,10.0.0.0/8,192.0.2.1/32,::1/128"
-            .parse()
-            .unwrap();
+        let list: Subnets = "fd00::/8,10.0.0.0/8,10.0.0.0/8,192.0.2.1/32,::1/128".parse().unwrap();
         let shown: Vec<String> = list.iter().map(Subnet::to_string).collect();
         assert_eq!(shown, ["10.0.0.0/8", "192.0.2.1/32", "::1/128", "fd00::/8"]);
     }

@@ -40,30 +40,14 @@ pub(crate) enum Failure {
     #[error("--ipv6 on, but IPv6 is turned off here (sysctl net.ipv6.conf.default.disable_ipv6)")]
     Ipv6Off,
     #[error("{direction} {target}: {source} ({hint})")]
-    Connect {
-        direction: Direction,
-        target: SocketAddr,
-        source: io::Error,
-        hint: &'static str,
-    },
-    #[error(
-        "{direction} {target} was not redirected; run mesh-init with the same arguments, without --verify"
-    )]
-    NotRedirected {
-        direction: Direction,
-        target: SocketAddr,
-    },
+    Connect { direction: Direction, target: SocketAddr, source: io::Error, hint: &'static str },
+    #[error("{direction} {target} was not redirected; run mesh-init with the same arguments, without --verify")]
+    NotRedirected { direction: Direction, target: SocketAddr },
     #[error(
         "{direction} {target} was redirected, but its original destination reads {found}; is a second NAT at work?"
     )]
-    Destination {
-        direction: Direction,
-        target: SocketAddr,
-        found: SocketAddr,
-    },
-    #[error(
-        "user {uid} (the proxy) is redirected, so its connections would loop; check --proxy-uid against the rules"
-    )]
+    Destination { direction: Direction, target: SocketAddr, found: SocketAddr },
+    #[error("user {uid} (the proxy) is redirected, so its connections would loop; check --proxy-uid against the rules")]
     NotExempt { uid: u32 },
     #[error("{0}")]
     Io(#[from] io::Error),
@@ -112,10 +96,7 @@ pub(crate) fn run(options: &Valid, ipv6: Ipv6, families: &[Family]) -> Result<()
     let bench = Bench::new(&probes)?;
     for (family, addresses) in &probes {
         bench.prove(options, *addresses)?;
-        info(&format!(
-            "verified {family:?}: inbound and outbound are redirected, user {} is not",
-            options.proxy_uid
-        ));
+        info(&format!("verified {family:?}: inbound and outbound are redirected, user {} is not", options.proxy_uid));
     }
     Ok(())
 }
@@ -130,12 +111,7 @@ impl Failure {
             io::ErrorKind::TimedOut => "does a firewall drop it? See iptables -L, nft list ruleset",
             _ => "see ip route, iptables -t nat -S",
         };
-        Self::Connect {
-            direction,
-            target,
-            source,
-            hint,
-        }
+        Self::Connect { direction, target, source, hint }
     }
 }
 
@@ -148,10 +124,7 @@ impl Addresses {
             Family::V4 => (&v4, 30),
             Family::V6 => (&[v6], 126),
         };
-        let skipped = |pair: &[IpAddr; 2]| {
-            pair.iter()
-                .any(|address| options.skip_subnets.contains(*address))
-        };
+        let skipped = |pair: &[IpAddr; 2]| pair.iter().any(|address| options.skip_subnets.contains(*address));
         let free = candidates.iter().find(|pair| !skipped(pair));
         let [peer, here] = *free.ok_or(Failure::Address(candidates[0][0]))?;
         Ok(Self { here, peer, prefix })
@@ -174,25 +147,16 @@ impl Bench {
     fn join(&self, probes: &[(Family, Addresses)]) -> Result<(), Failure> {
         use std::os::fd::AsRawFd as _;
         let here = format!("/proc/{}/fd/{}", std::process::id(), self.here.as_raw_fd());
-        ip(&format!(
-            "link add {PEER_DEVICE} type veth peer name {DEVICE} netns {here}\nlink set {PEER_DEVICE} up\n"
-        ))?;
+        ip(&format!("link add {PEER_DEVICE} type veth peer name {DEVICE} netns {here}\nlink set {PEER_DEVICE} up\n"))?;
         let addresses = |device: &str, end: fn(&Addresses) -> IpAddr| {
             let line = |(_, pair): &(Family, Addresses)| {
                 let nodad = if pair.peer.is_ipv6() { "nodad" } else { "" };
-                format!(
-                    "address add {}/{} dev {device} {nodad}\n",
-                    end(pair),
-                    pair.prefix
-                )
+                format!("address add {}/{} dev {device} {nodad}\n", end(pair), pair.prefix)
             };
             probes.iter().map(line).collect::<String>()
         };
         namespace::enter(&self.here)?;
-        ip(&format!(
-            "link set {DEVICE} up\n{}",
-            addresses(DEVICE, |pair| pair.here)
-        ))?;
+        ip(&format!("link set {DEVICE} up\n{}", addresses(DEVICE, |pair| pair.here)))?;
         namespace::enter(&self.scratch)?;
         ip(&addresses(PEER_DEVICE, |pair| pair.peer))
     }
@@ -207,34 +171,19 @@ impl Bench {
 
     fn prove(&self, options: &Valid, addresses: Addresses) -> Result<(), Failure> {
         let outbound = probe_port(|port| !options.skip_outbound_ports.contains(port));
-        let outbound = SocketAddr::new(
-            addresses.peer,
-            outbound.ok_or(Failure::Port(Direction::Outbound))?,
-        );
+        let outbound = SocketAddr::new(addresses.peer, outbound.ok_or(Failure::Port(Direction::Outbound))?);
         let inbound = match options.inbound_ports.is_empty() {
             true => probe_port(|port| options.takes(port)),
             false => options.inbound_ports.find(|port| options.takes(port)),
         };
-        let inbound = SocketAddr::new(
-            addresses.here,
-            inbound.ok_or(Failure::Port(Direction::Inbound))?,
-        );
+        let inbound = SocketAddr::new(addresses.here, inbound.ok_or(Failure::Port(Direction::Inbound))?);
         let escaped = self.at_peer(|| probe::listen(outbound))??;
 
         self.exempt(options.proxy_uid, outbound, &escaped)?;
-        let loopback = if outbound.is_ipv6() {
-            Ipv6Addr::LOCALHOST.into()
-        } else {
-            Ipv4Addr::LOCALHOST.into()
-        };
+        let loopback = if outbound.is_ipv6() { Ipv6Addr::LOCALHOST.into() } else { Ipv4Addr::LOCALHOST.into() };
         let acceptor = Acceptor::on(SocketAddr::new(loopback, options.outbound_port.get()))?;
         let client = connect(Direction::Outbound, outbound)?;
-        acceptor.expect(
-            Direction::Outbound,
-            client.local_addr()?,
-            outbound,
-            Some(&escaped),
-        )?;
+        acceptor.expect(Direction::Outbound, client.local_addr()?, outbound, Some(&escaped))?;
 
         let acceptor = Acceptor::on(SocketAddr::new(addresses.here, options.inbound_port.get()))?;
         let client = self.at_peer(|| connect(Direction::Inbound, inbound))??;
@@ -293,15 +242,10 @@ impl Acceptor {
                 let stream = probe::accept(listener, client)?.ok_or_else(not_redirected)?;
                 let found = probe::original_destination(&stream)?;
                 let right = found == target;
-                right.then_some(()).ok_or(Failure::Destination {
-                    direction,
-                    target,
-                    found,
-                })
+                right.then_some(()).ok_or(Failure::Destination { direction, target, found })
             }
             Self::Proxy(address) => {
-                let there =
-                    probe::poll(|| Ok(probe::established(address.port(), client)?.then_some(())))?;
+                let there = probe::poll(|| Ok(probe::established(address.port(), client)?.then_some(())))?;
                 there.ok_or_else(not_redirected)
             }
         }
@@ -313,17 +257,12 @@ fn connect(direction: Direction, target: SocketAddr) -> Result<TcpStream, Failur
 }
 
 fn ip(batch: &str) -> Result<(), Failure> {
-    xtables::run("ip", &["-batch", "-"], batch, PATIENCE)
-        .map(drop)
-        .map_err(Failure::Device)
+    xtables::run("ip", &["-batch", "-"], batch, PATIENCE).map(drop).map_err(Failure::Device)
 }
 
 fn probe_port(free: impl Fn(u16) -> bool) -> Option<u16> {
     // From the top: servers live low.
-    PROBE_PORTS
-        .rev()
-        .find(|port| free(*port))
-        .or_else(|| Ports::from_iter([1..=u16::MAX]).find(free))
+    PROBE_PORTS.rev().find(|port| free(*port)).or_else(|| Ports::from_iter([1..=u16::MAX]).find(free))
 }
 
 fn ipv6_is_off() -> bool {
@@ -347,12 +286,8 @@ mod tests {
     #[test]
     fn the_probe_avoids_what_is_skipped() {
         let skip = |list: &str| {
-            let options = mesh_init::Options {
-                skip_subnets: list.parse().unwrap(),
-                ..Default::default()
-            };
-            Addresses::choose(&options.validate().unwrap(), Family::V4)
-                .map(|pair| pair.peer.to_string())
+            let options = mesh_init::Options { skip_subnets: list.parse().unwrap(), ..Default::default() };
+            Addresses::choose(&options.validate().unwrap(), Family::V4).map(|pair| pair.peer.to_string())
         };
         assert_eq!(skip("10.0.0.0/8").unwrap(), "192.0.2.1");
         assert_eq!(skip("192.0.2.0/24").unwrap(), "198.51.100.1");

@@ -42,67 +42,36 @@ pub(crate) struct Found {
 pub(crate) enum Error {
     #[error("{program} cannot be run: {source}")]
     Spawn { program: String, source: io::Error },
-    #[error(
-        "{program} did not end within {seconds} s and was killed; raise --wait if others hold the lock that long"
-    )]
+    #[error("{program} did not end within {seconds} s and was killed; raise --wait if others hold the lock that long")]
     Late { program: String, seconds: u64 },
     #[error("{program} failed with {status}: {stderr}")]
-    Failed {
-        program: String,
-        status: std::process::ExitStatus,
-        stderr: String,
-    },
+    Failed { program: String, status: std::process::ExitStatus, stderr: String },
 }
 
 impl Tables {
     /// Lists what is there, without creating any table.
     pub(crate) fn read(self) -> Result<Found, Error> {
-        let save = run(
-            &format!("{}-save", self.program()),
-            &[],
-            "",
-            self.patience(),
-        )?;
-        Ok(Found {
-            ours: Ruleset::parse(&save),
-            rules: save.lines().filter(|line| line.starts_with("-A")).count(),
-        })
+        let save = run(&format!("{}-save", self.program()), &[], "", self.patience())?;
+        Ok(Found { ours: Ruleset::parse(&save), rules: save.lines().filter(|line| line.starts_with("-A")).count() })
     }
 
     /// Applies one transaction, wholly or not at all.
     pub(crate) fn restore(self, transaction: &str) -> Result<(), Error> {
         let args = self.restore_args();
-        run(
-            &format!("{}-restore", self.program()),
-            &[&args[0], &args[1]],
-            transaction,
-            self.patience(),
-        )
-        .map(drop)
+        run(&format!("{}-restore", self.program()), &[&args[0], &args[1]], transaction, self.patience()).map(drop)
     }
 
     /// The command that [`Tables::restore`] runs, for a reader.
     pub(crate) fn restore_command(self) -> String {
-        format!(
-            "{}-restore {}",
-            self.program(),
-            self.restore_args().join(" ")
-        )
+        format!("{}-restore {}", self.program(), self.restore_args().join(" "))
     }
 
     fn restore_args(self) -> [String; 2] {
-        [
-            "--noflush".to_owned(),
-            format!("--wait={}", self.wait_seconds),
-        ]
+        ["--noflush".to_owned(), format!("--wait={}", self.wait_seconds)]
     }
 
     fn program(self) -> String {
-        let family = if self.family == Family::V6 {
-            "ip6tables"
-        } else {
-            "iptables"
-        };
+        let family = if self.family == Family::V6 { "ip6tables" } else { "iptables" };
         format!("{family}-{}", self.backend)
     }
 
@@ -127,24 +96,11 @@ impl fmt::Display for Tables {
 }
 
 /// Runs `program` with `input` and returns what it prints.
-pub(crate) fn run(
-    program: &str,
-    args: &[&str],
-    input: &str,
-    patience: Duration,
-) -> Result<String, Error> {
-    let spawn = |source| Error::Spawn {
-        program: program.to_owned(),
-        source,
-    };
+pub(crate) fn run(program: &str, args: &[&str], input: &str, patience: Duration) -> Result<String, Error> {
+    let spawn = |source| Error::Spawn { program: program.to_owned(), source };
     let piped = Stdio::piped;
     let mut command = Command::new(program);
-    command
-        .args(args)
-        .env("LC_ALL", "C")
-        .stdin(piped())
-        .stdout(piped())
-        .stderr(piped());
+    command.args(args).env("LC_ALL", "C").stdin(piped()).stdout(piped()).stderr(piped());
     let mut child = command.spawn().map_err(spawn)?;
     let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
     thread::scope(|scope| {
@@ -153,15 +109,9 @@ pub(crate) fn run(
         let stdout = scope.spawn(move || text(stdout));
         let stderr = scope.spawn(move || text(stderr));
         let status = wait(&mut child, patience).map_err(spawn)?;
-        let (stdout, stderr) = (
-            stdout.join().unwrap_or_default(),
-            stderr.join().unwrap_or_default(),
-        );
+        let (stdout, stderr) = (stdout.join().unwrap_or_default(), stderr.join().unwrap_or_default());
         match status {
-            None => Err(Error::Late {
-                program: program.to_owned(),
-                seconds: patience.as_secs(),
-            }),
+            None => Err(Error::Late { program: program.to_owned(), seconds: patience.as_secs() }),
             Some(status) if status.success() => Ok(stdout),
             Some(status) => Err(Error::Failed {
                 program: program.to_owned(),
@@ -207,20 +157,13 @@ mod tests {
 
     #[test]
     fn a_failure_carries_status_and_message_on_one_line() {
-        let error = run("sh", &["-c", "cat >&2; exit 3"], "two\nlines", MARGIN)
-            .unwrap_err()
-            .to_string();
-        assert!(
-            error.contains("exit status: 3") && error.ends_with("two lines"),
-            "{error}"
-        );
+        let error = run("sh", &["-c", "cat >&2; exit 3"], "two\nlines", MARGIN).unwrap_err().to_string();
+        assert!(error.contains("exit status: 3") && error.ends_with("two lines"), "{error}");
     }
 
     #[test]
     fn a_missing_program_is_named() {
-        let error = run("no-such-iptables", &[], "", MARGIN)
-            .unwrap_err()
-            .to_string();
+        let error = run("no-such-iptables", &[], "", MARGIN).unwrap_err().to_string();
         assert!(error.contains("no-such-iptables"), "{error}");
     }
 }

@@ -265,8 +265,8 @@ fn is_zombie(pid: Pid) -> bool {
     stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with('Z'))
 }
 
-/// Removes what killed owners left behind.
-fn sweep() {
+/// Removes what owners that were killed have left behind. The first [`Net`] of a process does it as well.
+pub fn sweep() {
     let entries = fs::read_dir(RUN).into_iter().flatten().flatten();
     for name in entries.filter_map(|entry| entry.file_name().into_string().ok()) {
         let owner = name.strip_prefix(PREFIX).and_then(|rest| rest.split('-').nth(1));

@@ -17,7 +17,7 @@ const HOSTILE: [(&str, &str, &str); 40] = [
     ("--skip-inbound-ports", "100-99", "ends before"),
     ("--skip-inbound-ports", "22,,80", "empty"),
     ("--skip-inbound-ports", "22,", "empty"),
-    ("--skip-inbound-ports", "", "none was supplied"),
+    ("--skip-inbound-ports", "", "empty"),
     ("--skip-outbound-ports", "-1", "no port"),
     ("--skip-outbound-ports", "+22", "no port"),
     ("--skip-outbound-ports", "0x16", "no port"),

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use mesh_tests::netns::{Host, Net};
+use nix::fcntl::{Flock, FlockArg};
 
 use crate::{Ran, add_foreign_rules, apply, mesh_init, rules, run, saved};
 
@@ -67,11 +68,26 @@ fn r40_ten_at_once_leave_what_one_leaves() {
     let net = Net::new();
     let [host, single] = ["crowd", "single"].map(|name| net.host(name));
     apply(&single, OPTIONS);
-    let runs: Vec<_> = (0..10).map(|_| mesh_init(&host, OPTIONS).spawn().unwrap()).collect();
+    let runs: Vec<_> = (0..10).map(|_| mesh_init(&host, OPTIONS).stderr(Stdio::null()).spawn().unwrap()).collect();
     for mut run in runs {
         assert!(run.wait().unwrap().success());
     }
     assert_eq!(rules(&host), rules(&single));
+}
+
+#[test]
+fn a_namespace_that_another_run_works_on_is_waited_for_and_then_left_alone() {
+    let net = Net::new();
+    let host = net.host("workload");
+    let before = rules(&host);
+    let namespace = fs::File::open(host.path()).unwrap();
+    let lock = Flock::lock(namespace, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| errno).unwrap();
+    let ran = run(&mut mesh_init(&host, "--wait 1"));
+    assert_eq!(ran.code, Some(1), "{ran:?}");
+    assert!(ran.stderr.contains("another mesh-init") && ran.stderr.contains("--wait"), "{ran:?}");
+    assert_eq!(rules(&host), before);
+    drop(lock);
+    apply(&host, "--wait 1");
 }
 
 #[test]

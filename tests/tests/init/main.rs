@@ -2,6 +2,8 @@
 //!
 //! Invariant: each test owns its namespaces, so all of them run side by side. Needs root.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests; a panic is the report")]
+
 mod arguments;
 mod capture;
 mod idempotence;
