@@ -97,7 +97,7 @@ struct Args {
     netns: Option<PathBuf>,
 
     /// Seconds to wait for others who are changing the rules, 1 to 600
-    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = clap::value_parser!(u32).range(1..=LONGEST_WAIT))]
+    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = wait())]
     wait: u32,
 
     /// Print what would be applied, in the form of iptables-restore, and change nothing
@@ -202,6 +202,10 @@ fn refused(message: impl std::fmt::Display) -> clap::Error {
 
 fn port(text: &str) -> Result<NonZeroU16, ports::Error> {
     NonZeroU16::new(ports::port(text)?).ok_or_else(|| ports::Error::NotAPort(text.to_owned()))
+}
+
+fn wait() -> impl clap::builder::TypedValueParser<Value = u32> {
+    clap::value_parser!(u32).range(1..=LONGEST_WAIT)
 }
 
 fn uid(text: &str) -> Result<u32, String> {
