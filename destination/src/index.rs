@@ -1,0 +1,160 @@
+//! All objects, and the snapshots of what somebody watches.
+//!
+//! Invariant: synchronous and pure: the same objects give the same snapshots, in whatever order they came. Changes gather
+//! until [`Index::publish`], which computes each watched resource that they concern once, and tells of those that differ.
+//! Versions grow with each change, and equal snapshots are never told again. What nobody watches is not computed.
+//! Non-goal: where objects come from, and how snapshots travel.
+
+mod cell;
+mod objects;
+mod relation;
+mod resolve;
+mod snapshot;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{HashMap, HashSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use cell::Cell;
+pub use cell::{Marks, Watch};
+use objects::Objects;
+pub use resolve::{MAX_ENDPOINTS, SIDECAR_PORTS, TUNNEL_PORT};
+pub use snapshot::{Backend, Endpoint, Proxy, Resource, Snapshot, State, Target};
+
+use crate::model::{Key, Kind, Name, Object};
+
+/// Abandoned cells are swept away whenever their map has grown by this much since the last time.
+const SWEEP_EVERY: usize = 1024;
+
+/// See the module.
+#[derive(Debug)]
+pub struct Index {
+    objects: Objects,
+    touched: Touched,
+    watched: HashMap<Resource, Arc<Cell>>,
+    sweep_at: usize,
+    revision: u64,
+}
+
+/// What changed since the last publication.
+#[derive(Debug, Default)]
+struct Touched {
+    addresses: HashSet<IpAddr>,
+    services: HashSet<Name>,
+}
+
+impl Touched {
+    fn is_empty(&self) -> bool {
+        self.addresses.is_empty() && self.services.is_empty()
+    }
+
+    fn concerns(&self, resource: &Resource) -> bool {
+        match resource {
+            Resource::Outbound(addr) => self.addresses.contains(&addr.ip()),
+            Resource::Endpoints(backend) => self.services.contains(&backend.service),
+            Resource::Inbound(proxy) => {
+                let mut addresses = proxy.addresses.iter();
+                addresses.any(|address| self.addresses.contains(address))
+            }
+        }
+    }
+}
+
+impl Index {
+    /// An empty one, whose workloads are of `trust_domain`.
+    pub fn new(trust_domain: impl Into<String>) -> Self {
+        Self {
+            objects: Objects::new(trust_domain.into()),
+            touched: Touched::default(),
+            watched: HashMap::new(),
+            sweep_at: SWEEP_EVERY,
+            revision: 1,
+        }
+    }
+
+    /// Adds an object, in place of its predecessor if there is one.
+    pub fn apply(&mut self, object: Object) {
+        self.objects.apply(object, &mut self.touched);
+    }
+
+    /// Removes an object; nothing happens when there is none.
+    pub fn delete(&mut self, key: &Key) {
+        self.objects.delete(key, &mut self.touched);
+    }
+
+    /// Makes `objects` all that there is.
+    pub fn reset(&mut self, objects: impl IntoIterator<Item = Object>) {
+        let mut gone = self.objects.keys();
+        for object in objects {
+            gone.remove(&object.key());
+            self.apply(object);
+        }
+        for key in &gone {
+            self.delete(key);
+        }
+    }
+
+    /// Makes all changes since the last call visible, at once. `seen` says since when they are known. Returns how many
+    /// watched resources changed.
+    pub fn publish(&mut self, seen: Instant) -> usize {
+        if self.touched.is_empty() {
+            return 0;
+        }
+        let touched = std::mem::take(&mut self.touched);
+        self.sweep();
+        let version = self.revision + 1;
+        let mut changed = 0;
+        for (resource, cell) in &self.watched {
+            if !touched.concerns(resource) {
+                continue;
+            }
+            let state = self.objects.resolve(resource);
+            if cell.latest().state != state {
+                cell.publish(Snapshot::new(version, Some(seen), state));
+                changed += 1;
+            }
+        }
+        self.revision = version;
+        changed
+    }
+
+    /// Watches a resource on behalf of the subscription `id` of whoever reads `marks`, which gets a mark for each change
+    /// that is published from now on. Dropping the result ends it.
+    pub fn watch(&mut self, resource: Resource, marks: &Arc<Marks>, id: u64) -> Watch {
+        let cell = match self.watched.get(&resource) {
+            Some(cell) => Arc::clone(cell),
+            None => self.cell(resource),
+        };
+        Watch::new(cell, Arc::clone(marks), id)
+    }
+
+    fn cell(&mut self, resource: Resource) -> Arc<Cell> {
+        if self.watched.len() >= self.sweep_at {
+            self.sweep();
+        }
+        // Changes that wait for publication are told of twice to a newcomer at worst: publication compares.
+        let state = self.objects.resolve(&resource);
+        let cell = Arc::new(Cell::new(Snapshot::new(self.revision, None, state)));
+        self.watched.insert(resource, Arc::clone(&cell));
+        cell
+    }
+
+    /// Forgets what nobody watches any more.
+    fn sweep(&mut self) {
+        self.watched.retain(|_, cell| cell.is_watched());
+        self.sweep_at = 2 * self.watched.len() + SWEEP_EVERY;
+    }
+
+    /// How many objects of a kind there are.
+    pub fn count(&self, kind: Kind) -> usize {
+        self.objects.count(kind)
+    }
+
+    /// How many resources are kept up to date.
+    pub fn watched(&self) -> usize {
+        self.watched.len()
+    }
+}

@@ -1,0 +1,108 @@
+//! A watched resource's newest snapshot, and who is to be told of the next one.
+//!
+//! Invariant: telling is a mark, not a message: however many changes come, a subscription has one mark at most, so a reader
+//! that does not read costs nothing. A watch that is dropped leaves nothing behind. No lock is held across an await.
+//! Non-goal: the pace at which readers are served (`service::pace`).
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use tokio::sync::Notify;
+
+use super::snapshot::Snapshot;
+
+/// The subscriptions of one reader that changed since it last looked.
+#[derive(Debug, Default)]
+pub struct Marks {
+    changed: Mutex<BTreeSet<u64>>,
+    wake: Notify,
+}
+
+impl Marks {
+    /// Takes all marks.
+    pub fn take(&self) -> BTreeSet<u64> {
+        std::mem::take(&mut *lock(&self.changed))
+    }
+
+    /// Waits until there may be marks. For one waiter; safe to cancel.
+    pub async fn changed(&self) {
+        self.wake.notified().await;
+    }
+
+    fn set(&self, id: u64) {
+        if lock(&self.changed).insert(id) {
+            self.wake.notify_one();
+        }
+    }
+}
+
+/// A subscription's view of a resource.
+#[derive(Debug)]
+pub struct Watch {
+    cell: Arc<Cell>,
+    marks: Arc<Marks>,
+    id: u64,
+}
+
+impl Watch {
+    pub(super) fn new(cell: Arc<Cell>, marks: Arc<Marks>, id: u64) -> Self {
+        let follower = Arc::downgrade(&marks);
+        let key = (follower.as_ptr() as usize, id);
+        lock(&cell.inner).followers.insert(key, follower);
+        Self { cell, marks, id }
+    }
+
+    /// The newest snapshot.
+    pub fn latest(&self) -> Arc<Snapshot> {
+        self.cell.latest()
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        let key = (Arc::as_ptr(&self.marks) as usize, self.id);
+        lock(&self.cell.inner).followers.remove(&key);
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Cell {
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    latest: Arc<Snapshot>,
+    /// By the address of the reader's marks (alive as long as the watch, which holds them) and subscription.
+    followers: HashMap<(usize, u64), Weak<Marks>>,
+}
+
+impl Cell {
+    pub(super) fn new(snapshot: Snapshot) -> Self {
+        let (latest, followers) = (Arc::new(snapshot), HashMap::new());
+        let inner = Mutex::new(Inner { latest, followers });
+        Self { inner }
+    }
+
+    pub(super) fn latest(&self) -> Arc<Snapshot> {
+        Arc::clone(&lock(&self.inner).latest)
+    }
+
+    pub(super) fn publish(&self, snapshot: Snapshot) {
+        let mut inner = lock(&self.inner);
+        inner.latest = Arc::new(snapshot);
+        for ((_, id), follower) in &inner.followers {
+            if let Some(marks) = follower.upgrade() {
+                marks.set(*id);
+            }
+        }
+    }
+
+    pub(super) fn is_watched(&self) -> bool {
+        !lock(&self.inner).followers.is_empty()
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

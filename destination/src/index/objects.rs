@@ -1,0 +1,230 @@
+//! The objects themselves, and how they hang together.
+//!
+//! Invariant: the relations are exactly those of the objects that are there: an object is linked once when it comes and
+//! unlinked, by the same code, when it goes. Non-goal: what follows from them (`resolve`).
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use mesh_mtls::spiffe;
+
+use super::Touched;
+use super::relation::{Link, Relation};
+use crate::model::{EndpointSlice, Key, Kind, Labels, Mesh, Name, Object, Service, Workload};
+
+#[derive(Debug)]
+pub(super) struct Objects {
+    trust_domain: String,
+    pub(super) services: BTreeMap<Name, Arc<Service>>,
+    pub(super) slices: HashMap<Name, Arc<EndpointSlice>>,
+    pub(super) workloads: BTreeMap<Name, Arc<Member>>,
+    /// Services by their own addresses.
+    pub(super) services_at: Relation<IpAddr, Name>,
+    /// Workloads by address.
+    pub(super) workloads_at: Relation<IpAddr, Name>,
+    /// Slices by Service.
+    pub(super) slices_of: Relation<Name, Name>,
+    /// Services whose slices have an address.
+    pub(super) services_over: Relation<IpAddr, Name>,
+    /// Workloads by the Service that selects them.
+    pub(super) selected_by: Relation<Name, Name>,
+    /// Services by the workload that they select.
+    pub(super) selecting: Relation<Name, Name>,
+}
+
+/// A workload, with what endpoints say of it ready to be shared.
+#[derive(Debug)]
+pub(super) struct Member {
+    pub(super) workload: Workload,
+    pub(super) label: Arc<str>,
+    pub(super) zone: Arc<str>,
+    pub(super) standing: Standing,
+}
+
+/// Whom to expect at a workload's address.
+#[derive(Debug)]
+pub(super) enum Standing {
+    Meshed(spiffe::Id),
+    Plain,
+    /// Said to be meshed, under a name that no certificate can have. Not to be spoken to: plaintext would be a downgrade.
+    Nameless,
+}
+
+impl Objects {
+    pub(super) fn new(trust_domain: String) -> Self {
+        Self {
+            trust_domain,
+            services: BTreeMap::new(),
+            slices: HashMap::new(),
+            workloads: BTreeMap::new(),
+            services_at: Relation::default(),
+            workloads_at: Relation::default(),
+            slices_of: Relation::default(),
+            services_over: Relation::default(),
+            selected_by: Relation::default(),
+            selecting: Relation::default(),
+        }
+    }
+
+    pub(super) fn apply(&mut self, object: Object, touched: &mut Touched) {
+        if self.has(&object) {
+            return;
+        }
+        self.delete(&object.key(), touched);
+        match object {
+            Object::Service(service) => {
+                self.link_service(Link::Add, &service, touched);
+                let name = service.name.clone();
+                self.services.insert(name, Arc::new(service));
+            }
+            Object::EndpointSlice(slice) => {
+                self.link_slice(Link::Add, &slice, touched);
+                self.slices.insert(slice.name.clone(), Arc::new(slice));
+            }
+            Object::Workload(workload) => {
+                self.link_workload(Link::Add, &workload, touched);
+                let name = workload.name.clone();
+                let member = Member::new(&self.trust_domain, workload);
+                self.workloads.insert(name, Arc::new(member));
+            }
+        }
+    }
+
+    pub(super) fn delete(&mut self, key: &Key, touched: &mut Touched) {
+        match key.kind {
+            Kind::Service => {
+                if let Some(service) = self.services.remove(&key.name) {
+                    self.link_service(Link::Remove, &service, touched);
+                }
+            }
+            Kind::EndpointSlice => {
+                if let Some(slice) = self.slices.remove(&key.name) {
+                    self.link_slice(Link::Remove, &slice, touched);
+                }
+            }
+            Kind::Workload => {
+                if let Some(member) = self.workloads.remove(&key.name) {
+                    self.link_workload(Link::Remove, &member.workload, touched);
+                }
+            }
+        }
+    }
+
+    pub(super) fn count(&self, kind: Kind) -> usize {
+        match kind {
+            Kind::Service => self.services.len(),
+            Kind::EndpointSlice => self.slices.len(),
+            Kind::Workload => self.workloads.len(),
+        }
+    }
+
+    pub(super) fn keys(&self) -> HashSet<Key> {
+        let of = |kind| move |name: &Name| Key { kind, name: name.clone() };
+        let services = self.services.keys().map(of(Kind::Service));
+        let slices = self.slices.keys().map(of(Kind::EndpointSlice));
+        let workloads = self.workloads.keys().map(of(Kind::Workload));
+        services.chain(slices).chain(workloads).collect()
+    }
+
+    fn has(&self, object: &Object) -> bool {
+        match object {
+            Object::Service(new) => {
+                let old = self.services.get(&new.name);
+                old.is_some_and(|old| **old == *new)
+            }
+            Object::EndpointSlice(new) => {
+                let old = self.slices.get(&new.name);
+                old.is_some_and(|old| **old == *new)
+            }
+            Object::Workload(new) => {
+                let old = self.workloads.get(&new.name);
+                old.is_some_and(|old| old.workload == *new)
+            }
+        }
+    }
+
+    fn link_service(&mut self, link: Link, service: &Service, touched: &mut Touched) {
+        for address in &service.addresses {
+            self.services_at.set(link, *address, service.name.clone());
+            touched.addresses.insert(*address);
+        }
+        touched.services.insert(service.name.clone());
+        for member in of_namespace(&self.workloads, &service.name.namespace) {
+            let workload = &member.workload;
+            if !selects(&service.selector, &workload.labels) {
+                continue;
+            }
+            let (service, workload_name) = (service.name.clone(), workload.name.clone());
+            self.selected_by.set(link, service.clone(), workload_name.clone());
+            self.selecting.set(link, workload_name, service);
+            // A Service may declare the protocol of a workload's port.
+            touched.addresses.extend(&workload.addresses);
+        }
+        for slice in self.slices_of.of(&service.name) {
+            let slice = self.slices.get(slice).into_iter();
+            touched.addresses.extend(slice.flat_map(|slice| addresses(slice)));
+        }
+    }
+
+    fn link_slice(&mut self, link: Link, slice: &EndpointSlice, touched: &mut Touched) {
+        let Some(service) = &slice.service else {
+            return;
+        };
+        let service = Name::new(&slice.name.namespace, service);
+        for address in addresses(slice) {
+            self.services_over.set(link, *address, service.clone());
+            touched.addresses.insert(*address);
+        }
+        self.slices_of.set(link, service.clone(), slice.name.clone());
+        touched.services.insert(service);
+    }
+
+    fn link_workload(&mut self, link: Link, workload: &Workload, touched: &mut Touched) {
+        for address in &workload.addresses {
+            self.workloads_at.set(link, *address, workload.name.clone());
+            touched.addresses.insert(*address);
+            // Slices get a workload's identity by address.
+            let services = self.services_over.of(address).cloned();
+            touched.services.extend(services);
+        }
+        for service in of_namespace(&self.services, &workload.name.namespace) {
+            if !selects(&service.selector, &workload.labels) {
+                continue;
+            }
+            let (service, workload) = (service.name.clone(), workload.name.clone());
+            self.selected_by.set(link, service.clone(), workload.clone());
+            self.selecting.set(link, workload, service.clone());
+            touched.services.insert(service);
+        }
+    }
+}
+
+impl Member {
+    fn new(trust_domain: &str, workload: Workload) -> Self {
+        let standing = match &workload.mesh {
+            Mesh::Plain => Standing::Plain,
+            Mesh::Meshed { service_account } => {
+                let id = spiffe::Id::new(trust_domain, &workload.name.namespace, service_account);
+                id.map_or(Standing::Nameless, Standing::Meshed)
+            }
+        };
+        Self { label: workload.name.to_string().into(), zone: workload.zone.as_str().into(), standing, workload }
+    }
+}
+
+fn addresses(slice: &EndpointSlice) -> impl Iterator<Item = &IpAddr> {
+    slice.endpoints.iter().flat_map(|e| &e.addresses)
+}
+
+/// The objects of a namespace, in order.
+fn of_namespace<'a, T>(objects: &'a BTreeMap<Name, T>, namespace: &'a str) -> impl Iterator<Item = &'a T> {
+    // No name is empty, so this stands before all of the namespace.
+    let first = Name::new(namespace, "");
+    objects.range(first..).take_while(move |(name, _)| name.namespace == namespace).map(|(_, object)| object)
+}
+
+/// An empty selector selects nothing, as for Services of Kubernetes.
+fn selects(selector: &Labels, labels: &Labels) -> bool {
+    !selector.is_empty() && selector.iter().all(|(name, value)| labels.get(name) == Some(value))
+}

@@ -1,0 +1,125 @@
+//! The parts that all kinds share: metadata, names, `appProtocol`.
+//!
+//! Invariant: namespaces are DNS labels and names are DNS subdomains (RFC 1123), so that they fit into a SPIFFE id, a
+//! metric label and a log line. Non-goal: annotations.
+
+use super::fields::{Fields, shortened};
+use super::finding::Severity;
+use super::tree::{Node, Value};
+use crate::model::{Labels, Name, Protocol};
+
+/// What `metadata` may hold beside what is read here.
+const OTHERS: [&str; 13] = [
+    "annotations",
+    "clusterName",
+    "creationTimestamp",
+    "deletionGracePeriodSeconds",
+    "deletionTimestamp",
+    "finalizers",
+    "generateName",
+    "generation",
+    "managedFields",
+    "ownerReferences",
+    "resourceVersion",
+    "selfLink",
+    "uid",
+];
+
+/// Name and labels.
+pub(super) struct Meta {
+    pub(super) name: Name,
+    pub(super) labels: Labels,
+}
+
+pub(super) fn read(object: &mut Fields<'_, '_>, unknown: Severity) -> Option<Meta> {
+    let Some(mut fields) = object.within("metadata") else {
+        object.missing("metadata");
+        return None;
+    };
+    let name = fields.take("name");
+    if name.is_none() {
+        fields.missing("name");
+    }
+    let name = name.and_then(|node| dns_name(&mut fields, node, "name", is_subdomain));
+    let namespace = match fields.take("namespace") {
+        Some(node) => dns_name(&mut fields, node, "namespace", is_label),
+        None => Some("default".to_owned()),
+    };
+    let labels = fields.texts("labels");
+    fields.ignore(&OTHERS);
+    fields.finish(unknown);
+    let name = Name::new(namespace?, name?);
+    Some(Meta { name, labels })
+}
+
+/// `node` as a name of the form that `is_valid` tells.
+pub(super) fn dns_name(
+    fields: &mut Fields<'_, '_>,
+    node: &Node,
+    field: &str,
+    is_valid: fn(&str) -> bool,
+) -> Option<String> {
+    let Value::Text(text) = &node.value else {
+        fields.expected(node, field, "a string (quote it)");
+        return None;
+    };
+    if !is_valid(text) {
+        let message =
+            format!("\"{}\" is no name: lower case letters, digits and hyphens, at most 63 in a part", shortened(text));
+        fields.error(node, field, message);
+        return None;
+    }
+    Some(text.clone())
+}
+
+/// RFC 1123's label.
+pub(super) fn is_label(text: &str) -> bool {
+    let inner = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+    (1..=63).contains(&text.len()) && text.bytes().all(inner) && !text.starts_with('-') && !text.ends_with('-')
+}
+
+/// RFC 1123's subdomain.
+pub(super) fn is_subdomain(text: &str) -> bool {
+    text.len() <= 253 && text.split('.').all(is_label)
+}
+
+/// A port's name, empty when absent. Kubernetes' Services take any label.
+pub(super) fn port_name(fields: &mut Fields<'_, '_>) -> String {
+    let node = fields.take("name");
+    // EndpointSlices say "" for the only port of a Service.
+    let node = node.filter(|node| !matches!(&node.value, Value::Text(text) if text.is_empty()));
+    let name = node.and_then(|node| dns_name(fields, node, "name", is_label));
+    name.unwrap_or_default()
+}
+
+/// `appProtocol`; none when absent or of no meaning here, which is a finding.
+pub(super) fn app_protocol(fields: &mut Fields<'_, '_>) -> Option<Protocol> {
+    let node = fields.take("appProtocol")?;
+    let Value::Text(text) = &node.value else {
+        fields.expected(node, "appProtocol", "a string");
+        return None;
+    };
+    let protocol = Protocol::from_app_protocol(text);
+    if protocol.is_none() {
+        let message = format!(
+            "\"{}\" is unknown to the mesh and counts as absent; known are http, http2, grpc, tcp, tls, https, \
+             kubernetes.io/h2c, kubernetes.io/ws, kubernetes.io/wss, mesh.internal/opaque, mesh.internal/detect",
+            shortened(text)
+        );
+        fields.warning(node, "appProtocol", message);
+    }
+    protocol
+}
+
+/// A zone's name, empty when absent.
+pub(super) fn zone(fields: &mut Fields<'_, '_>) -> String {
+    let Some(node) = fields.take("zone") else {
+        return String::new();
+    };
+    dns_name(fields, node, "zone", is_subdomain).unwrap_or_default()
+}
+
+/// Whether a port of Kubernetes is one of TCP, which is the default.
+pub(super) fn is_tcp(fields: &mut Fields<'_, '_>) -> bool {
+    fields.text("protocol").is_none_or(|protocol| protocol == "TCP")
+}
