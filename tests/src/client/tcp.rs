@@ -59,11 +59,11 @@ pub async fn exchange(stream: impl AsyncRead + AsyncWrite, bytes: &[u8]) -> io::
     Ok(received)
 }
 
-/// A TLS session with whoever has `name` in its hello, and the first certificate that came.
+/// A TLS session with whoever has `name` in its hello, and the certificates that came, as DER, leaf first.
 ///
 /// # Errors
 /// When the handshake fails.
-pub async fn tls(addr: SocketAddr, name: &str) -> io::Result<(impl AsyncRead + AsyncWrite, Vec<u8>)> {
+pub async fn tls(addr: SocketAddr, name: &str) -> io::Result<(impl AsyncRead + AsyncWrite, Vec<Vec<u8>>)> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let config = rustls::ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()
@@ -73,9 +73,9 @@ pub async fn tls(addr: SocketAddr, name: &str) -> io::Result<(impl AsyncRead + A
         .with_no_client_auth();
     let name = ServerName::try_from(name.to_owned()).map_err(io::Error::other)?;
     let stream = TlsConnector::from(Arc::new(config)).connect(name, connect(addr).await?).await?;
-    let certificate = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
-    let certificate = certificate.map(|der| der.to_vec()).unwrap_or_default();
-    Ok((stream, certificate))
+    let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
+    let chain = chain.iter().map(|der| der.to_vec()).collect();
+    Ok((stream, chain))
 }
 
 /// Takes any certificate, but has the handshake signed with it.

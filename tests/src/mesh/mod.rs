@@ -8,6 +8,7 @@ mod control;
 mod daemon;
 mod manifest;
 mod metrics;
+mod rotation;
 mod service;
 mod workload;
 
@@ -21,6 +22,7 @@ pub use control::Control;
 pub use daemon::{Daemon, Memory};
 pub use manifest::{Folder, Port};
 pub use metrics::Metrics;
+pub use rotation::Rotation;
 pub use service::Service;
 pub use workload::{App, Spec, Workload};
 

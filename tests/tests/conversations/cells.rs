@@ -157,8 +157,8 @@ async fn client_first(addr: SocketAddr) -> anyhow::Result<()> {
 }
 
 async fn foreign_tls(addr: SocketAddr) -> anyhow::Result<()> {
-    let (stream, certificate) = tcp::tls(addr, "shop.test").await?;
-    let names = certificate.windows(9).any(|window| window == b"shop.test");
+    let (stream, chain) = tcp::tls(addr, "shop.test").await?;
+    let names = chain.iter().flat_map(|der| der.windows(9)).any(|window| window == b"shop.test");
     anyhow::ensure!(names, "somebody else's certificate");
     let sent = vec![b'y'; 100_000];
     let echo = tcp::exchange(stream, &sent).await?;

@@ -1,0 +1,96 @@
+//! `make demo`: a mesh on one machine, walked through step by step with real figures.
+//!
+//! Invariant: this process starts a second one that does everything, and cleans up after it however it ends: by itself,
+//! by Ctrl-C, by a panic or a kill. The exit status says whether every step held.
+//! Non-goal: building; the Makefile does that.
+
+mod more;
+mod scene;
+mod steps;
+mod wire;
+
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+
+use anyhow::Context as _;
+use clap::Parser;
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::{Pid, geteuid};
+
+/// In seconds. By itself the demo ends long before; if it runs for this long, something hangs.
+const LONGEST: u32 = 85;
+
+#[derive(Parser)]
+#[command(about = "Shows the mesh at work in network namespaces of this machine; needs root")]
+struct Options {
+    /// Leave everything running at the end, and say what to try
+    #[arg(long, env = "KEEP", value_parser = clap::builder::FalseyValueParser::new(), action = clap::ArgAction::SetTrue)]
+    keep: bool,
+    /// Walk through, with files in this folder; the demo starts itself like that
+    #[arg(long, hide = true)]
+    inside: Option<PathBuf>,
+}
+
+fn main() -> anyhow::Result<ExitCode> {
+    let options = Options::parse();
+    if !geteuid().is_root() {
+        eprintln!("The demo makes network namespaces and redirect rules in them, which needs root: sudo make demo");
+        return Ok(ExitCode::from(77));
+    }
+    match &options.inside {
+        Some(dir) => play(dir, options.keep),
+        None => supervise(options.keep),
+    }
+}
+
+/// The second process.
+fn play(dir: &Path, keep: bool) -> anyhow::Result<ExitCode> {
+    // Blocked by the first process for itself; the programs of the mesh want their signals.
+    SigSet::all().thread_unblock()?;
+    nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
+    Ok(scene::play(dir, keep))
+}
+
+/// Starts the second process, waits for its end or ours, and removes what is left.
+fn supervise(keep: bool) -> anyhow::Result<ExitCode> {
+    // Blocked before anything starts, so that none is lost.
+    let signals = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGCHLD, Signal::SIGALRM];
+    let signals = SigSet::from_iter(signals);
+    signals.thread_block()?;
+    if !keep {
+        nix::unistd::alarm::set(LONGEST);
+    }
+    let dir = tempfile::Builder::new().prefix("mesh-demo-").tempdir()?;
+    let mut command = Command::new(std::env::current_exe()?);
+    command.arg("--inside").arg(dir.path()).args(keep.then_some("--keep"));
+    // A group of its own: Ctrl-C is for us, and what it starts is ended by the sweep.
+    command.process_group(0);
+    let child = command.spawn().context("the demo's second process")?;
+    let child = Pid::from_raw(child.id().cast_signed());
+    let status = watch(child, &signals, keep);
+    mesh_tests::netns::sweep();
+    status
+}
+
+fn watch(child: Pid, signals: &SigSet, keep: bool) -> anyhow::Result<ExitCode> {
+    loop {
+        let signal = signals.wait()?;
+        if signal != Signal::SIGCHLD {
+            nix::sys::signal::kill(child, Signal::SIGKILL)?;
+            waitpid(child, None)?;
+            eprintln!("\n{signal}: ending, cleaning up");
+            let asked = keep && signal != Signal::SIGALRM;
+            return Ok(if asked { ExitCode::SUCCESS } else { ExitCode::from(130) });
+        }
+        match waitpid(child, Some(WaitPidFlag::WNOHANG))? {
+            WaitStatus::Exited(_, code) => return Ok(ExitCode::from(u8::try_from(code).unwrap_or(1))),
+            WaitStatus::Signaled(_, signal, _) => {
+                eprintln!("the demo broke off: {signal}");
+                return Ok(ExitCode::FAILURE);
+            }
+            _ => {}
+        }
+    }
+}
