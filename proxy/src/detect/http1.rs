@@ -105,9 +105,5 @@ fn shape(target: &[u8]) -> Shape {
 /// Judges a whole line, without its LF and without its method.
 fn version(line: &[u8]) -> Verdict {
     let line = line.strip_suffix(b"\r").unwrap_or(line);
-    if line.ends_with(b" HTTP/1.1") || line.ends_with(b" HTTP/1.0") {
-        Verdict::Http1
-    } else {
-        Verdict::Opaque
-    }
+    if line.ends_with(b" HTTP/1.1") || line.ends_with(b" HTTP/1.0") { Verdict::Http1 } else { Verdict::Opaque }
 }

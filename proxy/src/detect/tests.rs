@@ -3,9 +3,7 @@
 use super::*;
 
 fn tls(sni: Option<&str>) -> Verdict {
-    Verdict::Tls {
-        sni: sni.map(Into::into),
-    }
+    Verdict::Tls { sni: sni.map(Into::into) }
 }
 
 /// The verdict is `last` after `at` bytes, not before, and for every longer input.
@@ -13,12 +11,7 @@ fn tls(sni: Option<&str>) -> Verdict {
 fn decides(bytes: &[u8], last: &Verdict, at: usize) {
     for end in 0..=bytes.len() {
         let expected = if end < at { &Verdict::NeedMore } else { last };
-        assert_eq!(
-            detect(&bytes[..end]),
-            *expected,
-            "after {end} of {:?}",
-            bytes.escape_ascii()
-        );
+        assert_eq!(detect(&bytes[..end]), *expected, "after {end} of {:?}", bytes.escape_ascii());
     }
 }
 
@@ -61,11 +54,7 @@ fn a_bad_request_is_still_http_and_left_to_the_parser() {
 
 #[test]
 fn the_preface_is_http2_with_its_last_byte() {
-    decides(
-        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0",
-        &Verdict::Http2,
-        24,
-    );
+    decides(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0", &Verdict::Http2, 24);
 }
 
 #[test]
@@ -90,12 +79,7 @@ fn client_first_protocols_wait_for_nothing_after_their_first_message() {
         b"GET / HTTP/3.0\n",
     ];
     for message in at_its_end {
-        assert_eq!(
-            detect(message),
-            Verdict::Opaque,
-            "{:?}",
-            message.escape_ascii()
-        );
+        assert_eq!(detect(message), Verdict::Opaque, "{:?}", message.escape_ascii());
     }
     decides(b"SET k v\r\nGET / HTTP/1.1\r\n", &Verdict::Opaque, 9);
 }
@@ -120,11 +104,7 @@ fn a_byte_that_no_protocol_of_ours_has_there_is_opaque_at_once() {
     decides(b"\r\rGET", &Verdict::Opaque, 2);
     decides(b"\r\n\r\n\r\nGET / HTTP/1.1\r\n", &Verdict::Opaque, 5);
     decides(b"\r\n\r\n\0\r\nQUIT\n", &Verdict::Opaque, 5);
-    decides(
-        b"ABCDEFGHIJKLMNOPQRSTUVWXYZABCDEFG / HTTP/1.1\r\n",
-        &Verdict::Opaque,
-        33,
-    );
+    decides(b"ABCDEFGHIJKLMNOPQRSTUVWXYZABCDEFG / HTTP/1.1\r\n", &Verdict::Opaque, 33);
 }
 
 #[test]
@@ -139,19 +119,11 @@ fn a_request_line_without_an_end_is_decided_by_its_target_at_8_kib() {
     ] {
         let long = start.to_owned() + &"a".repeat(MAX);
         let at = 8192 + if start.starts_with('\r') { 2 } else { 0 };
-        assert_eq!(
-            detect(&long.as_bytes()[..at - 1]),
-            Verdict::NeedMore,
-            "{start}"
-        );
+        assert_eq!(detect(&long.as_bytes()[..at - 1]), Verdict::NeedMore, "{start}");
         assert_eq!(detect(&long.as_bytes()[..at]), verdict, "{start}");
         assert_eq!(detect(long.as_bytes()), verdict, "{start}");
         let ended = long[..at + 10].to_owned() + " HTTP/1.1\r\n";
-        assert_eq!(
-            detect(ended.as_bytes()),
-            verdict,
-            "an end that comes too late, {start}"
-        );
+        assert_eq!(detect(ended.as_bytes()), verdict, "an end that comes too late, {start}");
     }
 }
 
@@ -180,12 +152,7 @@ fn extension(kind: u16, data: &[u8]) -> Vec<u8> {
 
 fn server_name(name: &str) -> Vec<u8> {
     let length = u16::try_from(name.len()).unwrap();
-    let list = [
-        &(length + 3).to_be_bytes()[..],
-        &[0],
-        &length.to_be_bytes(),
-        name.as_bytes(),
-    ];
+    let list = [&(length + 3).to_be_bytes()[..], &[0], &length.to_be_bytes(), name.as_bytes()];
     extension(0, &list.concat())
 }
 
@@ -357,9 +324,7 @@ impl Chance {
             &[0, 40, 1, 0, 0, 36, 3, 3],
             b"\x80",
         ];
-        (0..self.below(8))
-            .flat_map(|_| PIECES[self.below(PIECES.len())].to_vec())
-            .collect()
+        (0..self.below(8)).flat_map(|_| PIECES[self.below(PIECES.len())].to_vec()).collect()
     }
 
     /// A valid opening of one of the protocols.
@@ -369,10 +334,7 @@ impl Chance {
             1 => [super::PREFACE, &self.bytes(20)].concat(),
             2 => b"CONNECT web.demo.svc:80 HTTP/1.0\n\n".to_vec(),
             _ => {
-                let around = [
-                    extension(10, &self.bytes(30)),
-                    extension(16, &self.bytes(30)),
-                ];
+                let around = [extension(10, &self.bytes(30)), extension(16, &self.bytes(30))];
                 let message = hello(&[&around[0][..], &server_name("web"), &around[1]].concat());
                 records(&message, 1 + self.below(300))
             }
@@ -408,11 +370,7 @@ fn whatever_comes_is_decided_at_max_bytes() {
             2 => [&[22, 3, 1][..], &chance.bytes(20)].concat(),
             _ => b"GET /".to_vec(),
         };
-        let filler = if chance.below(2) == 0 {
-            chance.byte()
-        } else {
-            b'A'
-        };
+        let filler = if chance.below(2) == 0 { chance.byte() } else { b'A' };
         bytes.truncate(chance.below(bytes.len() + 1));
         bytes.resize(MAX + chance.below(100), filler);
         let verdict = detect(&bytes[..MAX]);

@@ -21,13 +21,7 @@ const HOST: usize = 253;
 pub(super) fn client_hello(bytes: &[u8]) -> Verdict {
     let mut records = Records { bytes, left: 0 };
     match opening(&mut records) {
-        Ok(length) => named(
-            &mut Message {
-                records,
-                left: length,
-            },
-            bytes.len(),
-        ),
+        Ok(length) => named(&mut Message { records, left: length }, bytes.len()),
         Err(Stop::More) => Verdict::NeedMore,
         Err(Stop::Damaged) => Verdict::Opaque,
     }
@@ -186,11 +180,7 @@ impl Records<'_> {
 
     fn expect(&mut self, right: impl Fn(u8) -> bool) -> Result<u8, Stop> {
         let byte = self.raw()?;
-        if right(byte) {
-            Ok(byte)
-        } else {
-            Err(Stop::Damaged)
-        }
+        if right(byte) { Ok(byte) } else { Err(Stop::Damaged) }
     }
 
     fn raw(&mut self) -> Result<u8, Stop> {

@@ -48,11 +48,7 @@ pub struct Balancer {
 
 impl Balancer {
     pub(super) fn new(target: Arc<Target>) -> Self {
-        Self {
-            target,
-            available: AtomicUsize::new(0),
-            failing: AtomicUsize::new(0),
-        }
+        Self { target, available: AtomicUsize::new(0), failing: AtomicUsize::new(0) }
     }
 
     /// How many endpoints there are now, by state.
@@ -83,10 +79,7 @@ fn contribute(gauge: &Gauge, part: &AtomicUsize, now: usize) {
     }
 }
 
-#[expect(
-    clippy::cast_precision_loss,
-    reason = "counts of things in memory are far below 2^53"
-)]
+#[expect(clippy::cast_precision_loss, reason = "counts of things in memory are far below 2^53")]
 pub(super) fn float(count: usize) -> f64 {
     count as f64
 }
@@ -101,14 +94,9 @@ pub struct Tunnels {
 impl Tunnels {
     pub(super) fn new(registry: &Registry) -> Self {
         let both = |family| {
-            Direction::BOTH.map(|direction| {
-                registry.gauge(family, vec![label("direction", direction.as_str())])
-            })
+            Direction::BOTH.map(|direction| registry.gauge(family, vec![label("direction", direction.as_str())]))
         };
-        Self {
-            connections: both(&family::TUNNEL_CONNECTIONS),
-            streams: both(&family::TUNNEL_STREAMS),
-        }
+        Self { connections: both(&family::TUNNEL_CONNECTIONS), streams: both(&family::TUNNEL_STREAMS) }
     }
 
     /// A connection is open until the guard is dropped.

@@ -29,32 +29,18 @@ pub(super) struct Targets<T> {
 
 impl<T> Targets<T> {
     pub(super) fn new() -> Self {
-        Self {
-            known: Mutex::default(),
-            overflow: OnceLock::new(),
-        }
+        Self { known: Mutex::default(), overflow: OnceLock::new() }
     }
 
     /// The handle of `target`, made by `make` when it is new; `series` is what `make` will charge.
-    pub(super) fn find(
-        &self,
-        registry: &Registry,
-        target: &str,
-        series: usize,
-        make: impl Fn(Label) -> T,
-    ) -> Arc<T> {
-        let target = clean(target, |byte| {
-            byte.is_ascii_graphic() && !matches!(byte, b'"' | b'\\')
-        });
+    pub(super) fn find(&self, registry: &Registry, target: &str, series: usize, make: impl Fn(Label) -> T) -> Arc<T> {
+        let target = clean(target, |byte| byte.is_ascii_graphic() && !matches!(byte, b'"' | b'\\'));
         let mut known = lock(&self.known);
         if let Some(handle) = known.get(&*target) {
             return Arc::clone(handle);
         }
         if !registry.has_room(series) {
-            return Arc::clone(
-                self.overflow
-                    .get_or_init(|| Arc::new(make(label("target", OVERFLOW)))),
-            );
+            return Arc::clone(self.overflow.get_or_init(|| Arc::new(make(label("target", OVERFLOW)))));
         }
         let target: Arc<str> = target.into();
         let handle = Arc::new(make(label("target", Arc::clone(&target))));
@@ -88,10 +74,7 @@ impl ServerNames {
             return;
         };
         let make = || {
-            let labels = vec![
-                label("direction", direction.as_str()),
-                label("sni", name.as_ref().to_owned()),
-            ];
+            let labels = vec![label("direction", direction.as_str()), label("sni", name.as_ref().to_owned())];
             registry.counter(&family::PASSTHROUGH, labels)
         };
         counters[direction as usize].get_or_init(make).increment(1);

@@ -90,9 +90,7 @@ impl Discovery {
     pub fn subscriptions(&self, kind: &'static str, now: usize) {
         let make = || {
             let labels = vec![label("kind", kind)];
-            self.0
-                .registry
-                .gauge(&family::DISCOVERY_SUBSCRIPTIONS, labels)
+            self.0.registry.gauge(&family::DISCOVERY_SUBSCRIPTIONS, labels)
         };
         if let Some(gauge) = self.0.subscriptions.find(kind, || true, make) {
             gauge.set(float(now));

@@ -21,9 +21,8 @@ pub(super) struct Family {
 
 /// Upper bounds of the histograms' buckets in seconds: dense where a call through two sidecars ends, up to the longest
 /// deadline that people set.
-pub(super) const BUCKETS: [f64; 15] = [
-    0.0001, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 15.0, 60.0,
-];
+pub(super) const BUCKETS: [f64; 15] =
+    [0.0001, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 15.0, 60.0];
 
 /// Series of a histogram: its buckets, `+Inf`, sum and count.
 pub(super) const HISTOGRAM_SERIES: usize = BUCKETS.len() + 3;
@@ -40,7 +39,7 @@ families! {
     BUILD_INFO: Gauge "mesh_build_info" "The version of this proxy, as a label.";
     SERIES: Gauge "mesh_series" "Series that this proxy has made, those named process_ aside.";
     SERIES_OVERFLOW: Counter "mesh_series_overflow_total"
-        "Label sets that were asked for and counted as overflow, because the series cap was reached.";
+        "How often something was counted under overflow or other, because the series cap was reached.";
 
     HTTP_REQUESTS: Counter "mesh_http_requests_total" "HTTP requests begun.";
     HTTP_IN_FLIGHT: Gauge "mesh_http_requests_in_flight" "HTTP requests begun whose response has not ended.";

@@ -96,13 +96,7 @@ impl Http {
     pub fn request(self: &Arc<Self>, now: Instant) -> Request {
         self.requests.increment(1);
         self.in_flight.increment(1.0);
-        Request {
-            http: Arc::clone(self),
-            began: now,
-            status: NO_STATUS,
-            grpc: NO_GRPC,
-            ended: false,
-        }
+        Request { http: Arc::clone(self), began: now, status: NO_STATUS, grpc: NO_GRPC, ended: false }
     }
 
     fn ended(&self, status: u16, end: End) {
@@ -118,9 +112,7 @@ impl Http {
             NO_STATUS => make("none"),
             status => make(&status.to_string()),
         };
-        let known = self
-            .statuses
-            .find((status, end), || self.registry.has_room(1), exact);
+        let known = self.statuses.find((status, end), || self.registry.has_room(1), exact);
         if let Some(counter) = known.or_else(|| self.other(class, end, || make("other"))) {
             counter.increment(1);
         }
@@ -137,9 +129,7 @@ impl Http {
             labels.push(label("grpc_status", GRPC[usize::from(status)]));
             self.registry.counter(&family::GRPC_RESPONSES, labels)
         };
-        self.grpc[usize::from(status)]
-            .get_or_init(make)
-            .increment(1);
+        self.grpc[usize::from(status)].get_or_init(make).increment(1);
     }
 }
 

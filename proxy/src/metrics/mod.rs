@@ -140,7 +140,7 @@ impl Metrics {
     /// Metrics of their own, not the process' global ones.
     pub fn new(settings: Settings) -> Self {
         let registry = Arc::new(Registry::new(settings.max_series));
-        let version = label("version", env!("CARGO_PKG_VERSION"));
+        let version = label("version", mesh_kit::build::VERSION);
         registry.gauge(&family::BUILD_INFO, vec![version]).set(1.0);
         Self(Arc::new(Shared {
             series: registry.gauge(&family::SERIES, vec![]),

@@ -15,10 +15,7 @@ pub(super) fn render() -> String {
     let mut add = |name: &str, kind: &str, help: &str, value: Option<f64>| {
         if let Some(value) = value {
             // Writing to a String cannot fail.
-            let _ = write!(
-                out,
-                "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}\n\n"
-            );
+            let _ = write!(out, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}\n\n");
         }
     };
     let stat = fs::read_to_string("/proc/self/stat").unwrap_or_default();
@@ -26,57 +23,20 @@ pub(super) fn render() -> String {
     let limits = fs::read_to_string("/proc/self/limits").unwrap_or_default();
     let kernel = fs::read_to_string("/proc/stat").unwrap_or_default();
 
-    let cpu = number(&stat, UTIME)
-        .zip(number(&stat, STIME))
-        .map(|(u, s)| (u + s) / TICKS);
-    add(
-        "process_cpu_seconds_total",
-        "counter",
-        "CPU time in user and kernel.",
-        cpu,
-    );
+    let cpu = number(&stat, UTIME).zip(number(&stat, STIME)).map(|(u, s)| (u + s) / TICKS);
+    add("process_cpu_seconds_total", "counter", "CPU time in user and kernel.", cpu);
     let start = number(&stat, STARTTIME).zip(value(&kernel, "btime ", 1.0));
     let start = start.map(|(ticks, boot)| boot + ticks / TICKS);
-    add(
-        "process_start_time_seconds",
-        "gauge",
-        "When the process began, since 1970.",
-        start,
-    );
+    add("process_start_time_seconds", "gauge", "When the process began, since 1970.", start);
     let resident = value(&status, "VmRSS:", 1024.0);
-    add(
-        "process_resident_memory_bytes",
-        "gauge",
-        "Memory in RAM.",
-        resident,
-    );
+    add("process_resident_memory_bytes", "gauge", "Memory in RAM.", resident);
     let virtual_memory = value(&status, "VmSize:", 1024.0);
-    add(
-        "process_virtual_memory_bytes",
-        "gauge",
-        "Address space in use.",
-        virtual_memory,
-    );
-    add(
-        "process_open_fds",
-        "gauge",
-        "Open file descriptors.",
-        open_fds(),
-    );
+    add("process_virtual_memory_bytes", "gauge", "Address space in use.", virtual_memory);
+    add("process_open_fds", "gauge", "Open file descriptors.", open_fds());
     let most = value(&limits, "Max open files", 1.0);
-    add(
-        "process_max_fds",
-        "gauge",
-        "File descriptors that may be open.",
-        most,
-    );
+    add("process_max_fds", "gauge", "File descriptors that may be open.", most);
     let threads = value(&status, "Threads:", 1.0);
-    add(
-        "process_threads",
-        "gauge",
-        "Threads of the process.",
-        threads,
-    );
+    add("process_threads", "gauge", "Threads of the process.", threads);
     out
 }
 
@@ -131,10 +91,7 @@ mod tests {
             "process_threads ",
         ] {
             let line = text.lines().find_map(|line| line.strip_prefix(name));
-            let value: f64 = line
-                .unwrap_or_else(|| panic!("{name} in {text}"))
-                .parse()
-                .unwrap();
+            let value: f64 = line.unwrap_or_else(|| panic!("{name} in {text}")).parse().unwrap();
             assert!(value >= 0.0, "{name}{value}");
         }
     }

@@ -17,19 +17,12 @@ pub(super) struct Table<K, V, const N: usize> {
 
 impl<K: Copy + Eq, V, const N: usize> Table<K, V, N> {
     pub(super) const fn new() -> Self {
-        Self {
-            slots: [const { OnceLock::new() }; N],
-        }
+        Self { slots: [const { OnceLock::new() }; N] }
     }
 
     /// The handle of `key`, made by `make` when it is new. `None` when all slots are taken by others, or when `key` is new
     /// and `admit` refuses.
-    pub(super) fn find(
-        &self,
-        key: K,
-        admit: impl Fn() -> bool,
-        make: impl Fn() -> V,
-    ) -> Option<&V> {
+    pub(super) fn find(&self, key: K, admit: impl Fn() -> bool, make: impl Fn() -> V) -> Option<&V> {
         for slot in &self.slots {
             if slot.get().is_none() && !admit() {
                 return None;
@@ -56,13 +49,7 @@ pub(super) struct Reasons<const N: usize> {
 
 impl<const N: usize> Reasons<N> {
     pub(super) fn new(family: &'static Family, labels: Vec<Label>, varies: &'static str) -> Self {
-        Self {
-            family,
-            labels,
-            varies,
-            table: Table::new(),
-            overflow: OnceLock::new(),
-        }
+        Self { family, labels, varies, table: Table::new(), overflow: OnceLock::new() }
     }
 
     /// Counts one more for `reason`.

@@ -39,10 +39,7 @@ impl Tcp {
     pub fn open(self: &Arc<Self>) -> Connection {
         self.opened.increment(1);
         self.open.increment(1.0);
-        Connection {
-            tcp: Arc::clone(self),
-            reason: "cut",
-        }
+        Connection { tcp: Arc::clone(self), reason: "cut" }
     }
 }
 
