@@ -1,0 +1,136 @@
+//! The composition root: files to cells, cells to the service, service to the listener.
+//!
+//! Invariant: the listeners are bound before anything else can fail late; one task watches all files and owns all cells.
+//! Non-goal: decisions; they are in the pure rooms.
+
+use std::sync::Mutex;
+use std::time::{Duration, SystemTime};
+
+use anyhow::Context as _;
+use mesh_kit::admin::Admin;
+use mesh_kit::metrics::Prometheus;
+use mesh_kit::ready::{Readiness, Status};
+use mesh_kit::shutdown::Shutdown;
+use mesh_kit::{listen, log};
+use mesh_mtls::credentials::Credentials;
+use mesh_mtls::grpc;
+use mesh_mtls::spiffe::Id;
+use mesh_mtls::tls::{Acceptor, ClientAuth};
+use mesh_proto::identity::identity_server::IdentityServer;
+use tokio::net::TcpListener;
+
+use crate::cli::Serve;
+use crate::connections::{self, Bounded};
+use crate::init::{self, Outcome};
+use crate::limiter::{self, Limiter};
+use crate::metrics::Metrics;
+use crate::service::Service;
+
+mod watch;
+
+/// Bytes of a request; the largest CSR and token, and a bit.
+const MESSAGE_LIMIT: usize = 96 * 1024;
+/// Bytes of a request's headers.
+const HEADER_LIMIT: u32 = 16 * 1024;
+/// From a request's headers to its answer's.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+/// Sources that the rate limiter knows at a time.
+const SOURCES: usize = 16 * 1024;
+
+/// Serves until a signal, or the admin port, asks for the end.
+///
+/// # Errors
+/// When it cannot start, or the server fails.
+pub async fn serve(settings: Serve) -> anyhow::Result<()> {
+    let log = log::init(settings.log_format.into(), &settings.log)?;
+    let shutdown = Shutdown::on_signals().context("signals")?;
+    let listener = listen::bind(settings.listen).with_context(|| format!("listen on {}", settings.listen))?;
+    let admin_listener = listen::bind(settings.admin).with_context(|| format!("listen on {}", settings.admin))?;
+    let prometheus = Prometheus::install();
+    let metrics = Metrics::new();
+    let readiness = Readiness::new();
+    let own_id = own_id(&settings.trust_domain)?;
+
+    init_dir(&settings)?;
+    let (watcher, cells) = watch::start(&settings, own_id, readiness.check("issuer"), metrics.clone())?;
+    let listening = readiness.check("listening");
+    tracing::info!(listen = %listener.local_addr()?, admin = %admin_listener.local_addr()?, "serving");
+    let admin = Admin::new(readiness.clone(), {
+        let prometheus = prometheus.clone();
+        move || prometheus.render()
+    });
+    let admin = admin.log_level(log).shutdown(shutdown.clone());
+
+    let server = serve_grpc(&settings, listener, &cells, metrics, shutdown.clone());
+    listening.set(Status::Ready);
+    let end = async {
+        shutdown.requested().await;
+        readiness.drain();
+        tokio::time::sleep(settings.shutdown_grace).await;
+    };
+    tokio::select! {
+        served = server => served,
+        () = end => Ok(()),
+        () = watcher.run() => Ok(()),
+        () = admin.serve(vec![admin_listener]) => Ok(()),
+        () = prometheus.upkeep() => Ok(()),
+    }
+}
+
+fn own_id(trust_domain: &str) -> anyhow::Result<Id> {
+    Ok(Id::new(trust_domain, "mesh-system", "identity")?)
+}
+
+fn init_dir(settings: &Serve) -> anyhow::Result<()> {
+    let Some(dir) = &settings.authority.init_dir else { return Ok(()) };
+    match init::ensure(dir, &settings.trust_domain, SystemTime::now())? {
+        Outcome::Created => tracing::info!(dir = %dir.display(), "made a root and an issuer"),
+        Outcome::Present => {}
+    }
+    Ok(())
+}
+
+async fn serve_grpc(
+    settings: &Serve,
+    listener: TcpListener,
+    cells: &watch::Cells,
+    metrics: Metrics,
+    shutdown: Shutdown,
+) -> anyhow::Result<()> {
+    let limits = limiter::Settings {
+        per_second: settings.source_rate,
+        burst: settings.source_burst,
+        table: SOURCES,
+    };
+    let service = Service {
+        authority: cells.authority.clone(),
+        anchors: cells.credentials.watch_anchors(),
+        tokens: cells.tokens.clone(),
+        limiter: Mutex::new(Limiter::new(limits)),
+        leaf_lifetime: settings.leaf_lifetime,
+        metrics: metrics.clone(),
+        shutdown: shutdown.clone(),
+    };
+    let incoming = grpc::incoming(listener, acceptor(&cells.credentials)).on_refused({
+        let metrics = metrics.clone();
+        move |_, error| metrics.handshake_failed(error.reason())
+    });
+    let places = connections::Settings {
+        total: usize::try_from(settings.connections)?,
+        per_source: usize::try_from(settings.source_connections)?,
+    };
+    grpc::server()
+        .http2_max_header_list_size(HEADER_LIMIT)
+        .timeout(REQUEST_TIMEOUT)
+        .add_service(IdentityServer::new(service).max_decoding_message_size(MESSAGE_LIMIT))
+        .serve_with_incoming_shutdown(Bounded::new(incoming, places, metrics), async move {
+            shutdown.requested().await;
+        })
+        .await
+        .context("serve gRPC")
+}
+
+/// Callers have tokens; a certificate is what they come for.
+fn acceptor(credentials: &Credentials) -> Acceptor {
+    Acceptor::new(credentials.clone(), ClientAuth::Optional, grpc::ALPN)
+}
