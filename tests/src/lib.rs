@@ -9,6 +9,8 @@ pub mod body;
 pub mod client;
 pub mod mesh;
 pub mod netns;
+pub mod raw;
+pub mod streams;
 
 pub use bins::bin;
 

@@ -24,13 +24,19 @@ const DESTINATION_ADMIN: u16 = 9996;
 pub struct Control {
     host: Host,
     dir: PathBuf,
+    identity_args: Vec<String>,
     identity: Option<Daemon>,
     destination: Option<Daemon>,
 }
 
 impl Control {
     pub(super) fn new(host: Host, dir: &Path) -> Self {
-        Self { host, dir: dir.to_owned(), identity: None, destination: None }
+        Self { host, dir: dir.to_owned(), identity_args: Vec::new(), identity: None, destination: None }
+    }
+
+    /// More arguments for `mesh-identity`, before the mesh starts.
+    pub fn identity_args(&mut self, args: &[&str]) {
+        self.identity_args.extend(args.iter().map(|&arg| arg.to_owned()));
     }
 
     /// Starts both, and waits for both.
@@ -47,11 +53,13 @@ impl Control {
 
     fn start_identity(&self) -> Daemon {
         let (host, dir, tokens) = (self.host.clone(), self.issuer_dir(), self.tokens());
+        let args = self.identity_args.clone();
         Daemon::start("identity", move || {
             let mut command = host.command(bin("mesh-identity"));
             command.arg("--init-dir").arg(&dir).arg("--tokens").arg(&tokens);
             command.arg(format!("--listen={}:{IDENTITY}", host.v4));
             command.arg(format!("--admin={}:{IDENTITY_ADMIN}", host.v4));
+            command.args(&args);
             command
         })
     }

@@ -67,6 +67,18 @@ impl Daemon {
         }
     }
 
+    /// Waits for its end.
+    ///
+    /// # Panics
+    /// When it does not run, or does not end in time.
+    #[track_caller]
+    pub fn wait(&mut self, within: Duration) -> ExitStatus {
+        match &mut self.process {
+            Some(process) => process.wait(within),
+            None => panic!("{} does not run", self.name),
+        }
+    }
+
     /// Whether it runs.
     pub fn is_running(&mut self) -> bool {
         self.process.as_mut().is_some_and(Proc::is_running)

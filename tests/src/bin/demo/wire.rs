@@ -6,12 +6,14 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use mesh_tests::netns::{Host, Proc};
+use mesh_tests::netns::{Host, Proc, until};
 use nix::sys::signal::Signal;
 
 const SOON: Duration = Duration::from_secs(5);
+/// tcpdump writes each packet at once, but is told of it by the kernel when that suits both.
+const QUIET: Duration = Duration::from_millis(200);
 
 /// A running capture.
 pub(crate) struct Capture {
@@ -47,14 +49,22 @@ impl Capture {
     pub(crate) fn start(host: &Host, dir: &Path, port: u16) -> Self {
         let path = dir.join(format!("capture-{port}.pcap"));
         let mut command = host.command("tcpdump");
-        command.args(["-Z", "root", "-i", "eth0", "-s", "0", "-U", "-B", "65536", "-w"]).arg(&path);
+        command.args(["-Z", "root", "-i", "eth0", "-s", "0", "-U", "--immediate-mode", "-B", "65536", "-w"]).arg(&path);
         let tcpdump = Proc::spawn(command.args(["tcp", "port", &port.to_string()]));
         tcpdump.wait_for_line("listening on", SOON);
         Self { tcpdump, path }
     }
 
-    /// Ends it and looks for `marker`.
+    /// Ends it, once nothing new has come for a while, and looks for `marker`.
     pub(crate) fn look(mut self, marker: &[u8]) -> Sight {
+        let mut seen = (0, Instant::now());
+        until(SOON, || {
+            let size = fs::metadata(&self.path).map_or(0, |file| file.len());
+            if size != seen.0 {
+                seen = (size, Instant::now());
+            }
+            seen.1.elapsed() > QUIET
+        });
         self.tcpdump.signal(Signal::SIGINT);
         self.tcpdump.wait(SOON);
         let mut sight = Sight::default();
@@ -134,4 +144,47 @@ fn segment(frame: &[u8]) -> Option<(Vec<u8>, u32, bool, Vec<u8>)> {
     let payload = tcp.get(usize::from(tcp.get(12)? >> 4) * 4..)?;
     let key = [packet.get(addresses)?, tcp.get(..4)?].concat();
     Some((key, number, tcp[13] & 2 != 0, payload.to_vec()))
+}
+
+#[cfg(test)]
+mod tests {
+    use mesh_tests::client::{self, tcp};
+    use mesh_tests::netns::Net;
+
+    use super::*;
+
+    const MARKER: &[u8] = b"for your eyes only";
+
+    /// What is seen of a conversation with a server in this mode.
+    fn sight(mode: &str) -> Sight {
+        let (net, dir) = (Net::new(), tempfile::tempdir().unwrap());
+        let (left, right) = (net.host("left"), net.host("right"));
+        let mut server = right.command(mesh_tests::bin("demo-greet"));
+        let server = Proc::spawn(server.args(["--listen=[::]:7000", "--mode", mode]));
+        server.wait_for_line("listening", SOON);
+        let capture = Capture::start(&left, dir.path(), 7000);
+        let echo = client::within(&left, async {
+            let addr = (right.v6, 7000).into();
+            match mode {
+                "tls" => tcp::exchange(tcp::tls(addr, "x").await?.0, MARKER).await,
+                _ => tcp::exchange(tcp::connect(addr).await?, MARKER).await,
+            }
+        });
+        assert_eq!(echo.unwrap(), MARKER);
+        capture.look(MARKER)
+    }
+
+    #[test]
+    fn plain_text_is_seen_in_both_directions() {
+        let sight = sight("echo");
+        assert_eq!((sight.streams, sight.tls, sight.markers), (2, 0, 2), "{sight:?}");
+        assert_eq!(sight.bytes, 2 * MARKER.len());
+    }
+
+    #[test]
+    fn tls_shows_its_records_and_no_words() {
+        let sight = sight("tls");
+        assert_eq!((sight.streams, sight.tls, sight.markers), (2, 2, 0), "{sight:?}");
+        assert!(sight.handshakes >= 2 && sight.application >= 4, "{sight:?}");
+    }
 }
