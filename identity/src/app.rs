@@ -82,7 +82,7 @@ fn own_id(trust_domain: &str) -> anyhow::Result<Id> {
 }
 
 fn init_dir(settings: &Serve) -> anyhow::Result<()> {
-    let Some(dir) = &settings.authority.init_dir else { return Ok(()) };
+    let Some(dir) = &settings.init_dir else { return Ok(()) };
     match init::ensure(dir, &settings.trust_domain, SystemTime::now())? {
         Outcome::Created => tracing::info!(dir = %dir.display(), "made a root and an issuer"),
         Outcome::Present => {}
@@ -97,11 +97,7 @@ async fn serve_grpc(
     metrics: Metrics,
     shutdown: Shutdown,
 ) -> anyhow::Result<()> {
-    let limits = limiter::Settings {
-        per_second: settings.source_rate,
-        burst: settings.source_burst,
-        table: SOURCES,
-    };
+    let limits = limiter::Settings { per_second: settings.source_rate, burst: settings.source_burst, table: SOURCES };
     let service = Service {
         authority: cells.authority.clone(),
         anchors: cells.credentials.watch_anchors(),

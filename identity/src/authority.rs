@@ -70,11 +70,8 @@ pub fn next(current: &Authority, files: Files, probe: &Id, now: SystemTime) -> (
     let issuer = read_issuer(files.certificate, files.key, now).map_err(|error| errors.push(error)).ok();
     let (anchors, issuer) = (anchors.as_ref(), issuer.map(Arc::new));
     // The newest that fits together comes first.
-    let pairs = [
-        (anchors, issuer.as_ref()),
-        (Some(&current.anchors), issuer.as_ref()),
-        (anchors, Some(&current.issuer)),
-    ];
+    let pairs =
+        [(anchors, issuer.as_ref()), (Some(&current.anchors), issuer.as_ref()), (anchors, Some(&current.issuer))];
     for (anchors, issuer) in pairs {
         let (Some(anchors), Some(issuer)) = (anchors, issuer) else { continue };
         match issuer.verify(anchors, probe, now) {
@@ -93,11 +90,7 @@ fn read_anchors(file: io::Result<Vec<u8>>) -> Result<Anchors, Error> {
     Ok(Anchors::from_pem(&pem)?)
 }
 
-fn read_issuer(
-    certificate: io::Result<Vec<u8>>,
-    key: io::Result<Vec<u8>>,
-    now: SystemTime,
-) -> Result<Issuer, Error> {
+fn read_issuer(certificate: io::Result<Vec<u8>>, key: io::Result<Vec<u8>>, now: SystemTime) -> Result<Issuer, Error> {
     let certificate = certificate.map_err(|source| Error::Read { name: "issuer certificate", source })?;
     let key = key.map_err(|source| Error::Read { name: "issuer key", source })?;
     Ok(Issuer::from_pem(&certificate, &key, now)?)

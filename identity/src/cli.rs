@@ -50,9 +50,18 @@ pub enum Token {
 /// How to serve.
 #[derive(Clone, Debug, Args)]
 pub struct Serve {
-    /// Where the CA is.
-    #[command(flatten)]
-    pub authority: Files,
+    /// A folder with anchors.pem, issuer.pem and issuer.key, made on the first start; watched
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["anchors", "issuer_cert", "issuer_key"])]
+    pub init_dir: Option<PathBuf>,
+    /// PEM certificates of the roots; watched
+    #[arg(long, value_name = "FILE", required_unless_present = "init_dir")]
+    pub anchors: Option<PathBuf>,
+    /// PEM certificate of the issuer, followed by those between it and a root; watched
+    #[arg(long, value_name = "FILE", required_unless_present = "init_dir")]
+    pub issuer_cert: Option<PathBuf>,
+    /// PEM key of the issuer, ECDSA P-256; watched
+    #[arg(long, value_name = "FILE", required_unless_present = "init_dir")]
+    pub issuer_key: Option<PathBuf>,
     /// The tokens file: lines of sha256:<hash> <SPIFFE id>; watched
     #[arg(long, value_name = "FILE")]
     pub tokens: PathBuf,
@@ -91,27 +100,10 @@ pub struct Serve {
     pub log_format: LogFormat,
 }
 
-/// Either a folder, which is filled on a first start, or three files.
-#[derive(Clone, Debug, Args)]
-pub struct Files {
-    /// A folder with anchors.pem, issuer.pem and issuer.key, made on the first start; watched
-    #[arg(long, value_name = "DIR", conflicts_with_all = ["anchors", "issuer_cert", "issuer_key"])]
-    pub init_dir: Option<PathBuf>,
-    /// PEM certificates of the roots; watched
-    #[arg(long, value_name = "FILE", required_unless_present = "init_dir")]
-    pub anchors: Option<PathBuf>,
-    /// PEM certificate of the issuer, followed by those between it and a root; watched
-    #[arg(long, value_name = "FILE", required_unless_present = "init_dir")]
-    pub issuer_cert: Option<PathBuf>,
-    /// PEM key of the issuer, ECDSA P-256; watched
-    #[arg(long, value_name = "FILE", required_unless_present = "init_dir")]
-    pub issuer_key: Option<PathBuf>,
-}
-
-impl Files {
-    /// Anchors, issuer and key, wherever they are.
+impl Serve {
+    /// Anchors, issuer and key, wherever they are: in the folder that is filled on a first start, or where three options say.
     #[must_use]
-    pub fn paths(&self) -> [PathBuf; 3] {
+    pub fn authority_paths(&self) -> [PathBuf; 3] {
         if let Some(dir) = &self.init_dir {
             return [init::ANCHORS, init::ISSUER, init::ISSUER_KEY].map(|name| dir.join(name));
         }
@@ -165,7 +157,7 @@ mod tests {
 
     fn serve(args: &str) -> Result<Serve, clap::Error> {
         let cli = Cli::try_parse_from(std::iter::once("mesh-identity").chain(args.split_whitespace()))?;
-        Ok(cli.serve.expect("serving"))
+        cli.serve.ok_or_else(|| clap::Error::new(clap::error::ErrorKind::MissingRequiredArgument))
     }
 
     #[test]
@@ -176,10 +168,11 @@ mod tests {
     #[test]
     fn a_folder_or_three_files_say_where_the_ca_is() {
         let of_dir = serve("--tokens t --init-dir d").unwrap();
-        assert_eq!(of_dir.authority.paths()[2], PathBuf::from("d/issuer.key"));
+        assert_eq!(of_dir.authority_paths()[2], PathBuf::from("d/issuer.key"));
         let of_files = serve("--tokens t --anchors a --issuer-cert c --issuer-key k").unwrap();
-        assert_eq!(of_files.authority.paths(), ["a", "c", "k"].map(PathBuf::from));
-        for wrong in ["--tokens t", "--tokens t --anchors a", "--tokens t --init-dir d --anchors a", "--init-dir d", ""] {
+        assert_eq!(of_files.authority_paths(), ["a", "c", "k"].map(PathBuf::from));
+        for wrong in ["--tokens t", "--tokens t --anchors a", "--tokens t --init-dir d --anchors a", "--init-dir d", ""]
+        {
             assert!(serve(wrong).is_err(), "{wrong}");
         }
     }

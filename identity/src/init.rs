@@ -119,7 +119,8 @@ fn write_files(dir: &Path, trust_domain: &str, now: SystemTime) -> Result<(), Er
     let root_params = params(&format!("{trust_domain} mesh root"), ROOT_LIFE, 1, now)?;
     let root = root_params.self_signed(&root_key)?;
     let signer = rcgen::Issuer::from_params(&root_params, &root_key);
-    let issuer = params(&format!("{trust_domain} mesh issuer"), ISSUER_LIFE, 0, now)?.signed_by(&issuer_key, &signer)?;
+    let issuer =
+        params(&format!("{trust_domain} mesh issuer"), ISSUER_LIFE, 0, now)?.signed_by(&issuer_key, &signer)?;
     DirBuilder::new().mode(0o700).create(dir).map_err(at(dir))?;
     write(&dir.join(ROOT_KEY), &root_key.serialize_pem(), 0o600)?;
     write(&dir.join(ISSUER_KEY), &issuer_key.serialize_pem(), 0o600)?;

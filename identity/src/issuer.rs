@@ -117,13 +117,7 @@ impl Issuer {
     ///
     /// # Errors
     /// When signing fails.
-    pub fn own_leaf(
-        &self,
-        anchors: &Anchors,
-        id: &Id,
-        now: SystemTime,
-        lifetime: Duration,
-    ) -> Result<Leaf, Unfit> {
+    pub fn own_leaf(&self, anchors: &Anchors, id: &Id, now: SystemTime, lifetime: Duration) -> Result<Leaf, Unfit> {
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
         let issued = self.issue(&key, id, now, lifetime)?;
         let chain = std::iter::once(issued.leaf).chain(self.intermediates(anchors)).collect();

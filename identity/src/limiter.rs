@@ -102,8 +102,7 @@ mod tests {
         let web = source("10.0.0.1");
         let at_once = (0..20).filter(|_| limiter.admit(web, start)).count();
         assert_eq!(at_once, 5);
-        let in_two_seconds =
-            (1..=2000).filter(|ms| limiter.admit(web, start + Duration::from_millis(*ms))).count();
+        let in_two_seconds = (1..=2000).filter(|ms| limiter.admit(web, start + Duration::from_millis(*ms))).count();
         assert_eq!(in_two_seconds, 20);
         let later = start + Duration::from_secs(60);
         assert_eq!((0..20).filter(|_| limiter.admit(web, later)).count(), 5);

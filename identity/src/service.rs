@@ -159,10 +159,7 @@ impl Identity for Service {
         }
     }
 
-    async fn trust_bundle(
-        &self,
-        _: Request<TrustBundleRequest>,
-    ) -> Result<Response<Self::TrustBundleStream>, Status> {
+    async fn trust_bundle(&self, _: Request<TrustBundleRequest>) -> Result<Response<Self::TrustBundleStream>, Status> {
         let subscriber = self.metrics.subscriber();
         let shutdown = self.shutdown.clone();
         let bundles = WatchStream::new(self.anchors.clone()).map(move |anchors| {

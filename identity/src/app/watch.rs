@@ -51,7 +51,7 @@ pub(super) fn start(
     issuer_check: Check,
     metrics: Metrics,
 ) -> anyhow::Result<(Watcher, Cells)> {
-    let mut authority_files = Watched::new(settings.authority.paths().to_vec());
+    let mut authority_files = Watched::new(settings.authority_paths().to_vec());
     let mut tokens_file = Watched::new(vec![settings.tokens.clone()]);
     let files = files(authority_files.take()).context("files of the CA")?;
     let (authority, authority_cell) = watch::channel(authority::first(files, &own_id, SystemTime::now())?);

@@ -83,7 +83,8 @@ fn unfit_issuers_are_refused_with_the_reason() {
 fn chains_of_issuers_and_roots_that_sign_themselves_work() {
     let root = Ca::root("root");
     let middle = root.issuer(|_| ());
-    let below = middle.issuer(|params: &mut CertificateParams| params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0)));
+    let below =
+        middle.issuer(|params: &mut CertificateParams| params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0)));
     let pem = [below.pem(), middle.pem(), root.pem()].concat();
     let issuer = Issuer::from_pem(&pem, &below.key_pem(), SystemTime::now()).unwrap();
     issuer.verify(&anchors(&root), &id(), SystemTime::now()).unwrap();
