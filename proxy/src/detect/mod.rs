@@ -1,9 +1,10 @@
 //! The first bytes of a connection, read: which protocol do they speak?
 //!
-//! Invariant: a verdict once given holds for every longer input (`detect` is a scan from the left that never looks past the
-//! byte that decides), and it is given at the earliest byte that can decide, because a client that speaks first may be
-//! waiting for an answer to what it has already sent. Judging whether the message is *valid* is the parsers' work: what
-//! is shaped like HTTP is called HTTP even when it deserves a 400, so that a broken request is not laundered as bytes.
+//! Invariant: a verdict once given holds for every longer input (`detect` is a scan from the left that never looks past
+//! the byte that decides), and it is given at the earliest byte that can decide, because a client that speaks first may
+//! be waiting for an answer to what it has already sent. Judging whether the message is *valid* is the parsers' work:
+//! what is shaped like HTTP is called HTTP even when it deserves a 400, so that a broken request is not laundered as
+//! bytes.
 //!
 //! Absent: time. How long to wait for more bytes, and what silence means, is for the caller.
 

@@ -1,7 +1,7 @@
 //! Handles by labels that come from outside: target names and server names of foreign TLS.
 //!
-//! Invariant: what is asked for beyond the bound shares one entry named [`OVERFLOW`] and is not remembered, so neither series
-//! nor memory grow with what others invent.
+//! Invariant: what is asked for beyond the bound shares one entry named [`OVERFLOW`] and is not remembered, so neither
+//! series nor memory grow with what others invent.
 
 use std::borrow::Cow;
 use std::collections::HashMap;

@@ -1,15 +1,16 @@
 //! The golden signals of HTTP, per direction, target and kind of TLS.
 //!
-//! Invariant: what [`Http::request`] began is counted as ended exactly once, by [`Request::finish`] or by the drop of the
-//! guard. Absent: retries (they belong to the balancer) and routes (no label of ours has a path).
+//! Invariant: what [`Http::request`] began is counted as ended exactly once, by [`Request::finish`] or by the drop of
+//! the guard. Absent: retries (they belong to the balancer) and routes (no label of ours has a path).
 
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
-use metrics::{Counter, Gauge, Histogram, Label};
+use metrics::{Counter, Gauge, Label};
 
 use super::family::{self, HISTOGRAM_SERIES};
 use super::registry::{Registry, label};
+use super::samples::Histogram;
 use super::table::Table;
 
 /// Series of an [`Http`] from its begin; its statuses come on top, one each.
@@ -54,8 +55,8 @@ pub struct Http {
     labels: Vec<Label>,
     requests: Counter,
     in_flight: Gauge,
-    duration: Histogram,
-    first_byte: Histogram,
+    duration: Arc<Histogram>,
+    first_byte: Arc<Histogram>,
     statuses: Table<(u16, End), Counter, STATUSES>,
     other: Table<(usize, End), Counter, { 2 * CLASSES.len() }>,
     grpc: [OnceLock<Counter>; GRPC.len()],
@@ -160,7 +161,7 @@ impl Request {
         }
         if self.status == NO_STATUS {
             let waited = now.saturating_duration_since(self.began);
-            self.http.registry.record(&self.http.first_byte, waited);
+            self.http.registry.samples.record(&self.http.first_byte, waited);
         }
         self.status = status;
     }
@@ -181,7 +182,7 @@ impl Request {
         self.http.ended(self.status, end);
         if self.status != NO_STATUS {
             let took = now.saturating_duration_since(self.began);
-            self.http.registry.record(&self.http.duration, took);
+            self.http.registry.samples.record(&self.http.duration, took);
         }
         if self.grpc != NO_GRPC {
             self.http.grpc_ended(self.grpc);

@@ -1,16 +1,18 @@
-//! Everything that the proxy measures: names, labels, buckets, handles and guards. The only room that spells a metric's name.
+//! Everything that the proxy measures: names, labels, buckets, handles and guards. The only room that spells a metric's
+//! name.
 //!
-//! [`Metrics`] gives out handles (`http`, `tcp`, `balancer`, ..) that are made once per label set and are then a few atomic
-//! operations per event: no lock, no hash, no allocation on the path of a request. What goes up comes down in the `Drop`
-//! of a guard ([`Request`], [`Connection`], [`Balancer`], [`Open`]).
+//! [`Metrics`] gives out handles (`http`, `tcp`, `balancer`, ..) that are made once per label set and are then a few
+//! atomic operations per event: no hash and no allocation for a request, and one lock, held for as long as it takes to
+//! put a number into a buffer (`samples` says why). What goes up comes down in the `Drop` of a guard ([`Request`], [`Connection`], [`Balancer`], [`Open`]).
 //!
 //! Invariant: the number of series is bounded. New label sets stop at [`Settings::max_series`]; what comes after counts
-//! under `target="overflow"` (statuses: `status="other"`), so sums stay right and only the detail is lost. On top of the cap
-//! come only series that the code bounds: reasons, kinds, and per label set at most 14 `status="other"` and 18 of gRPC.
+//! under `target="overflow"` (statuses: `status="other"`), so sums stay right and only the detail is lost. On top of
+//! the cap come only series that the code bounds: reasons, kinds, and per label set at most 14 `status="other"` and 18
+//! of gRPC.
 //!
-//! Absent: an end of series. The exporter cannot take a series out but by its own idle timeout, which forgets the counts
-//! and leaves handles that are still held counting into nowhere; Prometheus would see sums that fall. So the series of a
-//! target that is gone stay until the process ends, under the cap.
+//! Absent: an end of series. The exporter cannot take a series out but by its own idle timeout, which forgets the
+//! counts and leaves handles that are still held counting into nowhere; Prometheus would see sums that fall. So the
+//! series of a target that is gone stay until the process ends, under the cap.
 
 mod balancer;
 mod cache;
@@ -19,6 +21,7 @@ mod family;
 mod http;
 mod process;
 mod registry;
+mod samples;
 mod table;
 mod tcp;
 
@@ -41,7 +44,8 @@ use self::table::Reasons;
 /// Bounds of the measuring.
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
-    /// New label sets are counted as overflow from this many series on. A target of HTTP takes about 40, one of TCP about 6.
+    /// New label sets are counted as overflow from this many series on. A target of HTTP takes about 40, one of TCP
+    /// about 6.
     pub max_series: usize,
 }
 
@@ -159,14 +163,14 @@ impl Metrics {
     /// All metrics in Prometheus' text format.
     pub fn render(&self) -> String {
         self.0.series.set(balancer::float(self.0.registry.series()));
-        self.0.registry.render() + &process::render()
+        self.0.registry.samples.render() + &process::render()
     }
 
-    /// Empties the buffers of samples that a quiet proxy holds; to be spawned once, ends never. Wakes twice per 5 s while
-    /// there are requests, not at all without.
+    /// Empties the buffers of samples that a quiet proxy holds; to be spawned once, ends never. Wakes twice per 5 s
+    /// while there are requests, not at all without.
     pub async fn upkeep(self) {
         loop {
-            self.0.registry.drain_idle().await;
+            self.0.registry.samples.drain_idle().await;
         }
     }
 

@@ -1,7 +1,7 @@
 //! What Prometheus' own client libraries say about a process, under their names, read from /proc when asked.
 //!
-//! Written as text by itself because the recorder's counters are whole numbers and CPU seconds are not. A file that cannot
-//! be read leaves out its metrics. Non-goal: other systems than Linux.
+//! Written as text by itself because the recorder's counters are whole numbers and CPU seconds are not. A file that
+//! cannot be read leaves out its metrics. Non-goal: other systems than Linux.
 
 use std::fmt::Write;
 use std::fs;
@@ -45,8 +45,8 @@ const UTIME: usize = 14;
 const STIME: usize = 15;
 const STARTTIME: usize = 22;
 
-/// A field of /proc/self/stat. The second one is the program's name in parentheses and may have spaces and parentheses in it,
-/// so fields are counted from the last one that closes.
+/// A field of /proc/self/stat. The second one is the program's name in parentheses and may have spaces and parentheses
+/// in it, so fields are counted from the last one that closes.
 fn number(stat: &str, field: usize) -> Option<f64> {
     let (_, rest) = stat.rsplit_once(')')?;
     rest.split_ascii_whitespace().nth(field - 3)?.parse().ok()

@@ -1,7 +1,7 @@
 //! Handles by a small key, made at first use, found without a lock, a hash or an allocation.
 //!
-//! Invariant: slots are filled from the left and never emptied, so a scan that meets an empty slot has seen all. Meant for
-//! a few keys each, the usual ones coming first: a lookup of the first key is one load and one comparison.
+//! Invariant: slots are filled from the left and never emptied, so a scan that meets an empty slot has seen all. Meant
+//! for a few keys each, the usual ones coming first: a lookup of the first key is one load and one comparison.
 
 use std::sync::OnceLock;
 
@@ -20,8 +20,8 @@ impl<K: Copy + Eq, V, const N: usize> Table<K, V, N> {
         Self { slots: [const { OnceLock::new() }; N] }
     }
 
-    /// The handle of `key`, made by `make` when it is new. `None` when all slots are taken by others, or when `key` is new
-    /// and `admit` refuses.
+    /// The handle of `key`, made by `make` when it is new. `None` when all slots are taken by others, or when `key` is
+    /// new and `admit` refuses.
     pub(super) fn find(&self, key: K, admit: impl Fn() -> bool, make: impl Fn() -> V) -> Option<&V> {
         for slot in &self.slots {
             if slot.get().is_none() && !admit() {
