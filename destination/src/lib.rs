@@ -9,4 +9,6 @@
 
 pub mod index;
 pub mod manifest;
+pub mod metrics;
 pub mod model;
+pub mod source;

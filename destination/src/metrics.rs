@@ -1,0 +1,287 @@
+//! Every metric of the daemon: names, labels, buckets, and handles to count with.
+//!
+//! Invariant: no name of a metric is spelled elsewhere, and no label's value comes from a peer. What goes up and down is a
+//! guard. Non-goal: the recorder (`mesh_kit::metrics`) and what it knows of the process.
+
+use std::time::{Duration, SystemTime};
+
+use ::metrics::{
+    Counter, Gauge, Histogram, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
+};
+use mesh_kit::metrics::Prometheus;
+
+use crate::model::Kind;
+
+const OBJECTS: &str = "mesh_destination_objects";
+const RELOADS: &str = "mesh_destination_reloads_total";
+const MANIFEST_ERRORS: &str = "mesh_destination_manifest_errors_total";
+const MANIFESTS: &str = "mesh_destination_manifests";
+const LAST_RELOAD: &str = "mesh_destination_last_successful_reload_timestamp_seconds";
+const APPLY: &str = "mesh_destination_index_apply_duration_seconds";
+const WATCHED: &str = "mesh_destination_watched_resources";
+const CONNECTIONS: &str = "mesh_destination_connections";
+const CONNECTIONS_REFUSED: &str = "mesh_destination_connections_refused_total";
+const STREAMS: &str = "mesh_destination_streams";
+const STREAMS_OPENED: &str = "mesh_destination_streams_opened_total";
+const STREAMS_ENDED: &str = "mesh_destination_streams_ended_total";
+const SUBSCRIPTIONS: &str = "mesh_destination_subscriptions";
+const UPDATES_SENT: &str = "mesh_destination_updates_sent_total";
+const UPDATES_COALESCED: &str = "mesh_destination_updates_coalesced_total";
+const ACKNOWLEDGEMENTS: &str = "mesh_destination_acknowledgements_total";
+const PROPAGATION: &str = "mesh_destination_propagation_delay_seconds";
+const CERTIFICATE_EXPIRY: &str = "mesh_destination_certificate_expiry_timestamp_seconds";
+const CERTIFY_FAILURES: &str = "mesh_destination_certify_failures_total";
+
+/// Computing what a change means takes microseconds, mostly.
+const APPLY_BUCKETS: [f64; 9] = [0.000_01, 0.000_05, 0.000_1, 0.000_5, 0.001, 0.005, 0.01, 0.1, 1.0];
+
+/// Installs the recorder and says what the metrics mean.
+pub fn install() -> Prometheus {
+    let prometheus = Prometheus::install_with(&[(APPLY, &APPLY_BUCKETS)]);
+    for (name, help) in [
+        (OBJECTS, "Objects known, by kind"),
+        (MANIFESTS, "Manifest files, by whether their newest content is in use"),
+        (LAST_RELOAD, "When all manifests were last found to be in use"),
+        (WATCHED, "Resources that proxies watch, counted once each"),
+        (CONNECTIONS, "Open connections of proxies"),
+        (STREAMS, "Open discovery streams"),
+        (SUBSCRIPTIONS, "Subscriptions of all streams, by resource"),
+        (CERTIFICATE_EXPIRY, "When the certificate in use expires"),
+    ] {
+        describe_gauge!(name, help);
+    }
+    for (name, help) in [
+        (RELOADS, "Attempts to read changed manifests, by result"),
+        (MANIFEST_ERRORS, "Errors found in manifests, each once a version of its file"),
+        (CONNECTIONS_REFUSED, "Connections that came to nothing, by reason"),
+        (STREAMS_OPENED, "Discovery streams opened"),
+        (STREAMS_ENDED, "Discovery streams ended, by reason"),
+        (UPDATES_SENT, "Snapshots sent, by resource"),
+        (UPDATES_COALESCED, "Snapshots never sent because a newer one took their place"),
+        (ACKNOWLEDGEMENTS, "Answers of proxies to snapshots, by result"),
+        (CERTIFY_FAILURES, "Requests for a certificate that failed, by reason"),
+    ] {
+        describe_counter!(name, help);
+    }
+    for (name, help) in [
+        (APPLY, "Time to apply a batch of changes and compute what it means"),
+        (PROPAGATION, "Time from seeing a change to a proxy's acknowledgement of it"),
+    ] {
+        describe_histogram!(name, Unit::Seconds, help);
+    }
+    prometheus
+}
+
+/// How an attempt to read changed manifests ended.
+#[derive(Clone, Copy, Debug)]
+pub enum Reload {
+    /// All is in use.
+    Applied,
+    /// Some files are broken, and their last good state is in use.
+    Partial,
+    /// Nothing could be read, and the last good state of all is in use.
+    Failed,
+}
+
+/// For the source of objects.
+#[derive(Debug)]
+pub struct Source {
+    objects: [(Kind, Gauge); 3],
+    applied: Counter,
+    partial: Counter,
+    failed: Counter,
+    errors: Counter,
+    good: Gauge,
+    broken: Gauge,
+    last: Gauge,
+    apply: Histogram,
+    watched: Gauge,
+}
+
+impl Default for Source {
+    fn default() -> Self {
+        let reloads = |result: &'static str| counter!(RELOADS, "result" => result);
+        Self {
+            objects: Kind::ALL.map(|kind| (kind, gauge!(OBJECTS, "kind" => kind.as_str()))),
+            applied: reloads("applied"),
+            partial: reloads("partial"),
+            failed: reloads("failed"),
+            errors: counter!(MANIFEST_ERRORS),
+            good: gauge!(MANIFESTS, "state" => "good"),
+            broken: gauge!(MANIFESTS, "state" => "broken"),
+            last: gauge!(LAST_RELOAD),
+            apply: histogram!(APPLY),
+            watched: gauge!(WATCHED),
+        }
+    }
+}
+
+impl Source {
+    /// An attempt ended.
+    pub fn reloaded(&self, result: Reload) {
+        match result {
+            Reload::Applied => self.applied.increment(1),
+            Reload::Partial => self.partial.increment(1),
+            Reload::Failed => self.failed.increment(1),
+        }
+    }
+
+    /// An error was found in a manifest.
+    pub fn error(&self) {
+        self.errors.increment(1);
+    }
+
+    /// So many files are in use, and so many are broken.
+    pub fn manifests(&self, good: usize, broken: usize) {
+        self.good.set(count(good));
+        self.broken.set(count(broken));
+    }
+
+    /// Everything is in use as it is on disk.
+    pub fn in_sync(&self, now: SystemTime) {
+        self.last.set(unix_seconds(now));
+    }
+
+    /// A batch of changes took so long.
+    pub fn indexed(&self, took: Duration, watched: usize, objects: impl Fn(Kind) -> usize) {
+        self.apply.record(took);
+        self.watched.set(count(watched));
+        for (kind, gauge) in &self.objects {
+            gauge.set(count(objects(*kind)));
+        }
+    }
+}
+
+/// What is watched, as a label.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Resource {
+    /// An original destination.
+    Outbound,
+    /// Endpoints of a backend.
+    Endpoints,
+    /// A proxy's own policy.
+    Inbound,
+}
+
+const RESOURCES: [&str; 3] = ["outbound", "endpoints", "inbound"];
+
+/// For the discovery service.
+#[derive(Clone, Debug)]
+pub struct Service {
+    streams: Gauge,
+    opened: Counter,
+    subscriptions: [Gauge; 3],
+    sent: [Counter; 3],
+    coalesced: Counter,
+    applied: Counter,
+    refused: Counter,
+    propagation: Histogram,
+    connections: Gauge,
+}
+
+impl Default for Service {
+    fn default() -> Self {
+        Self {
+            streams: gauge!(STREAMS),
+            opened: counter!(STREAMS_OPENED),
+            subscriptions: RESOURCES.map(|kind| gauge!(SUBSCRIPTIONS, "resource" => kind)),
+            sent: RESOURCES.map(|kind| counter!(UPDATES_SENT, "resource" => kind)),
+            coalesced: counter!(UPDATES_COALESCED),
+            applied: counter!(ACKNOWLEDGEMENTS, "result" => "applied"),
+            refused: counter!(ACKNOWLEDGEMENTS, "result" => "refused"),
+            propagation: histogram!(PROPAGATION),
+            connections: gauge!(CONNECTIONS),
+        }
+    }
+}
+
+impl Service {
+    /// A stream is open, for as long as the guard lives.
+    pub fn stream(&self) -> Raised {
+        self.opened.increment(1);
+        Raised::of(&self.streams)
+    }
+
+    /// A stream ended. Rare, so that no handle is kept.
+    pub fn ended(&self, reason: &'static str) {
+        counter!(STREAMS_ENDED, "reason" => reason).increment(1);
+    }
+
+    /// A subscription is there, for as long as the guard lives.
+    pub fn subscription(&self, resource: Resource) -> Raised {
+        Raised::of(&self.subscriptions[resource as usize])
+    }
+
+    /// A snapshot was handed to the connection.
+    pub fn sent(&self, resource: Resource) {
+        self.sent[resource as usize].increment(1);
+    }
+
+    /// Changes came too fast to be sent each.
+    pub fn coalesced(&self) {
+        self.coalesced.increment(1);
+    }
+
+    /// A proxy applied a snapshot; `delay` since its change was seen, when there was one.
+    pub fn applied(&self, delay: Option<Duration>) {
+        self.applied.increment(1);
+        if let Some(delay) = delay {
+            self.propagation.record(delay);
+        }
+    }
+
+    /// A proxy refused a snapshot.
+    pub fn refused(&self) {
+        self.refused.increment(1);
+    }
+
+    /// A connection is open, for as long as the guard lives.
+    pub fn connection(&self) -> Raised {
+        Raised::of(&self.connections)
+    }
+}
+
+/// A connection came to nothing.
+pub fn connection_refused(reason: &'static str) {
+    counter!(CONNECTIONS_REFUSED, "reason" => reason).increment(1);
+}
+
+/// A certificate is in force.
+pub fn certified(until: SystemTime) {
+    gauge!(CERTIFICATE_EXPIRY).set(unix_seconds(until));
+}
+
+/// A request for a certificate failed.
+pub fn certify_failed(reason: &'static str) {
+    counter!(CERTIFY_FAILURES, "reason" => reason).increment(1);
+}
+
+/// Lowers again, when dropped, what it raised.
+#[derive(Debug)]
+pub struct Raised {
+    gauge: Gauge,
+}
+
+impl Raised {
+    fn of(gauge: &Gauge) -> Self {
+        gauge.increment(1.0);
+        let gauge = gauge.clone();
+        Self { gauge }
+    }
+}
+
+impl Drop for Raised {
+    fn drop(&mut self) {
+        self.gauge.decrement(1.0);
+    }
+}
+
+fn count(number: usize) -> f64 {
+    // Exact to 2^53.
+    number as f64
+}
+
+fn unix_seconds(time: SystemTime) -> f64 {
+    let since = time.duration_since(SystemTime::UNIX_EPOCH);
+    since.unwrap_or_default().as_secs_f64()
+}

@@ -1,0 +1,322 @@
+//! Reads what changed below a directory, and says what that changes.
+//!
+//! Invariant: a file that is broken, unreadable or still being written keeps its last good objects; a directory that is
+//! lost keeps all; only a file that is gone takes its objects along. Of two declarations of an object the first by path
+//! counts. Unchanged files are not read again. Non-goal: when to scan (`notice`), and the index.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fs::{File, Metadata, OpenOptions};
+use std::io::{self, Read as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use super::walk::{self, Error, walk};
+use crate::manifest::{self, Finding, MAX_BYTES, Severity};
+use crate::model::{Key, Object};
+
+/// A file whose writer may not be known is left alone for this long after its last change.
+pub(super) const SETTLE: Duration = Duration::from_millis(100);
+/// A writer that keeps a file open without writing is no reason to wait for it any longer.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What a source has to do to the index.
+#[derive(Debug)]
+pub(super) enum Change {
+    Apply(Arc<Object>),
+    Delete(Key),
+}
+
+/// A finding and its file.
+#[derive(Debug)]
+pub struct Report {
+    /// The manifest.
+    pub path: PathBuf,
+    /// What is wrong with it.
+    pub finding: Finding,
+}
+
+/// The outcome of a scan.
+#[derive(Debug, Default)]
+pub(super) struct Scan {
+    pub(super) changes: Vec<Change>,
+    /// What was not found before.
+    pub(super) reports: Vec<Report>,
+    /// Some files are being written: to be looked at again soon.
+    pub(super) held: bool,
+    pub(super) directories: Vec<PathBuf>,
+}
+
+/// Whether somebody would tell us when a writer has finished.
+#[derive(Debug)]
+pub(super) enum Writers {
+    /// Nobody.
+    Unknown,
+    /// The kernel; these files are open and have been written to.
+    Known(BTreeSet<PathBuf>),
+}
+
+impl Writers {
+    /// For a directory that nobody is working on.
+    pub(super) fn none() -> Self {
+        Self::Known(BTreeSet::new())
+    }
+}
+
+/// The state between scans.
+#[derive(Debug)]
+pub(super) struct Scanner {
+    root: PathBuf,
+    manifests: BTreeMap<PathBuf, Manifest>,
+    current: HashMap<Key, Arc<Object>>,
+    clashes: BTreeSet<(PathBuf, u64)>,
+    unreadable: BTreeSet<PathBuf>,
+}
+
+/// A file as it was when last read.
+#[derive(Debug)]
+struct Manifest {
+    stamp: Option<Stamp>,
+    objects: Vec<Held>,
+    broken: bool,
+}
+
+/// An object and its place.
+#[derive(Debug)]
+struct Held {
+    object: Arc<Object>,
+    line: u64,
+    column: u64,
+}
+
+/// Changes whenever a file's content may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Stamp {
+    inode: (u64, u64),
+    length: u64,
+    modified: (i64, i64),
+    changed: (i64, i64),
+}
+
+impl Stamp {
+    fn of(metadata: &Metadata) -> Self {
+        Self {
+            inode: (metadata.dev(), metadata.ino()),
+            length: metadata.len(),
+            modified: (metadata.mtime(), metadata.mtime_nsec()),
+            changed: (metadata.ctime(), metadata.ctime_nsec()),
+        }
+    }
+}
+
+/// What became of an attempt to read a file.
+enum Attempt {
+    Unchanged,
+    BeingWritten,
+    Read(Stamp, String),
+    Refused(Option<Stamp>, String),
+}
+
+impl Scanner {
+    pub(super) fn new(root: PathBuf) -> Self {
+        Self {
+            root,
+            manifests: BTreeMap::new(),
+            current: HashMap::new(),
+            clashes: BTreeSet::new(),
+            unreadable: BTreeSet::new(),
+        }
+    }
+
+    /// Looks at everything. After an error nothing has changed.
+    pub(super) fn scan(&mut self, writers: &Writers, now: SystemTime) -> Result<Scan, Error> {
+        let found = walk(&self.root)?;
+        let mut scan = Scan::default();
+        self.forget_deleted(&found, &mut scan);
+        for path in found.files {
+            self.look_at(path, writers, now, &mut scan);
+        }
+        self.merge(&mut scan);
+        scan.directories = found.directories;
+        Ok(scan)
+    }
+
+    /// Files, and those among them that are broken.
+    pub(super) fn counts(&self) -> (usize, usize) {
+        let broken = self.manifests.values().filter(|m| m.broken).count();
+        (self.manifests.len(), broken + self.unreadable.len())
+    }
+
+    /// All objects that count, with their places, by path.
+    pub(super) fn declared(&self) -> impl Iterator<Item = (&Path, &Object, u64, u64)> {
+        self.manifests.iter().flat_map(|(path, manifest)| {
+            let objects = manifest.objects.iter();
+            objects.map(move |held| (path.as_path(), &*held.object, held.line, held.column))
+        })
+    }
+
+    fn forget_deleted(&mut self, found: &walk::Found, scan: &mut Scan) {
+        let there: BTreeSet<_> = found.files.iter().collect();
+        let lost: Vec<_> = found.unreadable.iter().map(|(path, _)| path).collect();
+        self.manifests.retain(|path, _| there.contains(path) || lost.iter().any(|lost| path.starts_with(lost)));
+        for (path, error) in &found.unreadable {
+            if !self.unreadable.contains(path) {
+                scan.report(path, format!("cannot be read: {error}"));
+            }
+        }
+        self.unreadable = lost.into_iter().cloned().collect();
+    }
+
+    fn look_at(&mut self, path: PathBuf, writers: &Writers, now: SystemTime, scan: &mut Scan) {
+        let known = self.manifests.get(&path);
+        let stamp = known.and_then(|manifest| manifest.stamp);
+        match attempt(&path, stamp, writers, now) {
+            Attempt::Unchanged => {}
+            Attempt::BeingWritten => scan.held = true,
+            Attempt::Read(stamp, text) => self.take(path, stamp, &text, scan),
+            Attempt::Refused(stamp, why) => {
+                let manifest = self.manifests.entry(path.clone()).or_insert(Manifest {
+                    stamp: None,
+                    objects: Vec::new(),
+                    broken: false,
+                });
+                let is_news = !manifest.broken || manifest.stamp != stamp;
+                (manifest.stamp, manifest.broken) = (stamp, true);
+                if is_news {
+                    scan.report(&path, why);
+                }
+            }
+        }
+    }
+
+    fn take(&mut self, path: PathBuf, stamp: Stamp, text: &str, scan: &mut Scan) {
+        let parsed = manifest::parse(text);
+        let broken = parsed.is_broken();
+        scan.reports.extend(parsed.findings.into_iter().map(|finding| Report { path: path.clone(), finding }));
+        let objects = if broken {
+            let before = self.manifests.remove(&path);
+            before.map(|manifest| manifest.objects).unwrap_or_default()
+        } else {
+            let objects = parsed.objects.into_iter();
+            objects
+                .map(|declared| Held {
+                    object: Arc::new(declared.object),
+                    line: declared.line,
+                    column: declared.column,
+                })
+                .collect()
+        };
+        let stamp = Some(stamp);
+        self.manifests.insert(path, Manifest { stamp, objects, broken });
+    }
+
+    /// Finds the first declaration of each object, and how that differs from before.
+    fn merge(&mut self, scan: &mut Scan) {
+        let mut merged: HashMap<Key, (&Path, &Held)> = HashMap::with_capacity(self.current.len());
+        let mut clashes = BTreeSet::new();
+        for (path, manifest) in &self.manifests {
+            for held in &manifest.objects {
+                let key = held.object.key();
+                let Some((first, other)) = merged.get(&key) else {
+                    merged.insert(key, (path, held));
+                    continue;
+                };
+                let clash = (path.clone(), held.line);
+                if !self.clashes.contains(&clash) {
+                    let (first, line) = (first.display(), other.line);
+                    let message = format!("{key} is declared in {first}:{line} already");
+                    scan.report_at(path, held, message);
+                }
+                clashes.insert(clash);
+            }
+        }
+        let gone = self.current.keys().filter(|key| !merged.contains_key(key));
+        scan.changes.extend(gone.cloned().map(Change::Delete));
+        for (key, (_, held)) in &merged {
+            let before = self.current.get(key);
+            if before.is_none_or(|before| !Arc::ptr_eq(before, &held.object)) {
+                scan.changes.push(Change::Apply(Arc::clone(&held.object)));
+            }
+        }
+        let objects = merged.into_iter();
+        let current = objects.map(|(key, (_, held))| (key, Arc::clone(&held.object)));
+        self.current = current.collect();
+        self.clashes = clashes;
+    }
+}
+
+impl Scan {
+    fn report(&mut self, path: &Path, message: String) {
+        self.push(path, 1, 1, message);
+    }
+
+    fn report_at(&mut self, path: &Path, held: &Held, message: String) {
+        self.push(path, held.line, held.column, message);
+    }
+
+    fn push(&mut self, path: &Path, line: u64, column: u64, message: String) {
+        let finding = Finding { line, column, severity: Severity::Error, field: String::new(), message };
+        let path = path.to_owned();
+        self.reports.push(Report { path, finding });
+    }
+}
+
+fn attempt(path: &Path, known: Option<Stamp>, writers: &Writers, now: SystemTime) -> Attempt {
+    match read(path, known, writers, now) {
+        Ok(attempt) => attempt,
+        // It went away since it was found: the next look, which is due, will not find it.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Attempt::BeingWritten,
+        Err(error) => Attempt::Refused(None, format!("cannot be read: {error}")),
+    }
+}
+
+fn read(path: &Path, known: Option<Stamp>, writers: &Writers, now: SystemTime) -> io::Result<Attempt> {
+    // Does not wait for the other end of what has become a FIFO meanwhile.
+    let mut options = OpenOptions::new();
+    let file = options.read(true).custom_flags(nix::libc::O_NONBLOCK).open(path)?;
+    let metadata = file.metadata()?;
+    let stamp = Stamp::of(&metadata);
+    if known == Some(stamp) {
+        return Ok(Attempt::Unchanged);
+    }
+    if is_being_written(path, &metadata, writers, now) {
+        return Ok(Attempt::BeingWritten);
+    }
+    let limit = u64::try_from(MAX_BYTES).unwrap_or(u64::MAX);
+    if !metadata.is_file() || metadata.len() > limit {
+        let why = format!("no regular file of at most {MAX_BYTES} bytes");
+        return Ok(Attempt::Refused(Some(stamp), why));
+    }
+    let bytes = read_all(&file, limit)?;
+    if Stamp::of(&file.metadata()?) != stamp {
+        return Ok(Attempt::BeingWritten);
+    }
+    Ok(match String::from_utf8(bytes) {
+        Ok(text) => Attempt::Read(stamp, text),
+        Err(error) => {
+            let at = error.utf8_error().valid_up_to();
+            Attempt::Refused(Some(stamp), format!("byte {at} is not UTF-8"))
+        }
+    })
+}
+
+fn read_all(file: &File, limit: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    file.take(limit + 1).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+fn is_being_written(path: &Path, metadata: &Metadata, writers: &Writers, now: SystemTime) -> bool {
+    let Ok(modified) = metadata.modified() else {
+        return false;
+    };
+    // A time to come is a clock's fault, and says nothing.
+    let age = now.duration_since(modified).unwrap_or(Duration::MAX);
+    match writers {
+        // Nobody watches the directories that links lead to.
+        Writers::Known(_) if path.is_symlink() => age < SETTLE,
+        Writers::Known(writing) => writing.contains(path) && age < PATIENCE,
+        Writers::Unknown => age < SETTLE,
+    }
+}
