@@ -74,7 +74,7 @@ pub struct Serve {
     /// The trust domain of all identities
     #[arg(long, value_name = "NAME", default_value = "cluster.local", value_parser = trust_domain)]
     pub trust_domain: String,
-    /// How long leaves live, within the issuer's life: 30s to 8760h
+    /// How long leaves live, within the issuer's life: 10s to 8760h
     #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = lifetime)]
     pub leaf_lifetime: Duration,
     /// Certificates per second that one source address may ask for in the long run
@@ -135,9 +135,9 @@ fn duration(text: &str) -> Result<Duration, String> {
 }
 
 fn lifetime(text: &str) -> Result<Duration, String> {
-    let range = Duration::from_secs(30)..=Duration::from_secs(8760 * 3600);
+    let range = Duration::from_secs(10)..=Duration::from_secs(8760 * 3600);
     let lifetime = duration(text)?;
-    if range.contains(&lifetime) { Ok(lifetime) } else { Err("expected 30s to 8760h".to_owned()) }
+    if range.contains(&lifetime) { Ok(lifetime) } else { Err("expected 10s to 8760h".to_owned()) }
 }
 
 fn level(text: &str) -> Result<String, log::BadLevel> {
@@ -180,7 +180,7 @@ mod tests {
     #[test]
     fn bad_values_are_refused() {
         for wrong in [
-            "--leaf-lifetime 29s",
+            "--leaf-lifetime 9s",
             "--leaf-lifetime 24",
             "--trust-domain Cluster",
             "--listen 8080",

@@ -45,22 +45,12 @@ impl Admin {
     /// Health and metrics.
     #[must_use]
     pub fn new(readiness: Readiness, metrics: impl Fn() -> String + Send + Sync + 'static) -> Self {
-        Self {
-            readiness,
-            metrics: Box::new(metrics),
-            loopback: Vec::new(),
-            log: None,
-            shutdown: None,
-        }
+        Self { readiness, metrics: Box::new(metrics), loopback: Vec::new(), log: None, shutdown: None }
     }
 
     /// Adds a page of JSON for peers on loopback.
     #[must_use]
-    pub fn loopback_get(
-        mut self,
-        path: &'static str,
-        json: impl Fn() -> String + Send + Sync + 'static,
-    ) -> Self {
+    pub fn loopback_get(mut self, path: &'static str, json: impl Fn() -> String + Send + Sync + 'static) -> Self {
         self.loopback.push((path, Box::new(json)));
         self
     }
@@ -124,9 +114,7 @@ impl Connections {
 async fn accept(listeners: &[TcpListener]) -> io::Result<(TcpStream, SocketAddr)> {
     future::poll_fn(|cx| {
         let mut polls = listeners.iter().map(|listener| listener.poll_accept(cx));
-        polls
-            .find(std::task::Poll::is_ready)
-            .unwrap_or(std::task::Poll::Pending)
+        polls.find(std::task::Poll::is_ready).unwrap_or(std::task::Poll::Pending)
     })
     .await
 }

@@ -60,18 +60,9 @@ impl Env {
         prefix: &'static str,
         vars: impl IntoIterator<Item = (K, V)>,
     ) -> Self {
-        let vars = vars
-            .into_iter()
-            .map(|(name, value)| (name.into(), value.into()));
-        let ours = |(name, _): &(OsString, OsString)| {
-            name.as_encoded_bytes().starts_with(prefix.as_bytes())
-        };
-        Self {
-            prefix,
-            vars: vars.filter(ours).collect(),
-            asked: Vec::new(),
-            errors: Vec::new(),
-        }
+        let vars = vars.into_iter().map(|(name, value)| (name.into(), value.into()));
+        let ours = |(name, _): &(OsString, OsString)| name.as_encoded_bytes().starts_with(prefix.as_bytes());
+        Self { prefix, vars: vars.filter(ours).collect(), asked: Vec::new(), errors: Vec::new() }
     }
 
     /// A variable with a default. When the value is bad the default is returned and the fault kept for [`Self::finish`].
@@ -86,17 +77,9 @@ impl Env {
     ///
     /// # Panics
     /// When `default` itself is not within `range`.
-    pub fn count(
-        &mut self,
-        name: &'static str,
-        default: &str,
-        range: RangeInclusive<u64>,
-        help: &'static str,
-    ) -> u64 {
+    pub fn count(&mut self, name: &'static str, default: &str, range: RangeInclusive<u64>, help: &'static str) -> u64 {
         let expected = format!("a whole number from {} to {}", range.start(), range.end());
-        self.get_with(name, default, expected, help, |text| {
-            u64::parse(text).filter(|n| range.contains(n))
-        })
+        self.get_with(name, default, expected, help, |text| u64::parse(text).filter(|n| range.contains(n)))
     }
 
     /// A duration within `range`, with a default.
@@ -110,13 +93,8 @@ impl Env {
         range: RangeInclusive<std::time::Duration>,
         help: &'static str,
     ) -> std::time::Duration {
-        let expected = format!(
-            "a duration like 500ms, 30s or 5m, from {:?} to {:?}",
-            range.start(),
-            range.end()
-        );
-        let parse =
-            |text: &str| std::time::Duration::parse(text).filter(|value| range.contains(value));
+        let expected = format!("a duration like 500ms, 30s or 5m, from {:?} to {:?}", range.start(), range.end());
+        let parse = |text: &str| std::time::Duration::parse(text).filter(|value| range.contains(value));
         self.get_with(name, default, expected, help, parse)
     }
 
@@ -132,15 +110,9 @@ impl Env {
         help: &'static str,
         parse: impl Fn(&str) -> Option<T>,
     ) -> T {
-        let fallback =
-            parse(default).unwrap_or_else(|| panic!("the default of {name} does not parse"));
+        let fallback = parse(default).unwrap_or_else(|| panic!("the default of {name} does not parse"));
         let expected = expected.into();
-        self.ask(
-            name,
-            Presence::Default(default.to_owned()),
-            expected.clone(),
-            help,
-        );
+        self.ask(name, Presence::Default(default.to_owned()), expected.clone(), help);
         self.take(name, expected, parse).unwrap_or(fallback)
     }
 
@@ -154,10 +126,7 @@ impl Env {
     pub fn required<T: Value>(&mut self, name: &'static str, help: &'static str) -> Option<T> {
         self.ask(name, Presence::Required, T::EXPECTED.into(), help);
         if !self.vars.contains_key(&OsString::from(name)) {
-            self.errors.push(Error::Missing {
-                name,
-                expected: T::EXPECTED.into(),
-            });
+            self.errors.push(Error::Missing { name, expected: T::EXPECTED.into() });
         }
         self.take(name, T::EXPECTED.into(), T::parse)
     }
@@ -169,30 +138,19 @@ impl Env {
     pub fn finish(mut self) -> Result<(), Vec<Error>> {
         let known: Vec<&str> = self.asked.iter().map(|asked| asked.name).collect();
         for (name, value) in &self.vars {
-            if known.iter().any(|known| name == known) || is_service_link(self.prefix, name, value)
-            {
+            if known.iter().any(|known| name == known) || is_service_link(self.prefix, name, value) {
                 continue;
             }
             self.errors.push(Error::unknown(name, &known));
         }
-        if self.errors.is_empty() {
-            Ok(())
-        } else {
-            Err(self.errors)
-        }
+        if self.errors.is_empty() { Ok(()) } else { Err(self.errors) }
     }
 
     /// One paragraph per variable asked for so far: name, default, meaning.
     #[must_use]
     pub fn help(&self) -> String {
         let mut text = String::new();
-        for Asked {
-            name,
-            default,
-            expected,
-            help,
-        } in &self.asked
-        {
+        for Asked { name, default, expected, help } in &self.asked {
             let default = match default {
                 Presence::Default(value) => format!("={value}"),
                 Presence::Optional => " (optional)".to_owned(),
@@ -204,20 +162,9 @@ impl Env {
         text
     }
 
-    fn ask(
-        &mut self,
-        name: &'static str,
-        default: Presence,
-        expected: Cow<'static, str>,
-        help: &'static str,
-    ) {
+    fn ask(&mut self, name: &'static str, default: Presence, expected: Cow<'static, str>, help: &'static str) {
         debug_assert!(name.starts_with(self.prefix), "{name} lacks the prefix");
-        self.asked.push(Asked {
-            name,
-            default,
-            expected,
-            help,
-        });
+        self.asked.push(Asked { name, default, expected, help });
     }
 
     fn take<T>(
@@ -227,10 +174,7 @@ impl Env {
         parse: impl Fn(&str) -> Option<T>,
     ) -> Option<T> {
         let value = self.vars.get(&OsString::from(name))?;
-        let parsed = value
-            .to_str()
-            .filter(|text| text.len() <= VALUE_LIMIT)
-            .and_then(parse);
+        let parsed = value.to_str().filter(|text| text.len() <= VALUE_LIMIT).and_then(parse);
         if parsed.is_none() {
             self.errors.push(Error::invalid(name, value, expected));
         }
@@ -241,16 +185,10 @@ impl Env {
 /// Kubernetes puts variables for each Service of a namespace into its pods; a Service called `mesh-x` gives
 /// `MESH_X_SERVICE_HOST`, `MESH_X_PORT=tcp://...` and so on. Those are nobody's typing errors.
 fn is_service_link(prefix: &str, name: &OsString, value: &OsString) -> bool {
-    let (Some(name), Some(value)) = (
-        name.to_str().and_then(|name| name.strip_prefix(prefix)),
-        value.to_str(),
-    ) else {
+    let (Some(name), Some(value)) = (name.to_str().and_then(|name| name.strip_prefix(prefix)), value.to_str()) else {
         return false;
     };
-    let per_port = name.contains("_PORT_")
-        && ["_TCP", "_UDP", "_SCTP"]
-            .iter()
-            .any(|part| name.contains(part));
+    let per_port = name.contains("_PORT_") && ["_TCP", "_UDP", "_SCTP"].iter().any(|part| name.contains(part));
     name.ends_with("_SERVICE_HOST")
         || name.contains("_SERVICE_PORT")
         || per_port

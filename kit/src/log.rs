@@ -63,15 +63,8 @@ pub fn init(format: Format, level: &str) -> Result<Handle, Error> {
     let handle = Handle::new(format, level.parse()?, stderr);
     tracing::subscriber::set_global_default(handle.clone())?;
     panic::set_hook(Box::new(|panic| {
-        let place = panic
-            .location()
-            .map(ToString::to_string)
-            .unwrap_or_default();
-        tracing::error!(
-            place,
-            reason = panic.payload_as_str().unwrap_or("unknown"),
-            "panic"
-        );
+        let place = panic.location().map(ToString::to_string).unwrap_or_default();
+        tracing::error!(place, reason = panic.payload_as_str().unwrap_or("unknown"), "panic");
     }));
     Ok(handle)
 }
@@ -79,24 +72,13 @@ pub fn init(format: Format, level: &str) -> Result<Handle, Error> {
 impl Handle {
     fn new(format: Format, level: Level, sink: fn(&str)) -> Self {
         let limit = Mutex::new(limit::Limit::default());
-        Self {
-            shared: Arc::new(Shared {
-                format,
-                level: RwLock::new(level),
-                limit,
-                sink,
-            }),
-        }
+        Self { shared: Arc::new(Shared { format, level: RwLock::new(level), limit, sink }) }
     }
 
     /// The level in force, as it was written.
     #[must_use]
     pub fn level(&self) -> String {
-        self.shared
-            .level
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .to_string()
+        self.shared.level.read().unwrap_or_else(PoisonError::into_inner).to_string()
     }
 
     /// Changes the level for all that follows.
@@ -105,11 +87,7 @@ impl Handle {
     /// When `level` does not parse; the old one stays.
     pub fn set_level(&self, level: &str) -> Result<(), BadLevel> {
         let level: Level = level.parse()?;
-        *self
-            .shared
-            .level
-            .write()
-            .unwrap_or_else(PoisonError::into_inner) = level;
+        *self.shared.level.write().unwrap_or_else(PoisonError::into_inner) = level;
         tracing::callsite::rebuild_interest_cache();
         Ok(())
     }
@@ -117,35 +95,20 @@ impl Handle {
     /// Tells of dropped lines whose second has passed. Events do so by the way; a daemon that falls silent needs a nudge,
     /// which the admin server gives.
     pub fn sweep(&self, now: Instant) {
-        let due = self
-            .shared
-            .limit
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .due(now);
+        let due = self.shared.limit.lock().unwrap_or_else(PoisonError::into_inner).due(now);
         for (metadata, dropped) in due {
             (self.shared.sink)(&line::dropped(self.shared.format, metadata, dropped));
         }
     }
 
     fn reads<T>(&self, question: impl FnOnce(&Level) -> T) -> T {
-        question(
-            &self
-                .shared
-                .level
-                .read()
-                .unwrap_or_else(PoisonError::into_inner),
-        )
+        question(&self.shared.level.read().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
 impl Subscriber for Handle {
     fn register_callsite(&self, metadata: &'static Metadata<'static>) -> Interest {
-        if self.enabled(metadata) {
-            Interest::always()
-        } else {
-            Interest::never()
-        }
+        if self.enabled(metadata) { Interest::always() } else { Interest::never() }
     }
 
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
@@ -159,12 +122,7 @@ impl Subscriber for Handle {
     fn event(&self, event: &Event<'_>) {
         let now = Instant::now();
         self.sweep(now);
-        let admitted = self
-            .shared
-            .limit
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .admit(event.metadata(), now);
+        let admitted = self.shared.limit.lock().unwrap_or_else(PoisonError::into_inner).admit(event.metadata(), now);
         if admitted {
             (self.shared.sink)(&line::format(self.shared.format, event));
         }

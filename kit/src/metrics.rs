@@ -15,9 +15,7 @@ use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use crate::build;
 
 /// Buckets for durations in seconds, from 500 us to 10 s.
-pub const SECONDS: [f64; 13] = [
-    0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0,
-];
+pub const SECONDS: [f64; 13] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0];
 
 /// How often samples that nobody has scraped are folded into their buckets; bounds the memory that they hold.
 const UPKEEP: Duration = Duration::from_secs(5);
@@ -61,14 +59,10 @@ impl Prometheus {
     }
 
     fn build(buckets: &[(&str, &[f64])]) -> Self {
-        let mut builder = PrometheusBuilder::new()
-            .set_buckets(&SECONDS)
-            .expect("SECONDS is not empty");
+        let mut builder = PrometheusBuilder::new().set_buckets(&SECONDS).expect("SECONDS is not empty");
         for (suffix, bounds) in buckets {
             let matcher = Matcher::Suffix((*suffix).to_owned());
-            builder = builder
-                .set_buckets_for_metric(matcher, bounds)
-                .expect("the caller gives no empty list");
+            builder = builder.set_buckets_for_metric(matcher, bounds).expect("the caller gives no empty list");
         }
         let recorder = builder.build_recorder();
         let handle = recorder.handle();
@@ -101,12 +95,6 @@ mod tests {
         ] {
             assert!(text.contains(line), "{line} is not in {text}");
         }
-        assert!(
-            text.contains(&format!(
-                "mesh_build_info{{version=\"{}\"}} 1",
-                build::VERSION
-            )),
-            "{text}"
-        );
+        assert!(text.contains(&format!("mesh_build_info{{version=\"{}\"}} 1", build::VERSION)), "{text}");
     }
 }

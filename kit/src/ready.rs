@@ -44,35 +44,22 @@ impl Readiness {
     pub fn check(&self, name: &'static str) -> Check {
         let mut state = self.lock();
         state.checks.push((name, Status::Waiting));
-        Check {
-            readiness: self.clone(),
-            index: state.checks.len() - 1,
-        }
+        Check { readiness: self.clone(), index: state.checks.len() - 1 }
     }
 
     /// Whether every check holds and the daemon does not drain.
     #[must_use]
     pub fn is_ready(&self) -> bool {
         let state = self.lock();
-        !state.draining
-            && state
-                .checks
-                .iter()
-                .all(|(_, status)| *status == Status::Ready)
+        !state.draining && state.checks.iter().all(|(_, status)| *status == Status::Ready)
     }
 
     /// The names of what is waited for; `draining` among them after [`Self::drain`].
     #[must_use]
     pub fn waiting(&self) -> Vec<&'static str> {
         let state = self.lock();
-        let waiting = state
-            .checks
-            .iter()
-            .filter(|(_, status)| *status == Status::Waiting);
-        waiting
-            .map(|(name, _)| *name)
-            .chain(state.draining.then_some("draining"))
-            .collect()
+        let waiting = state.checks.iter().filter(|(_, status)| *status == Status::Waiting);
+        waiting.map(|(name, _)| *name).chain(state.draining.then_some("draining")).collect()
     }
 
     /// Makes the daemon unready for good.

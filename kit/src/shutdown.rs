@@ -35,9 +35,7 @@ impl Shutdown {
     /// One that only [`Self::trigger`] triggers.
     #[must_use]
     pub fn manual() -> Self {
-        Self {
-            sender: Arc::new(watch::Sender::new(false)),
-        }
+        Self { sender: Arc::new(watch::Sender::new(false)) }
     }
 
     /// Asks for the end.
@@ -48,11 +46,7 @@ impl Shutdown {
     /// Waits until the end is asked for; returns at once when it was before.
     pub async fn requested(&self) {
         // The sender lives in `self`, so waiting cannot fail.
-        let _ = self
-            .sender
-            .subscribe()
-            .wait_for(|requested| *requested)
-            .await;
+        let _ = self.sender.subscribe().wait_for(|requested| *requested).await;
     }
 
     /// Whether the end was asked for.
@@ -65,10 +59,7 @@ impl Shutdown {
 /// Lives as long as the process, as the handlers do.
 async fn watch_signals(mut terminate: Signal, mut interrupt: Signal, shutdown: Shutdown) {
     let first = next(&mut terminate, &mut interrupt).await;
-    tracing::info!(
-        signal = first.as_raw_value(),
-        "shutdown requested; a second signal ends at once"
-    );
+    tracing::info!(signal = first.as_raw_value(), "shutdown requested; a second signal ends at once");
     shutdown.trigger();
     let second = next(&mut terminate, &mut interrupt).await;
     process::exit(128 + second.as_raw_value());

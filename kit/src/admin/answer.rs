@@ -40,23 +40,12 @@ impl Call {
 }
 
 /// Finds the call, or the refusal.
-#[allow(
-    clippy::result_large_err,
-    reason = "an answer is as cold as the whole admin port, and is never copied along"
-)]
-pub(super) fn route<B>(
-    admin: &Admin,
-    request: &Request<B>,
-    peer: SocketAddr,
-) -> Result<Call, Answer> {
+#[allow(clippy::result_large_err, reason = "an answer is as cold as the whole admin port, and is never copied along")]
+pub(super) fn route<B>(admin: &Admin, request: &Request<B>, peer: SocketAddr) -> Result<Call, Answer> {
     let method = request.method();
     let reading = method == Method::GET || method == Method::HEAD;
     let read = |call| {
-        if reading {
-            Ok(call)
-        } else {
-            Err(wrong_method("GET, HEAD"))
-        }
+        if reading { Ok(call) } else { Err(wrong_method("GET, HEAD")) }
     };
     match request.uri().path() {
         "/live" => return read(Call::Live),
@@ -67,10 +56,7 @@ pub(super) fn route<B>(
     if !peer.ip().to_canonical().is_loopback() {
         return Err(not_found());
     }
-    let page = admin
-        .loopback
-        .iter()
-        .position(|(path, _)| *path == request.uri().path());
+    let page = admin.loopback.iter().position(|(path, _)| *path == request.uri().path());
     let call = match (request.uri().path(), page) {
         (_, Some(page)) => read(Call::Page(page)),
         ("/log-level", _) if admin.log.is_some() => match method {
@@ -85,10 +71,7 @@ pub(super) fn route<B>(
         _ => return Err(not_found()),
     };
     if !is_from_this_host(request) {
-        return Err(text(
-            StatusCode::FORBIDDEN,
-            "for direct requests from this host only\n",
-        ));
+        return Err(text(StatusCode::FORBIDDEN, "for direct requests from this host only\n"));
     }
     call
 }
@@ -128,10 +111,7 @@ fn ready(admin: &Admin) -> Answer {
     if waiting.is_empty() {
         return text(StatusCode::OK, "ready\n");
     }
-    text(
-        StatusCode::SERVICE_UNAVAILABLE,
-        format!("waiting for: {}\n", waiting.join(", ")),
-    )
+    text(StatusCode::SERVICE_UNAVAILABLE, format!("waiting for: {}\n", waiting.join(", ")))
 }
 
 fn write_level(admin: &Admin, body: &[u8]) -> Answer {
@@ -156,19 +136,13 @@ fn is_from_this_host<B>(request: &Request<B>) -> bool {
         return false;
     };
     let host = Authority::try_from(host.as_bytes()).is_ok_and(|host| is_local_name(host.host()));
-    let target = request
-        .uri()
-        .authority()
-        .is_none_or(|target| is_local_name(target.host()));
+    let target = request.uri().authority().is_none_or(|target| is_local_name(target.host()));
     host && target && !headers.contains_key(ORIGIN) && !headers.contains_key(FETCH_SITE)
 }
 
 /// An address cannot be rebound, so any will do.
 fn is_local_name(host: &str) -> bool {
-    let bare = host
-        .strip_prefix('[')
-        .and_then(|host| host.strip_suffix(']'))
-        .unwrap_or(host);
+    let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
     host.eq_ignore_ascii_case("localhost") || bare.parse::<IpAddr>().is_ok()
 }
 
@@ -178,20 +152,14 @@ fn not_found() -> Answer {
 
 fn wrong_method(allow: &'static str) -> Answer {
     let mut answer = text(StatusCode::METHOD_NOT_ALLOWED, "method not allowed\n");
-    answer
-        .headers_mut()
-        .insert(ALLOW, HeaderValue::from_static(allow));
+    answer.headers_mut().insert(ALLOW, HeaderValue::from_static(allow));
     answer
 }
 
 fn answer(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> Answer {
     let mut answer = Response::new(Full::new(body.into()));
     *answer.status_mut() = status;
-    answer
-        .headers_mut()
-        .insert(CONTENT_TYPE, HeaderValue::from_static(kind));
-    answer
-        .headers_mut()
-        .insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    answer.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     answer
 }

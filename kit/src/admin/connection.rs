@@ -56,22 +56,13 @@ pub(super) async fn serve(admin: Arc<Admin>, stream: TcpStream, peer: SocketAddr
     }
 }
 
-async fn respond(
-    admin: &Admin,
-    request: Request<Incoming>,
-    peer: SocketAddr,
-) -> Response<Full<Bytes>> {
+async fn respond(admin: &Admin, request: Request<Incoming>, peer: SocketAddr) -> Response<Full<Bytes>> {
     let call = match answer::route(admin, &request, peer) {
         Ok(call) => call,
         Err(refusal) => return refusal,
     };
     let body = match call.wants_body() {
-        true => match timeout(
-            HEAD,
-            Limited::new(request.into_body(), BODY_LIMIT).collect(),
-        )
-        .await
-        {
+        true => match timeout(HEAD, Limited::new(request.into_body(), BODY_LIMIT).collect()).await {
             Ok(Ok(body)) => body.to_bytes(),
             Ok(Err(_)) => return answer::text(StatusCode::PAYLOAD_TOO_LARGE, "too long\n"),
             Err(_) => return answer::text(StatusCode::REQUEST_TIMEOUT, "too slow\n"),

@@ -17,13 +17,7 @@ fn admin() -> Admin {
         .shutdown(Shutdown::manual())
 }
 
-fn status(
-    admin: &Admin,
-    peer: &str,
-    method: Method,
-    path: &str,
-    headers: &[(&str, &str)],
-) -> StatusCode {
+fn status(admin: &Admin, peer: &str, method: Method, path: &str, headers: &[(&str, &str)]) -> StatusCode {
     let mut request = Request::builder().method(method).uri(path);
     for (name, value) in headers {
         request = request.header(*name, *value);
@@ -51,47 +45,15 @@ async fn ask(addr: SocketAddr, request: &str) -> String {
 #[test]
 fn r35_only_live_ready_and_metrics_exist_for_others() {
     let admin = admin();
-    let forged = [
-        ("host", "127.0.0.1"),
-        ("x-forwarded-for", "127.0.0.1"),
-        ("forwarded", "for=127.0.0.1"),
-    ];
+    let forged = [("host", "127.0.0.1"), ("x-forwarded-for", "127.0.0.1"), ("forwarded", "for=127.0.0.1")];
     for path in ["/live", "/ready", "/metrics"] {
-        assert_eq!(
-            status(&admin, POD, Method::GET, path, &[("host", "evil.example")]),
-            StatusCode::OK
-        );
+        assert_eq!(status(&admin, POD, Method::GET, path, &[("host", "evil.example")]), StatusCode::OK);
     }
-    let paths = [
-        "/state",
-        "/log-level",
-        "/shutdown",
-        "/",
-        "/env",
-        "/env.json",
-        "/debug/pprof",
-        "/config",
-        "/tasks",
-    ];
-    let odd = [
-        "//state",
-        "/state/",
-        "/%73tate",
-        "/../state",
-        "/live/",
-        "/live/../state",
-        "/STATE",
-        "/metrics%00",
-    ];
+    let paths = ["/state", "/log-level", "/shutdown", "/", "/env", "/env.json", "/debug/pprof", "/config", "/tasks"];
+    let odd = ["//state", "/state/", "/%73tate", "/../state", "/live/", "/live/../state", "/STATE", "/metrics%00"];
     for path in paths.into_iter().chain(odd) {
         for method in [Method::GET, Method::POST, Method::PUT, Method::OPTIONS] {
-            for peer in [
-                POD,
-                "[fd00::1]:1",
-                "[::ffff:10.1.2.3]:1",
-                "[fe80::1]:1",
-                "0.0.0.0:1",
-            ] {
+            for peer in [POD, "[fd00::1]:1", "[::ffff:10.1.2.3]:1", "[fe80::1]:1", "0.0.0.0:1"] {
                 let status = status(&admin, peer, method.clone(), path, &forged);
                 assert_eq!(status, StatusCode::NOT_FOUND, "{method} {path} for {peer}");
             }
@@ -103,18 +65,8 @@ fn r35_only_live_ready_and_metrics_exist_for_others() {
 fn r35_loopback_gets_its_pages_in_every_spelling_of_its_address() {
     let admin = admin();
     for peer in [LOCAL, "127.9.9.9:1", "[::1]:1", "[::ffff:127.0.0.1]:1"] {
-        for host in [
-            "localhost",
-            "LOCALHOST:4191",
-            "127.0.0.1:4191",
-            "[::1]:4191",
-            "10.1.2.3",
-        ] {
-            assert_eq!(
-                status(&admin, peer, Method::GET, "/state", &[("host", host)]),
-                StatusCode::OK,
-                "{peer} {host}"
-            );
+        for host in ["localhost", "LOCALHOST:4191", "127.0.0.1:4191", "[::1]:4191", "10.1.2.3"] {
+            assert_eq!(status(&admin, peer, Method::GET, "/state", &[("host", host)]), StatusCode::OK, "{peer} {host}");
         }
     }
 }
@@ -133,28 +85,11 @@ fn r35_a_browser_cannot_be_used_against_loopback() {
         &[("host", "127.0.0.1"), ("sec-fetch-site", "cross-site")],
     ];
     for headers in cases {
-        assert_eq!(
-            status(&admin, LOCAL, Method::POST, "/shutdown", headers),
-            StatusCode::FORBIDDEN,
-            "{headers:?}"
-        );
-        assert_eq!(
-            status(&admin, LOCAL, Method::GET, "/state", headers),
-            StatusCode::FORBIDDEN,
-            "{headers:?}"
-        );
+        assert_eq!(status(&admin, LOCAL, Method::POST, "/shutdown", headers), StatusCode::FORBIDDEN, "{headers:?}");
+        assert_eq!(status(&admin, LOCAL, Method::GET, "/state", headers), StatusCode::FORBIDDEN, "{headers:?}");
     }
     let absolute = "http://evil.example/state";
-    assert_eq!(
-        status(
-            &admin,
-            LOCAL,
-            Method::GET,
-            absolute,
-            &[("host", "localhost")]
-        ),
-        StatusCode::FORBIDDEN
-    );
+    assert_eq!(status(&admin, LOCAL, Method::GET, absolute, &[("host", "localhost")]), StatusCode::FORBIDDEN);
     assert!(!admin.shutdown.unwrap().is_requested());
 }
 
@@ -162,11 +97,7 @@ fn r35_a_browser_cannot_be_used_against_loopback() {
 fn what_a_daemon_does_not_offer_is_not_there() {
     let bare = Admin::new(Readiness::new(), String::new);
     for path in ["/state", "/log-level", "/shutdown"] {
-        assert_eq!(
-            status(&bare, LOCAL, Method::GET, path, &[("host", "localhost")]),
-            StatusCode::NOT_FOUND,
-            "{path}"
-        );
+        assert_eq!(status(&bare, LOCAL, Method::GET, path, &[("host", "localhost")]), StatusCode::NOT_FOUND, "{path}");
     }
 }
 
@@ -174,25 +105,13 @@ fn what_a_daemon_does_not_offer_is_not_there() {
 fn wrong_methods_name_the_right_ones() {
     let admin = admin();
     let host = [("host", "localhost")];
-    assert_eq!(
-        status(&admin, POD, Method::POST, "/live", &host),
-        StatusCode::METHOD_NOT_ALLOWED
-    );
-    assert_eq!(
-        status(&admin, LOCAL, Method::GET, "/shutdown", &host),
-        StatusCode::METHOD_NOT_ALLOWED
-    );
-    let request = Request::get("/shutdown")
-        .header("host", "localhost")
-        .body(())
-        .unwrap();
+    assert_eq!(status(&admin, POD, Method::POST, "/live", &host), StatusCode::METHOD_NOT_ALLOWED);
+    assert_eq!(status(&admin, LOCAL, Method::GET, "/shutdown", &host), StatusCode::METHOD_NOT_ALLOWED);
+    let request = Request::get("/shutdown").header("host", "localhost").body(()).unwrap();
     let refusal = answer::route(&admin, &request, LOCAL.parse().unwrap()).unwrap_err();
     assert_eq!(refusal.headers()["allow"], "POST");
     assert!(!admin.shutdown.as_ref().unwrap().is_requested());
-    assert_eq!(
-        status(&admin, LOCAL, Method::POST, "/shutdown", &host),
-        StatusCode::OK
-    );
+    assert_eq!(status(&admin, LOCAL, Method::POST, "/shutdown", &host), StatusCode::OK);
     assert!(admin.shutdown.unwrap().is_requested());
 }
 
@@ -201,35 +120,16 @@ async fn health_and_metrics_over_the_wire() {
     let readiness = Readiness::new();
     let check = readiness.check("certified");
     let (addr, server) = start(Admin::new(readiness, || "m 1\n".to_owned()));
-    let get = async |path| {
-        ask(
-            addr,
-            &format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"),
-        )
-        .await
-    };
+    let get = async |path| ask(addr, &format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")).await;
     assert!(get("/live").await.ends_with("\r\n\r\nlive\n"));
     let waiting = get("/ready").await;
-    assert!(
-        waiting.starts_with("HTTP/1.1 503 ") && waiting.ends_with("waiting for: certified\n"),
-        "{waiting}"
-    );
+    assert!(waiting.starts_with("HTTP/1.1 503 ") && waiting.ends_with("waiting for: certified\n"), "{waiting}");
     check.set(Status::Ready);
     assert!(get("/ready").await.starts_with("HTTP/1.1 200 "));
     let metrics = get("/metrics").await;
-    assert!(
-        metrics.contains("content-type: text/plain; version=0.0.4") && metrics.ends_with("m 1\n"),
-        "{metrics}"
-    );
-    let head = ask(
-        addr,
-        "HEAD /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
-    )
-    .await;
-    assert!(
-        head.starts_with("HTTP/1.1 200 ") && head.ends_with("\r\n\r\n"),
-        "{head}"
-    );
+    assert!(metrics.contains("content-type: text/plain; version=0.0.4") && metrics.ends_with("m 1\n"), "{metrics}");
+    let head = ask(addr, "HEAD /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await;
+    assert!(head.starts_with("HTTP/1.1 200 ") && head.ends_with("\r\n\r\n"), "{head}");
     server.abort();
 }
 
@@ -239,22 +139,13 @@ async fn the_log_level_is_read_and_written() {
     let (addr, server) = start(admin().log_level(log));
     let put = async |level: &str| {
         let length = level.len();
-        let head =
-            format!("PUT /log-level HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n");
+        let head = format!("PUT /log-level HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n");
         ask(addr, &format!("{head}Connection: close\r\n\r\n{level}")).await
     };
-    assert!(
-        put("warn,h2=off\n")
-            .await
-            .ends_with("\r\n\r\nwarn,h2=off\n")
-    );
+    assert!(put("warn,h2=off\n").await.ends_with("\r\n\r\nwarn,h2=off\n"));
     assert!(put("loud").await.starts_with("HTTP/1.1 400 "));
     assert!(put(&"x".repeat(5000)).await.starts_with("HTTP/1.1 413 "));
-    let read = ask(
-        addr,
-        "GET /log-level HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
-    )
-    .await;
+    let read = ask(addr, "GET /log-level HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").await;
     assert!(read.ends_with("warn,h2=off\n"), "{read}");
     server.abort();
 }
@@ -266,11 +157,7 @@ async fn a_flood_of_silent_connections_keeps_nobody_out() {
     for _ in 0..CONNECTIONS * 2 {
         silent.push(TcpStream::connect(addr).await.unwrap());
     }
-    let answer = ask(
-        addr,
-        "GET /live HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
-    )
-    .await;
+    let answer = ask(addr, "GET /live HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await;
     assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
     // The first ones have given way.
     assert_eq!(silent[0].read(&mut [0; 16]).await.unwrap_or(0), 0);
@@ -281,11 +168,7 @@ async fn a_flood_of_silent_connections_keeps_nobody_out() {
 async fn oversized_heads_are_refused() {
     let (addr, server) = start(admin());
     let many = "a: b\r\n".repeat(100);
-    let answer = ask(
-        addr,
-        &format!("GET /live HTTP/1.1\r\nHost: x\r\n{many}\r\n"),
-    )
-    .await;
+    let answer = ask(addr, &format!("GET /live HTTP/1.1\r\nHost: x\r\n{many}\r\n")).await;
     assert!(answer.starts_with("HTTP/1.1 431 "), "{answer}");
     server.abort();
 }

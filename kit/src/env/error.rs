@@ -44,41 +44,21 @@ pub enum Error {
 
 impl Error {
     pub(super) fn invalid(name: &'static str, value: &OsStr, expected: Cow<'static, str>) -> Self {
-        Self::Invalid {
-            name,
-            value: format!("\"{}\"", shown(value)),
-            expected,
-        }
+        Self::Invalid { name, value: format!("\"{}\"", shown(value)), expected }
     }
 
     pub(super) fn unknown(name: &OsStr, known: &[&'static str]) -> Self {
         let text = name.to_string_lossy();
-        let nearest = known
-            .iter()
-            .map(|known| (distance(&text, known), *known))
-            .min();
-        let suggestion = nearest
-            .filter(|(distance, _)| *distance <= NEAR)
-            .map(|(_, known)| known);
-        Self::Unknown {
-            name: shown(name),
-            suggestion,
-        }
+        let nearest = known.iter().map(|known| (distance(&text, known), *known)).min();
+        let suggestion = nearest.filter(|(distance, _)| *distance <= NEAR).map(|(_, known)| known);
+        Self::Unknown { name: shown(name), suggestion }
     }
 }
 
 fn shown(value: &OsStr) -> String {
     let text = value.to_string_lossy();
-    let head: String = text
-        .chars()
-        .take(SHOWN)
-        .flat_map(char::escape_debug)
-        .collect();
-    if text.chars().nth(SHOWN).is_some() {
-        format!("{head}...")
-    } else {
-        head
-    }
+    let head: String = text.chars().take(SHOWN).flat_map(char::escape_debug).collect();
+    if text.chars().nth(SHOWN).is_some() { format!("{head}...") } else { head }
 }
 
 /// Levenshtein distance in bytes; names so unlike in length that the answer is no are not measured.

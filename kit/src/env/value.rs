@@ -58,9 +58,7 @@ impl Value for u64 {
 
     fn parse(text: &str) -> Option<Self> {
         // The standard parser takes a leading plus sign.
-        text.bytes()
-            .all(|byte| byte.is_ascii_digit())
-            .then(|| text.parse().ok())?
+        text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok())?
     }
 }
 
@@ -94,9 +92,7 @@ impl Value for Size {
 
     fn parse(text: &str) -> Option<Self> {
         let units = [("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30)];
-        let unit = units
-            .iter()
-            .find_map(|(unit, factor)| Some((text.strip_suffix(unit)?, *factor)));
+        let unit = units.iter().find_map(|(unit, factor)| Some((text.strip_suffix(unit)?, *factor)));
         let (number, factor) = unit.unwrap_or((text, 1));
         u64::parse(number)?.checked_mul(factor).map(Self)
     }

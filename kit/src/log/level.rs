@@ -22,23 +22,17 @@ pub struct Level {
 
 /// A text that is no level.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "not a log level: expected one like info or info,h2=warn (off, error, warn, info, debug, trace)"
-)]
+#[error("not a log level: expected one like info or info,h2=warn (off, error, warn, info, debug, trace)")]
 pub struct BadLevel;
 
 impl Level {
     pub(super) fn admits(&self, metadata: &Metadata<'_>) -> bool {
-        self.targets
-            .would_enable(metadata.target(), metadata.level())
+        self.targets.would_enable(metadata.target(), metadata.level())
     }
 
     pub(super) fn most_verbose(&self) -> LevelFilter {
         let exceptions = self.targets.iter().map(|(_, level)| level);
-        exceptions
-            .chain(self.targets.default_level())
-            .max()
-            .unwrap_or(LevelFilter::OFF)
+        exceptions.chain(self.targets.default_level()).max().unwrap_or(LevelFilter::OFF)
     }
 }
 
@@ -53,16 +47,11 @@ impl FromStr for Level {
         for part in text.split(',') {
             targets = match part.split_once('=') {
                 None => targets.with_default(filter(part)?),
-                Some((target, level)) if is_target(target) => {
-                    targets.with_target(target, filter(level)?)
-                }
+                Some((target, level)) if is_target(target) => targets.with_target(target, filter(level)?),
                 Some(_) => return Err(BadLevel),
             };
         }
-        Ok(Self {
-            text: text.to_owned(),
-            targets,
-        })
+        Ok(Self { text: text.to_owned(), targets })
     }
 }
 
@@ -75,16 +64,9 @@ impl fmt::Display for Level {
 fn filter(word: &str) -> Result<LevelFilter, BadLevel> {
     // The standard parser takes digits as well, which say nothing to a reader.
     let named = word.bytes().all(|byte| byte.is_ascii_alphabetic());
-    if named && !word.is_empty() {
-        word.parse().map_err(|_| BadLevel)
-    } else {
-        Err(BadLevel)
-    }
+    if named && !word.is_empty() { word.parse().map_err(|_| BadLevel) } else { Err(BadLevel) }
 }
 
 fn is_target(text: &str) -> bool {
-    !text.is_empty()
-        && text
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b':')
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b':')
 }

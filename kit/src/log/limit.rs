@@ -32,12 +32,7 @@ struct Window {
 impl Limit {
     /// Whether an event may be written now. Call [`Self::due`] before, which ends windows.
     pub(super) fn admit(&mut self, metadata: &'static Metadata<'static>, now: Instant) -> bool {
-        let fresh = Window {
-            metadata,
-            since: now,
-            lines: 0,
-            dropped: 0,
-        };
+        let fresh = Window { metadata, since: now, lines: 0, dropped: 0 };
         let window = self.windows.entry(metadata.callsite()).or_insert(fresh);
         self.next_sweep.get_or_insert(now + WINDOW);
         if window.lines < PER_SECOND {
@@ -61,11 +56,7 @@ impl Limit {
             }
             !over
         });
-        self.next_sweep = self
-            .windows
-            .values()
-            .map(|window| window.since + WINDOW)
-            .min();
+        self.next_sweep = self.windows.values().map(|window| window.since + WINDOW).min();
         due
     }
 }

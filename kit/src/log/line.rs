@@ -22,14 +22,8 @@ const TAIL: usize = r#"","cut":true}"#.len() + 1;
 pub(super) fn format(format: Format, event: &Event<'_>) -> String {
     let mut line = Line::begin(format, event.metadata());
     // The message first, whatever the order in the code.
-    event.record(&mut Only {
-        line: &mut line,
-        message: true,
-    });
-    event.record(&mut Only {
-        line: &mut line,
-        message: false,
-    });
+    event.record(&mut Only { line: &mut line, message: true });
+    event.record(&mut Only { line: &mut line, message: false });
     line.end()
 }
 
@@ -65,17 +59,9 @@ impl Line {
         // Writing to a String cannot fail. Levels and targets are words of the program.
         let _ = match format {
             Format::Plain => write!(text, "{} {level:>5} {target}:", Stamp(now)),
-            Format::Json => write!(
-                text,
-                r#"{{"time":"{}","level":"{level}","target":"{target}""#,
-                Stamp(now)
-            ),
+            Format::Json => write!(text, r#"{{"time":"{}","level":"{level}","target":"{target}""#, Stamp(now)),
         };
-        Self {
-            format,
-            text,
-            cut: Cut::Nowhere,
-        }
+        Self { format, text, cut: Cut::Nowhere }
     }
 
     fn field(&mut self, name: &str, value: &dyn fmt::Debug) {
@@ -95,12 +81,7 @@ impl Line {
         self.text.push_str(&open);
         let room = LINE_LIMIT - TAIL - self.text.len();
         let quoted = self.format == Format::Json;
-        let mut escaped = Escaped {
-            text: &mut self.text,
-            room,
-            quoted,
-            is_full: false,
-        };
+        let mut escaped = Escaped { text: &mut self.text, room, quoted, is_full: false };
         // An error means that the room is used up (it stops the formatting), or that the value failed to print itself.
         let _ = write!(escaped, "{value:?}");
         if escaped.is_full {
@@ -198,9 +179,6 @@ impl fmt::Display for Stamp {
         let Self(t) = self;
         let (year, month, day) = (t.year(), u8::from(t.month()), t.day());
         let (hour, minute, second, milli) = (t.hour(), t.minute(), t.second(), t.millisecond());
-        write!(
-            f,
-            "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{milli:03}Z"
-        )
+        write!(f, "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{milli:03}Z")
     }
 }

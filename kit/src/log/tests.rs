@@ -16,9 +16,7 @@ fn lines_of(handle: &Handle, code: impl FnOnce()) -> Vec<String> {
 }
 
 fn handle(format: Format, level: &str) -> Handle {
-    Handle::new(format, level.parse().unwrap(), |line| {
-        LINES.with_borrow_mut(|lines| lines.push(line.to_owned()))
-    })
+    Handle::new(format, level.parse().unwrap(), |line| LINES.with_borrow_mut(|lines| lines.push(line.to_owned())))
 }
 
 #[test]
@@ -28,10 +26,7 @@ fn an_event_is_one_line_with_its_fields() {
         tracing::debug!("not wanted");
     });
     assert_eq!(lines.len(), 1, "{lines:?}");
-    assert!(
-        lines[0].ends_with(" INFO mesh_kit::log::tests: connected peer=10.0.0.1:80 tries=3\n"),
-        "{lines:?}"
-    );
+    assert!(lines[0].ends_with(" INFO mesh_kit::log::tests: connected peer=10.0.0.1:80 tries=3\n"), "{lines:?}");
 }
 
 #[test]
@@ -43,21 +38,12 @@ fn json_lines_parse_and_hold_what_was_said() {
     assert_eq!(value["message"], "odd \"path\"");
     assert_eq!(value["path"], "a\"b\\c\n\u{1b}[31m\u{202e}");
     assert_eq!(value["level"], "WARN");
-    assert_eq!(
-        lines[0].matches(|c: char| c.is_control()).count(),
-        1,
-        "{lines:?}"
-    );
+    assert_eq!(lines[0].matches(|c: char| c.is_control()).count(), 1, "{lines:?}");
 }
 
 #[test]
 fn r38_hostile_values_stay_on_one_short_line() {
-    let values = [
-        "\r\nINFO forged",
-        "\u{1b}[2J\u{7}",
-        &"x".repeat(1 << 20),
-        &"\u{1f600}\"\\\n".repeat(1 << 16),
-    ];
+    let values = ["\r\nINFO forged", "\u{1b}[2J\u{7}", &"x".repeat(1 << 20), &"\u{1f600}\"\\\n".repeat(1 << 16)];
     for format in [Format::Plain, Format::Json] {
         for value in values {
             let lines = lines_of(&handle(format, "info"), || {
@@ -67,13 +53,9 @@ fn r38_hostile_values_stay_on_one_short_line() {
             assert_eq!(lines.len(), 2);
             for line in lines {
                 assert!(line.len() <= LINE_LIMIT, "{} bytes", line.len());
-                assert!(
-                    line.ends_with('\n') && line.matches(char::is_control).count() == 1,
-                    "{line:?}"
-                );
+                assert!(line.ends_with('\n') && line.matches(char::is_control).count() == 1, "{line:?}");
                 if format == Format::Json {
-                    serde_json::from_str::<serde_json::Value>(&line)
-                        .unwrap_or_else(|err| panic!("{err}: {line}"));
+                    serde_json::from_str::<serde_json::Value>(&line).unwrap_or_else(|err| panic!("{err}: {line}"));
                 }
             }
         }
@@ -84,9 +66,7 @@ fn r38_hostile_values_stay_on_one_short_line() {
 fn a_cut_json_line_is_valid_at_every_length() {
     for length in 0..LINE_LIMIT {
         for value in ["y".repeat(length), "\"".repeat(length)] {
-            let lines = lines_of(&handle(Format::Json, "info"), || {
-                tracing::info!(value, next = 1, "m")
-            });
+            let lines = lines_of(&handle(Format::Json, "info"), || tracing::info!(value, next = 1, "m"));
             let parsed: serde_json::Value = serde_json::from_str(&lines[0]).unwrap();
             assert!(lines[0].len() <= LINE_LIMIT && parsed["message"] == "m");
         }
@@ -110,26 +90,10 @@ fn the_level_changes_while_running() {
 
 #[test]
 fn levels_that_are_none_are_refused() {
-    for bad in [
-        "",
-        "inof",
-        "3",
-        "info,",
-        "=info",
-        "h2=",
-        "h2=loud",
-        "a b=info",
-        "info\n",
-        &"a=info,".repeat(1000),
-    ] {
+    for bad in ["", "inof", "3", "info,", "=info", "h2=", "h2=loud", "a b=info", "info\n", &"a=info,".repeat(1000)] {
         assert!(bad.parse::<Level>().is_err(), "{bad:?}");
     }
-    for good in [
-        "off",
-        "ERROR",
-        "trace,h2=warn,mesh_proxy::outbound=debug",
-        "h2=trace",
-    ] {
+    for good in ["off", "ERROR", "trace,h2=warn,mesh_proxy::outbound=debug", "h2=trace"] {
         assert!(good.parse::<Level>().is_ok(), "{good:?}");
     }
 }
@@ -145,30 +109,9 @@ fn one_place_writes_ten_lines_a_second_and_then_tells_how_many_it_dropped() {
         handle.sweep(Instant::now() + Duration::from_secs(2));
     });
     // A slow machine may take more than a second for the loop; then each window tells of its own.
-    let said = lines
-        .iter()
-        .filter(|line| line.contains(" again n="))
-        .count() as u64;
-    let dropped: u64 = lines
-        .iter()
-        .filter_map(|line| {
-            line.split("dropped=")
-                .nth(1)?
-                .split(' ')
-                .next()?
-                .parse::<u64>()
-                .ok()
-        })
-        .sum();
-    assert!(
-        said >= 10 && said + dropped == 200,
-        "said {said}, dropped {dropped}: {lines:?}"
-    );
-    assert_eq!(
-        lines
-            .iter()
-            .filter(|line| line.contains("elsewhere"))
-            .count(),
-        1
-    );
+    let said = lines.iter().filter(|line| line.contains(" again n=")).count() as u64;
+    let dropped: u64 =
+        lines.iter().filter_map(|line| line.split("dropped=").nth(1)?.split(' ').next()?.parse::<u64>().ok()).sum();
+    assert!(said >= 10 && said + dropped == 200, "said {said}, dropped {dropped}: {lines:?}");
+    assert_eq!(lines.iter().filter(|line| line.contains("elsewhere")).count(), 1);
 }

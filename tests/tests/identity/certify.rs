@@ -1,0 +1,223 @@
+//! What is issued, to whom, and how often.
+//!
+//! Invariant: certificates are judged by OpenSSL. Non-goal: which CSRs are good, see `csrs`.
+
+use std::collections::HashSet;
+use std::fs;
+use std::net::SocketAddr;
+
+use hyper_util::rt::TokioIo;
+use mesh_mtls::anchors::Anchors;
+use mesh_mtls::credentials::Credentials;
+use mesh_mtls::grpc;
+use mesh_mtls::tls::Connector;
+use mesh_proto::identity::identity_client::IdentityClient;
+use tokio::net::TcpSocket;
+use tonic::Code;
+use tonic::transport::{Channel, Endpoint, Uri};
+
+use crate::openssl::{self, P256, Request};
+use crate::server::{Home, OWN, Server, WEB, certify, code, plain_csr};
+
+/// Rates that no test of something else meets.
+const UNLIMITED: &[&str] = &["--source-rate", "1000000", "--source-burst", "1000000"];
+
+#[tokio::test]
+async fn r43_a_leaf_is_exactly_our_template() {
+    let home = Home::new();
+    let token = home.token(WEB);
+    let server = home.start(&[]);
+    let asked = openssl::csr(&Request {
+        key: P256,
+        subject: "/",
+        // A usage that may be asked for and is not given.
+        extensions: &[&format!("subjectAltName=URI:{WEB}"), "keyUsage=keyAgreement", "extendedKeyUsage=serverAuth"],
+    });
+    let answer = certify(&mut server.client(), &token, WEB, &asked).await.unwrap();
+    let text = openssl::text(
+        &answer.leaf_der,
+        &["-text", "-certopt", "no_header,no_version,no_serial,no_signame,no_validity,no_pubkey,no_sigdump,no_aux"],
+    );
+    let text: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    let is_key_id = |line: &&&str| line.len() == 59 && line.split(':').all(|byte| byte.len() == 2);
+    assert_eq!(text.iter().filter(is_key_id).count(), 2, "{text:#?}");
+    let text: Vec<&str> = text.into_iter().filter(|line| !is_key_id(&line)).collect();
+    let expected = [
+        "Issuer: CN = cluster.local mesh issuer",
+        "Subject:",
+        "X509v3 extensions:",
+        "X509v3 Authority Key Identifier:",
+        "X509v3 Subject Alternative Name: critical",
+        &format!("URI:{WEB}"),
+        "X509v3 Key Usage: critical",
+        "Digital Signature",
+        "X509v3 Extended Key Usage:",
+        "TLS Web Server Authentication, TLS Web Client Authentication",
+        "X509v3 Subject Key Identifier:",
+        "X509v3 Basic Constraints: critical",
+        "CA:FALSE",
+    ];
+    assert_eq!(text, expected);
+    let life = answer.not_after_unix - answer.not_before_unix;
+    assert_eq!(life, 24 * 3600 + 20);
+    assert_trusted(&home, &answer.leaf_der, &answer.intermediates_der[0]);
+    assert_eq!(answer.intermediates_der.len(), 1, "the root is left out");
+}
+
+fn assert_trusted(home: &Home, leaf: &[u8], intermediate: &[u8]) {
+    let (leaf_file, issuer_file) = (home.path("leaf.pem"), home.path("intermediate.pem"));
+    fs::write(&leaf_file, openssl::pem(leaf)).unwrap();
+    fs::write(&issuer_file, openssl::pem(intermediate)).unwrap();
+    let root = home.path("ca/anchors.pem");
+    let [root, issuer, leaf] = [&root, &issuer_file, &leaf_file].map(|path| path.to_str().unwrap());
+    for purpose in ["sslserver", "sslclient"] {
+        let args = ["verify", "-x509_strict", "-purpose", purpose, "-CAfile", root, "-untrusted", issuer, leaf];
+        openssl::run(&args, b"");
+    }
+}
+
+#[tokio::test]
+async fn a_requester_that_leaves_its_name_to_its_token_gets_it() {
+    let home = Home::new();
+    let token = home.token(WEB);
+    let server = home.start(&[]);
+    let nameless = openssl::csr(&Request { key: P256, subject: "/", extensions: &[] });
+    let answer = certify(&mut server.client(), &token, "", &nameless).await.unwrap();
+    let text = openssl::text(&answer.leaf_der, &["-ext", "subjectAltName"]);
+    assert!(text.contains(&format!("URI:{WEB}\n")), "{text}");
+}
+
+#[tokio::test]
+async fn r44_of_12_tokens_one_is_accepted() {
+    let home = Home::new();
+    let (good, withdrawn) = (home.token(WEB), home.token(WEB));
+    let file = fs::read_to_string(home.path("tokens")).unwrap();
+    let server = home.start(&[]);
+    let kept = file.lines().next().unwrap();
+    fs::write(home.path("tokens"), format!("{kept}\n")).unwrap();
+    server.until_metric("mesh_identity_reloads_total{source=\"tokens\"}", 1.0);
+    let hash = kept.split([':', ' ']).nth(1).unwrap().to_owned();
+    let mut similar = good.clone().into_bytes();
+    similar[20] ^= 1;
+    let tokens = [
+        good.clone().into_bytes(),
+        withdrawn.into_bytes(),
+        Vec::new(),
+        similar,
+        good[..good.len() - 1].into(),
+        format!("{good}A").into(),
+        format!("{good}\n").into(),
+        format!("{good}\0").into(),
+        good.to_uppercase().into(),
+        good.trim_start_matches("mesh_").into(),
+        hash.into(),
+        vec![b'x'; 32 * 1024],
+    ];
+    let mut client = server.client();
+    let csr = plain_csr(WEB);
+    let mut accepted = Vec::new();
+    for token in &tokens {
+        let answer = certify(&mut client, token, WEB, &csr).await;
+        assert!(matches!(code(&answer), Code::Ok | Code::Unauthenticated), "{answer:?}");
+        accepted.extend(answer.is_ok().then_some(token));
+    }
+    assert_eq!(accepted, [good.as_bytes()]);
+    assert!(server.metric("mesh_identity_requests_refused_total{reason=\"token\"}") == 11.0);
+    assert!(!server.process.output().contains(&good), "a token in the log");
+}
+
+#[tokio::test]
+async fn r44_a_good_token_is_good_for_its_own_identity_only() {
+    let home = Home::new();
+    let (web, api) = (home.token(WEB), "spiffe://cluster.local/ns/shop/sa/api");
+    let server = home.start(&[]);
+    let mut client = server.client();
+    for identity in [api, OWN, "spiffe://cluster.local/ns/shop/sa/web/", "web", "*"] {
+        let answer = certify(&mut client, &web, identity, &plain_csr(identity)).await;
+        assert_eq!(code(&answer), Code::PermissionDenied, "{identity}");
+    }
+    let answer = certify(&mut client, &web, "", &plain_csr(api)).await;
+    assert_eq!(code(&answer), Code::InvalidArgument);
+}
+
+#[tokio::test]
+async fn r45_serials_are_random_and_never_repeat_over_replicas_and_restarts() {
+    const ISSUES: usize = 10_000;
+    let home = Home::new();
+    let (token, csr) = (home.token(WEB), plain_csr(WEB));
+    let mut serials = HashSet::new();
+    for _restart in 0..4 {
+        let replicas = [home.start(UNLIMITED), home.start(UNLIMITED)];
+        let [left, right] = replicas.each_ref().map(|replica| issue(replica, &token, &csr, ISSUES / 8));
+        let (left, right) = tokio::join!(left, right);
+        serials.extend(left.into_iter().chain(right));
+    }
+    assert_eq!(serials.len(), ISSUES);
+    assert!(serials.iter().all(|serial| serial.len() == 16 && serial[0] < 0x80), "128 bits, positive");
+    // Of 126 random bits each is set in about half of the serials; ten sigma allow for 500 of 10,000 on either side.
+    for bit in 2..128 {
+        let set = serials.iter().filter(|serial| serial[bit / 8] & (0x80 >> (bit % 8)) != 0).count();
+        assert!((4500..5500).contains(&set), "bit {bit} is set in {set}");
+    }
+}
+
+/// Serial numbers of many certificates, several asked for at a time.
+async fn issue(server: &Server, token: &str, csr: &[u8], count: usize) -> Vec<Vec<u8>> {
+    const AT_A_TIME: usize = 10;
+    let client = server.client();
+    let one_by_one = (0..AT_A_TIME).map(|_| {
+        let mut client = client.clone();
+        async move {
+            let mut serials = Vec::new();
+            for _ in 0..count / AT_A_TIME {
+                let answer = certify(&mut client, token, WEB, csr).await.unwrap();
+                serials.push(serial(&answer.leaf_der));
+            }
+            serials
+        }
+    });
+    futures_util::future::join_all(one_by_one).await.concat()
+}
+
+/// RFC 5280 4.1: the serial number follows the version, which is `a0 03 02 01 02`.
+fn serial(certificate: &[u8]) -> Vec<u8> {
+    let version = [0xa0, 3, 2, 1, 2, 2];
+    let at =
+        certificate.windows(version.len()).position(|window| window == version).expect("a version") + version.len();
+    let length = usize::from(certificate[at]);
+    certificate[at + 1..at + 1 + length].to_vec()
+}
+
+#[tokio::test]
+async fn r46_one_source_cannot_use_up_what_others_may_ask() {
+    let home = Home::new();
+    let (token, csr) = (home.token(WEB), plain_csr(WEB));
+    let server = home.start(&["--source-rate", "1", "--source-burst", "5"]);
+    let mut greedy = server.client();
+    let mut codes = Vec::new();
+    for _ in 0..50 {
+        codes.push(code(&certify(&mut greedy, "wrong", WEB, &csr).await));
+    }
+    let judged = codes.iter().filter(|code| **code == Code::Unauthenticated).count();
+    let limited = codes.iter().filter(|code| **code == Code::ResourceExhausted).count();
+    assert!(judged >= 5 && limited >= 30 && judged + limited == 50, "{codes:?}");
+    let answer = certify(&mut client_from(&server, &home, "127.0.0.2:0"), &token, WEB, &csr).await;
+    assert_eq!(code(&answer), Code::Ok);
+}
+
+/// A client with an address of its own.
+fn client_from(server: &Server, home: &Home, source: &str) -> IdentityClient<Channel> {
+    let anchors = Anchors::from_pem(&fs::read(home.path("ca/anchors.pem")).unwrap()).unwrap();
+    let connector = Connector::anonymous(Credentials::new(anchors), grpc::ALPN);
+    let (source, target): (SocketAddr, SocketAddr) = (source.parse().unwrap(), server.addr);
+    let dial = tower::service_fn(move |_: Uri| {
+        let connector = connector.clone();
+        async move {
+            let socket = TcpSocket::new_v4()?;
+            socket.bind(source)?;
+            let stream = connector.connect(socket.connect(target).await?, &OWN.parse().unwrap()).await;
+            stream.map(TokioIo::new).map_err(std::io::Error::other)
+        }
+    });
+    IdentityClient::new(Endpoint::from_static("http://identity").connect_with_connector_lazy(dial))
+}
