@@ -14,8 +14,8 @@ use mesh_tests::app;
 use mesh_tests::echo::echo_server::{Echo, EchoServer};
 use mesh_tests::echo::{EchoReply, EchoRequest};
 use tokio::task::JoinSet;
-use tokio_stream::wrappers::TcpListenerStream;
 use tonic::metadata::{KeyAndValueRef, MetadataMap};
+use tonic::transport::server::TcpIncoming;
 use tonic::{Code, Request, Response, Status, Streaming};
 
 #[derive(Parser)]
@@ -41,7 +41,7 @@ async fn main() -> anyhow::Result<()> {
         let service = service.clone();
         serving.spawn(async move {
             let server = tonic::transport::Server::builder().add_service(service);
-            server.serve_with_incoming(TcpListenerStream::new(listener)).await
+            server.serve_with_incoming(TcpIncoming::from(listener).with_nodelay(Some(true))).await
         });
     }
     app::run(Vec::new(), |_| std::future::ready(())).await?;

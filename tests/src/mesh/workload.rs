@@ -4,7 +4,7 @@
 //! Non-goal: more than one proxy on a host.
 
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::{ADMIN_PORT, Control, Daemon, Mesh, Metrics, PROXY_UID, Port, SOON, manifest};
@@ -115,6 +115,11 @@ impl<'mesh> Spec<'mesh> {
     /// Adds the workload: its host and its manifest. Its programs start with the mesh, or now if that runs already.
     pub fn add(self) -> Host {
         let host = self.mesh.net.host(&self.name);
+        // Before identity starts, if it has not: then it need not notice that its tokens file has changed.
+        let sidecar = match self.is_meshed {
+            true => Sidecar::Planned(self.mesh.control.proxy_token("default", &self.service_account), self.env),
+            false => Sidecar::Absent,
+        };
         let manifest = manifest::Workload {
             name: &self.name,
             namespace: "default",
@@ -127,9 +132,8 @@ impl<'mesh> Spec<'mesh> {
         let workload = Workload {
             manifest: manifest.yaml(),
             name: self.name,
-            service_account: self.service_account,
             host: host.clone(),
-            sidecar: if self.is_meshed { Sidecar::Planned(self.env) } else { Sidecar::Absent },
+            sidecar,
             planned: self.apps,
             apps: Vec::new(),
         };
@@ -146,7 +150,6 @@ pub struct Workload {
     pub manifest: String,
     /// Its host.
     pub host: Host,
-    service_account: String,
     sidecar: Sidecar,
     planned: Vec<App>,
     apps: Vec<Daemon>,
@@ -154,15 +157,16 @@ pub struct Workload {
 
 enum Sidecar {
     Absent,
-    Planned(Vec<(String, String)>),
+    /// Its token, and variables of its environment.
+    Planned(PathBuf, Vec<(String, String)>),
     Running(Daemon),
 }
 
 impl Workload {
     pub(super) fn start(&mut self, control: &Control) {
-        if let Sidecar::Planned(env) = &self.sidecar {
+        if let Sidecar::Planned(token, env) = &self.sidecar {
             redirect(&self.host);
-            self.sidecar = Sidecar::Running(self.start_proxy(control, env.clone()));
+            self.sidecar = Sidecar::Running(self.start_proxy(control, token, env.clone()));
         }
         for app in self.planned.drain(..) {
             let (name, host) = (format!("{} {}", self.name, app.program.display()), self.host.clone());
@@ -174,7 +178,7 @@ impl Workload {
         }
     }
 
-    fn start_proxy(&self, control: &Control, env: Vec<(String, String)>) -> Daemon {
+    fn start_proxy(&self, control: &Control, token: &Path, env: Vec<(String, String)>) -> Daemon {
         let (host, name) = (self.host.clone(), self.name.clone());
         let mut variables = vec![
             ("MESH_OUTBOUND_LISTEN", "127.0.0.1:4140,[::1]:4140".to_owned()),
@@ -185,7 +189,7 @@ impl Workload {
             ("MESH_DESTINATION_ADDR", control.destination_addr().to_string()),
             ("MESH_DESTINATION_ID", format!("{SYSTEM}/destination")),
             ("MESH_TRUST_ANCHORS", control.anchors().display().to_string()),
-            ("MESH_TOKEN_FILE", control.proxy_token("default", &self.service_account).display().to_string()),
+            ("MESH_TOKEN_FILE", token.display().to_string()),
             ("MESH_NAMESPACE", "default".to_owned()),
             ("MESH_WORKLOAD", name.clone()),
             ("MESH_LOG", "info".to_owned()),

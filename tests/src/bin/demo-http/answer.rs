@@ -37,7 +37,7 @@ pub(crate) async fn answer(
     if !delay.is_zero() {
         tokio::time::sleep(delay).await;
     }
-    let close = query.has("close");
+    let (close, is_head) = (query.has("close"), request.method() == Method::HEAD);
     let mut response = match (request.method(), uri.path()) {
         (&Method::CONNECT, _) => upgrade::connect(request),
         (_, "/") => facts(site, &request),
@@ -66,7 +66,16 @@ pub(crate) async fn answer(
     if let Ok(name) = HeaderValue::from_str(&site.name) {
         response.headers_mut().insert(HeaderName::from_static("x-served-by"), name);
     }
-    Ok(response)
+    Ok(if is_head { without_body(response) } else { response })
+}
+
+/// The head alone, with the length that the body would have. hyper leaves that to the app in HTTP/2.
+fn without_body(mut response: Response<Body>) -> Response<Body> {
+    if let Some(length) = http_body::Body::size_hint(response.body()).exact() {
+        response.headers_mut().insert(header::CONTENT_LENGTH, length.into());
+    }
+    *response.body_mut() = body::empty();
+    response
 }
 
 /// `/`: the name, and a few facts as JSON.
