@@ -37,7 +37,7 @@ pub(crate) async fn answer(
     if !delay.is_zero() {
         tokio::time::sleep(delay).await;
     }
-    let (close, is_head) = (query.has("close"), request.method() == Method::HEAD);
+    let (close, version, is_head) = (query.has("close"), request.version(), request.method() == Method::HEAD);
     let mut response = match (request.method(), uri.path()) {
         (&Method::CONNECT, _) => upgrade::connect(request),
         (_, "/") => facts(site, &request),
@@ -60,7 +60,9 @@ pub(crate) async fn answer(
         (_, "/truncate") => return Err(side_door.truncate(&query).await.into()),
         (_, path) => status(path),
     };
-    if close && response.version() != Version::HTTP_2 {
+    // hyper closes after an answer whose request body it has not read, but does not say so by itself.
+    let close = close || response.status() == StatusCode::EXPECTATION_FAILED;
+    if close && version != Version::HTTP_2 {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     if let Ok(name) = HeaderValue::from_str(&site.name) {
