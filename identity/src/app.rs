@@ -1,6 +1,7 @@
 //! The composition root: files to cells, cells to the service, service to the listener.
 //!
-//! Invariant: the listeners are bound before anything else can fail late; one task watches all files and owns all cells.
+//! Invariant: the listeners are bound before anything else can fail late; one task watches all files and owns all
+//! cells.
 //! Non-goal: decisions; they are in the pure rooms.
 
 use std::sync::Mutex;

@@ -1,7 +1,7 @@
 //! Which anchors and which issuer are in force.
 //!
-//! Invariant: an [`Authority`] is consistent: leaves of its issuer are trusted by who trusts its anchors. Broken or unfit
-//! files change nothing; a good part of a change is taken when it fits what stays of the rest.
+//! Invariant: an [`Authority`] is consistent: leaves of its issuer are trusted by who trusts its anchors. Broken or
+//! unfit files change nothing; a good part of a change is taken when it fits what stays of the rest.
 //! Non-goal: reading files, and the clock.
 
 use std::io;

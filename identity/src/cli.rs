@@ -41,7 +41,7 @@ pub enum Token {
         /// The tokens file; made if it is not there
         #[arg(long, value_name = "FILE")]
         tokens: PathBuf,
-        /// Whom the token stands for: spiffe://<trust-domain>/ns/<namespace>/sa/<service-account>
+        /// Whom the token stands for: spiffe://TRUST-DOMAIN/ns/NAMESPACE/sa/SERVICE-ACCOUNT
         #[arg(long, value_name = "SPIFFE")]
         id: Id,
     },
@@ -62,7 +62,7 @@ pub struct Serve {
     /// PEM key of the issuer, ECDSA P-256; watched
     #[arg(long, value_name = "FILE", required_unless_present = "init_dir")]
     pub issuer_key: Option<PathBuf>,
-    /// The tokens file: lines of sha256:<hash> <SPIFFE id>; watched
+    /// The tokens file: lines of sha256:HASH SPIFFE-ID; watched
     #[arg(long, value_name = "FILE")]
     pub tokens: PathBuf,
     /// Where to serve gRPC over TLS
@@ -101,7 +101,8 @@ pub struct Serve {
 }
 
 impl Serve {
-    /// Anchors, issuer and key, wherever they are: in the folder that is filled on a first start, or where three options say.
+    /// Anchors, issuer and key, wherever they are: in the folder that is filled on a first start, or where three
+    /// options say.
     #[must_use]
     pub fn authority_paths(&self) -> [PathBuf; 3] {
         if let Some(dir) = &self.init_dir {

@@ -1,7 +1,7 @@
 //! How many connections there may be, in all and per source.
 //!
-//! Invariant: the stream never ends before its inner one; a place is given back when its connection is dropped, on every
-//! path. Non-goal: bounding handshakes, which the inner stream does.
+//! Invariant: the stream never ends before its inner one; a place is given back when its connection is dropped, on
+//! every path. Non-goal: bounding handshakes, which the inner stream does.
 
 use std::collections::HashMap;
 use std::io;

@@ -1,8 +1,8 @@
 //! Watched files.
 //!
 //! Invariant: a change comes out once, and only when two looks in a row saw the same bytes, so a file that is being
-//! written is not taken for a shorter one. Contents decide, not times or inodes: renames, symlink swaps and edits in place
-//! are all the same. Non-goal: notifications of the kernel, which miss some of these.
+//! written is not taken for a shorter one. Contents decide, not times or inodes: renames, symlink swaps and edits in
+//! place are all the same. Non-goal: notifications of the kernel, which miss some of these.
 
 use std::fs::File;
 use std::io::{self, Read as _};

@@ -1,8 +1,8 @@
 //! A CA for a first start: a root, and an issuer under it, in a folder.
 //!
-//! Invariant: the folder has all files or none, at every moment at which the process can die. They are written to a hidden
-//! folder inside, which one rename declares complete; then they move to their places, and a start that finds some still
-//! waiting moves them. Keys are mode 0600 from their first byte on. Non-goal: replacing what is there.
+//! Invariant: the folder has all files or none, at every moment at which the process can die. They are written to a
+//! hidden folder inside, which one rename declares complete; then they move to their places, and a start that finds
+//! some still waiting moves them. Keys are mode 0600 from their first byte on. Non-goal: replacing what is there.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write as _};

@@ -1,7 +1,8 @@
 //! The certificate that signs, and the template of what it signs.
 //!
-//! Invariant: an [`Issuer`] has been checked: it is a CA, its key is its own, and a leaf of it verifies as our peers will
-//! do it. Every leaf has the same shape: one URI name, both TLS roles, no authority over others, a random serial number.
+//! Invariant: an [`Issuer`] has been checked: it is a CA, its key is its own, and a leaf of it verifies as our peers
+//! will do it. Every leaf has the same shape: one URI name, both TLS roles, no authority over others, a random serial
+//! number.
 //! Non-goal: issuers with keys other than ECDSA P-256.
 
 use std::time::{Duration, SystemTime};
@@ -125,7 +126,8 @@ impl Issuer {
         Ok(Leaf::new(chain, &key)?)
     }
 
-    /// Signs the certificate of `id` for `key`: valid from [`BACKDATE`] before `now` for `lifetime` after, within our own.
+    /// Signs the certificate of `id` for `key`: valid from [`BACKDATE`] before `now` for `lifetime` after, within our
+    /// own.
     ///
     /// # Errors
     /// When our own time is over, or signing fails.

@@ -1,6 +1,7 @@
 //! `mesh-identity`: see the library.
 //!
-//! Invariant: a bad command line ends with status 64, a failure with 1. Non-goal: anything that could be in the library.
+//! Invariant: a bad command line ends with status 64, a failure with 1. Non-goal: anything that could be in the
+//! library.
 
 use std::process::ExitCode;
 

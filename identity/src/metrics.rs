@@ -1,7 +1,7 @@
 //! Every metric of this service.
 //!
-//! Invariant: label values are words of the program, so the number of series is fixed; gauges that count living things come
-//! down with their guards. Non-goal: series by identity or source.
+//! Invariant: label values are words of the program, so the number of series is fixed; gauges that count living things
+//! come down with their guards. Non-goal: series by identity or source.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};

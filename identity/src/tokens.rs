@@ -1,8 +1,8 @@
 //! Who a token stands for.
 //!
-//! Invariant: only hashes are stored. A token has 256 random bits, so a plain SHA-256 hides it, and finding it by that hash
-//! tells nothing through timing. A file is taken as a whole or not at all; its last line must have an end, for a cut line
-//! could name somebody else. Non-goal: expiry; a token is withdrawn by taking its line out.
+//! Invariant: only hashes are stored. A token has 256 random bits, so a plain SHA-256 hides it, and finding it by that
+//! hash tells nothing through timing. A file is taken as a whole or not at all; its last line must have an end, for a
+//! cut line could name somebody else. Non-goal: expiry; a token is withdrawn by taking its line out.
 
 mod add;
 

@@ -1,7 +1,7 @@
 //! A daemon's configuration from environment variables.
 //!
-//! Invariant: reading never stops at the first fault; [`Env::finish`] tells all of them, one line each, and unknown names
-//! with the prefix are faults too. The help text comes from the same calls that read the variables.
+//! Invariant: reading never stops at the first fault; [`Env::finish`] tells all of them, one line each, and unknown
+//! names with the prefix are faults too. The help text comes from the same calls that read the variables.
 //! Non-goal: files and flags.
 
 mod error;
@@ -65,7 +65,8 @@ impl Env {
         Self { prefix, vars: vars.filter(ours).collect(), asked: Vec::new(), errors: Vec::new() }
     }
 
-    /// A variable with a default. When the value is bad the default is returned and the fault kept for [`Self::finish`].
+    /// A variable with a default. When the value is bad the default is returned and the fault kept for
+    /// [`Self::finish`].
     ///
     /// # Panics
     /// When `default` itself does not parse.

@@ -1,7 +1,7 @@
 //! Logs on stderr: one event, one line.
 //!
-//! Invariant: a line has no control character from anybody's data, is at most [`LINE_LIMIT`] bytes, and each place in the
-//! code writes at most [`limit::PER_SECOND`] lines a second; what was dropped is counted and told.
+//! Invariant: a line has no control character from anybody's data, is at most [`LINE_LIMIT`] bytes, and each place in
+//! the code writes at most 10 lines a second; what was dropped is counted and told.
 //! Non-goal: spans. Events carry all their fields themselves, so nothing is kept between them.
 
 mod level;
@@ -92,8 +92,8 @@ impl Handle {
         Ok(())
     }
 
-    /// Tells of dropped lines whose second has passed. Events do so by the way; a daemon that falls silent needs a nudge,
-    /// which the admin server gives.
+    /// Tells of dropped lines whose second has passed. Events do so by the way; a daemon that falls silent needs a
+    /// nudge, which the admin server gives.
     pub fn sweep(&self, now: Instant) {
         let due = self.shared.limit.lock().unwrap_or_else(PoisonError::into_inner).due(now);
         for (metadata, dropped) in due {

@@ -1,8 +1,8 @@
 //! The Prometheus recorder of a daemon, and what is known of its process.
 //!
-//! Invariant: histograms are real histograms (fixed buckets), so that they add up across replicas; a daemon's own metric
-//! names live in its `metrics` room. Series never expire here: a handle held by hot code would go on counting into the
-//! void, so whoever makes series from data bounds them.
+//! Invariant: histograms are real histograms (fixed buckets), so that they add up across replicas; a daemon's own
+//! metric names live in its `metrics` room. Series never expire here: a handle held by hot code would go on counting
+//! into the void, so whoever makes series from data bounds them.
 //! Non-goal: pushing.
 
 mod process;

@@ -1,6 +1,7 @@
 //! Readiness: the conjunction of named checks, and the end of readiness when a daemon drains.
 //!
-//! Invariant: once drained, never ready again. Non-goal: liveness, which needs no state (a process that answers is alive).
+//! Invariant: once drained, never ready again. Non-goal: liveness, which needs no state (a process that answers is
+//! alive).
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 

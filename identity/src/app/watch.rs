@@ -1,7 +1,7 @@
 //! Files to cells, for as long as the process lives.
 //!
-//! Invariant: only this task writes the cells. A look at the files happens on a thread that may block, so a hanging file
-//! system stops reloading and nothing else. Non-goal: judging the files.
+//! Invariant: only this task writes the cells. A look at the files happens on a thread that may block, so a hanging
+//! file system stops reloading and nothing else. Non-goal: judging the files.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -164,6 +164,12 @@ impl Watcher {
         }
         self.credentials.set_anchors(authority.anchors.clone());
         self.certify_ourselves(&authority, now);
+        self.tell_readiness(&authority, now);
+    }
+
+    fn tell_readiness(&self, authority: &Authority, now: SystemTime) {
+        let can_sign = now < authority.issuer.not_after();
+        self.issuer_check.set(if can_sign { Status::Ready } else { Status::Waiting });
     }
 
     fn certify_ourselves(&self, authority: &Authority, now: SystemTime) {
@@ -177,9 +183,8 @@ impl Watcher {
 
     fn renew_when_due(&self, now: SystemTime) {
         let authority = self.authority.borrow().clone();
-        let can_sign = now < authority.issuer.not_after();
-        self.issuer_check.set(if can_sign { Status::Ready } else { Status::Waiting });
-        if can_sign && self.credentials.leaf().is_none_or(|leaf| is_due(&leaf, now)) {
+        self.tell_readiness(&authority, now);
+        if now < authority.issuer.not_after() && self.credentials.leaf().is_none_or(|leaf| is_due(&leaf, now)) {
             self.certify_ourselves(&authority, now);
         }
     }

@@ -127,8 +127,8 @@ fn write_level(admin: &Admin, body: &[u8]) -> Answer {
     }
 }
 
-/// A web page that a local browser shows could reach us by a name that it has pointed at loopback (DNS rebinding), or by
-/// a plain cross-site request. The former has a foreign Host, the latter an Origin or a fetch mark.
+/// A web page that a local browser shows could reach us by a name that it has pointed at loopback (DNS rebinding), or
+/// by a plain cross-site request. The former has a foreign Host, the latter an Origin or a fetch mark.
 fn is_from_this_host<B>(request: &Request<B>) -> bool {
     let headers = request.headers();
     let mut hosts = headers.get_all(HOST).iter();

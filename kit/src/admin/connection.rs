@@ -1,7 +1,7 @@
 //! One admin connection.
 //!
-//! Invariant: it ends when its first head is not there in [`HEAD`], and when nothing was asked for [`IDLE`], even in the
-//! middle of an answer that nobody reads. Non-goal: finishing answers at shutdown.
+//! Invariant: it ends when its first head is not there in [`HEAD`], and when nothing was asked for [`IDLE`], even in
+//! the middle of an answer that nobody reads. Non-goal: finishing answers at shutdown.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;

@@ -1,7 +1,7 @@
 //! One event as one line.
 //!
-//! Invariant: at most [`LINE_LIMIT`] bytes with its newline, no control character but that newline, and valid JSON in that
-//! format however much was cut. A value costs no more work than what is kept of it.
+//! Invariant: at most [`LINE_LIMIT`] bytes with its newline, no control character but that newline, and valid JSON in
+//! that format however much was cut. A value costs no more work than what is kept of it.
 //! Non-goal: colours.
 
 use std::fmt::{self, Write as _};

@@ -63,7 +63,8 @@ fn max_fds() -> Option<f64> {
     getrlimit(Resource::RLIMIT_NOFILE).ok().map(|(soft, _)| soft as f64)
 }
 
-/// From the boot time and the process's start in ticks since then (proc(5): field 22, counted after the name's last `)`).
+/// From the boot time and the process's start in ticks since then (proc(5): field 22, counted after the name's last
+/// `)`).
 fn started() -> Option<f64> {
     static STARTED: OnceLock<Option<f64>> = OnceLock::new();
     *STARTED.get_or_init(|| {

@@ -1,20 +1,11 @@
-//! What is issued, to whom, and how often.
+//! What is issued, and to whom.
 //!
-//! Invariant: certificates are judged by OpenSSL. Non-goal: which CSRs are good, see `csrs`.
+//! Invariant: certificates are judged by OpenSSL. Non-goal: which CSRs are good, see `csrs`; how often, see `flood`.
 
 use std::collections::HashSet;
 use std::fs;
-use std::net::SocketAddr;
 
-use hyper_util::rt::TokioIo;
-use mesh_mtls::anchors::Anchors;
-use mesh_mtls::credentials::Credentials;
-use mesh_mtls::grpc;
-use mesh_mtls::tls::Connector;
-use mesh_proto::identity::identity_client::IdentityClient;
-use tokio::net::TcpSocket;
 use tonic::Code;
-use tonic::transport::{Channel, Endpoint, Uri};
 
 use crate::openssl::{self, P256, Request};
 use crate::server::{Home, OWN, Server, WEB, certify, code, plain_csr};
@@ -186,38 +177,4 @@ fn serial(certificate: &[u8]) -> Vec<u8> {
         certificate.windows(version.len()).position(|window| window == version).expect("a version") + version.len();
     let length = usize::from(certificate[at]);
     certificate[at + 1..at + 1 + length].to_vec()
-}
-
-#[tokio::test]
-async fn r46_one_source_cannot_use_up_what_others_may_ask() {
-    let home = Home::new();
-    let (token, csr) = (home.token(WEB), plain_csr(WEB));
-    let server = home.start(&["--source-rate", "1", "--source-burst", "5"]);
-    let mut greedy = server.client();
-    let mut codes = Vec::new();
-    for _ in 0..50 {
-        codes.push(code(&certify(&mut greedy, "wrong", WEB, &csr).await));
-    }
-    let judged = codes.iter().filter(|code| **code == Code::Unauthenticated).count();
-    let limited = codes.iter().filter(|code| **code == Code::ResourceExhausted).count();
-    assert!(judged >= 5 && limited >= 30 && judged + limited == 50, "{codes:?}");
-    let answer = certify(&mut client_from(&server, &home, "127.0.0.2:0"), &token, WEB, &csr).await;
-    assert_eq!(code(&answer), Code::Ok);
-}
-
-/// A client with an address of its own.
-fn client_from(server: &Server, home: &Home, source: &str) -> IdentityClient<Channel> {
-    let anchors = Anchors::from_pem(&fs::read(home.path("ca/anchors.pem")).unwrap()).unwrap();
-    let connector = Connector::anonymous(Credentials::new(anchors), grpc::ALPN);
-    let (source, target): (SocketAddr, SocketAddr) = (source.parse().unwrap(), server.addr);
-    let dial = tower::service_fn(move |_: Uri| {
-        let connector = connector.clone();
-        async move {
-            let socket = TcpSocket::new_v4()?;
-            socket.bind(source)?;
-            let stream = connector.connect(socket.connect(target).await?, &OWN.parse().unwrap()).await;
-            stream.map(TokioIo::new).map_err(std::io::Error::other)
-        }
-    });
-    IdentityClient::new(Endpoint::from_static("http://identity").connect_with_connector_lazy(dial))
 }

@@ -1,0 +1,101 @@
+//! Sources that ask for too much.
+//!
+//! Invariant: each source has a loopback address of its own. Non-goal: floods below gRPC.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use hyper_util::rt::TokioIo;
+use mesh_mtls::anchors::Anchors;
+use mesh_mtls::credentials::Credentials;
+use mesh_mtls::grpc;
+use mesh_mtls::tls::Connector;
+use mesh_proto::identity::identity_client::IdentityClient;
+use tokio::net::TcpSocket;
+use tokio::time::interval;
+use tonic::Code;
+use tonic::transport::{Channel, Endpoint, Uri};
+
+use crate::server::{Home, OWN, Server, WEB, certify, code, plain_csr};
+
+#[tokio::test]
+async fn r46_one_source_cannot_use_up_what_others_may_ask() {
+    let home = Home::new();
+    let (token, csr) = (home.token(WEB), plain_csr(WEB));
+    let server = home.start(&["--source-rate", "1", "--source-burst", "5"]);
+    let mut greedy = server.client();
+    let mut codes = Vec::new();
+    for _ in 0..50 {
+        codes.push(code(&certify(&mut greedy, "wrong", WEB, &csr).await));
+    }
+    let judged = codes.iter().filter(|code| **code == Code::Unauthenticated).count();
+    let limited = codes.iter().filter(|code| **code == Code::ResourceExhausted).count();
+    assert!(judged >= 5 && limited >= 30 && judged + limited == 50, "{codes:?}");
+    let answer = certify(&mut client_from(&server, &home, "127.0.0.2:0"), &token, WEB, &csr).await;
+    assert_eq!(code(&answer), Code::Ok);
+}
+
+/// A client with an address of its own.
+fn client_from(server: &Server, home: &Home, source: &str) -> IdentityClient<Channel> {
+    let anchors = Anchors::from_pem(&fs::read(home.path("ca/anchors.pem")).unwrap()).unwrap();
+    let connector = Connector::anonymous(Credentials::new(anchors), grpc::ALPN);
+    let (source, target): (SocketAddr, SocketAddr) = (source.parse().unwrap(), server.addr);
+    let dial = tower::service_fn(move |_: Uri| {
+        let connector = connector.clone();
+        async move {
+            let socket = TcpSocket::new_v4()?;
+            socket.bind(source)?;
+            let stream = connector.connect(socket.connect(target).await?, &OWN.parse().unwrap()).await;
+            stream.map(TokioIo::new).map_err(std::io::Error::other)
+        }
+    });
+    IdentityClient::new(Endpoint::from_static("http://identity").connect_with_connector_lazy(dial))
+}
+
+#[tokio::test]
+async fn r46_a_flood_of_bad_requests_delays_no_good_one() {
+    const DURATION: Duration = Duration::from_secs(3);
+    let home = Home::new();
+    let (token, csr) = (home.token(WEB), plain_csr(WEB));
+    let server = home.start(&[]);
+    let idle = resident(&server);
+    // A good token, so that what is within the rate costs a signature to verify.
+    let (mut forged, bad_token) = (csr.clone(), token.clone());
+    *forged.last_mut().unwrap() ^= 1;
+    let attacker = client_from(&server, &home, "127.0.0.3:0");
+    let flood = tokio::spawn(async move {
+        let mut tick = interval(Duration::from_millis(1));
+        let mut asked = tokio::task::JoinSet::new();
+        for _ in 0..DURATION.as_millis() {
+            tick.tick().await;
+            let (mut client, token, csr) = (attacker.clone(), bad_token.clone(), forged.clone());
+            asked.spawn(async move { code(&certify(&mut client, token, WEB, &csr).await) });
+        }
+        asked.join_all().await
+    });
+    let mut good = client_from(&server, &home, "127.0.0.2:0");
+    let mut slowest = Duration::ZERO;
+    let mut tick = interval(Duration::from_millis(100));
+    for _ in 0..DURATION.as_millis() / 100 {
+        tick.tick().await;
+        let asked = Instant::now();
+        certify(&mut good, &token, WEB, &csr).await.unwrap();
+        slowest = slowest.max(asked.elapsed());
+    }
+    let codes = flood.await.unwrap();
+    assert_eq!(codes.len(), 3000);
+    assert!(codes.iter().all(|code| matches!(code, Code::InvalidArgument | Code::ResourceExhausted)), "{codes:?}");
+    assert!(slowest < Duration::from_secs(1), "{slowest:?}");
+    let grown = resident(&server).saturating_sub(idle);
+    assert!(grown <= 16 * 1024, "{grown} KiB more than the {idle} KiB while idle");
+    let lines = server.process.output().lines().count();
+    assert!(lines < 200, "{lines} lines of log");
+}
+
+/// KiB.
+fn resident(server: &Server) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{}/status", server.process.id())).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect(&status);
+    line.split_whitespace().next().unwrap().parse().unwrap()
+}
