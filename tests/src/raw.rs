@@ -152,6 +152,12 @@ impl Conversation {
         Ok(String::from_utf8_lossy(&head).into_owned())
     }
 
+    /// How many bytes have been read after the last head and not been taken.
+    #[must_use]
+    pub fn buffered(&self) -> u64 {
+        self.rest.len() as u64
+    }
+
     /// Writes all of it.
     ///
     /// # Errors

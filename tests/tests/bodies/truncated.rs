@@ -1,0 +1,264 @@
+//! Messages that break off: the receiver sees an error, never a shorter message that looks whole.
+//!
+//! Invariant: each message is cut at 20 offsets from its first byte to its last but one, by FIN and by RST.
+//! Non-goal: which error; a client library has a name of its own for each.
+
+use std::io::{self, Read as _, Write as _};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use mesh_tests::client::http::{Version, fetch};
+use mesh_tests::client::{PATIENCE, within};
+use mesh_tests::mesh::SOON;
+use mesh_tests::netns::{Host, until};
+use mesh_tests::raw::{Conversation, Server};
+use socket2::SockRef;
+
+use super::{APP, mesh, verdict};
+
+const OFFSETS: usize = 20;
+const PIECES: usize = 6;
+const PIECE: [u8; 1000] = [b'x'; 1000];
+const PREFACE: usize = 24;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Framing {
+    Length,
+    Chunked,
+    Http2,
+    /// By the end of the connection.
+    Close,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Cut {
+    Fin,
+    Rst,
+}
+
+/// What the server does next.
+#[derive(Clone, Copy, Debug)]
+struct Plan {
+    framing: Framing,
+    offset: usize,
+    cut: Cut,
+}
+
+impl Framing {
+    /// A whole answer.
+    fn answer(self) -> Vec<u8> {
+        let mut answer = match self {
+            Self::Length => format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", PIECES * PIECE.len()).into_bytes(),
+            Self::Chunked => b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n".to_vec(),
+            Self::Close => b"HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n".to_vec(),
+            // HEADERS with END_HEADERS, `:status: 200` from the static table of HPACK.
+            Self::Http2 => frame(1, 0x4, &[0x88]),
+        };
+        for n in 1..=PIECES {
+            match self {
+                Self::Length | Self::Close => answer.extend(PIECE),
+                Self::Chunked => answer.extend([b"3e8\r\n", &PIECE[..], b"\r\n"].concat()),
+                Self::Http2 => answer.extend(frame(0, u8::from(n == PIECES), &PIECE)),
+            }
+        }
+        if self == Self::Chunked {
+            answer.extend(b"0\r\n\r\n");
+        }
+        answer
+    }
+
+    fn version(self) -> Version {
+        if self == Self::Http2 { Version::H2 } else { Version::H1 }
+    }
+}
+
+/// A frame of HTTP/2 on stream 1, which is a connection's first.
+fn frame(kind: u8, flags: u8, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).expect("a short frame").to_be_bytes();
+    [&length[1..], &[kind, flags, 0, 0, 0, 1], payload].concat()
+}
+
+/// Reads a request without a body in HTTP/2, and greets as the protocol wants.
+fn http2_request(conversation: &mut Conversation) -> io::Result<()> {
+    const HEADERS: u8 = 1;
+    conversation.take(PREFACE)?;
+    let settings = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+    let acknowledged = [0, 0, 0, 4, 1, 0, 0, 0, 0];
+    conversation.say(&[settings, acknowledged].concat())?;
+    loop {
+        let head = conversation.take(9)?;
+        conversation.take(usize::from(head[1]) << 8 | usize::from(head[2]))?;
+        if head[3] == HEADERS {
+            return Ok(());
+        }
+    }
+}
+
+fn serve(mut conversation: Conversation, plan: Plan) -> io::Result<()> {
+    match plan.framing {
+        Framing::Http2 => http2_request(&mut conversation)?,
+        _ => drop(conversation.head()?),
+    }
+    conversation.say(&plan.framing.answer()[..plan.offset])?;
+    match plan.cut {
+        Cut::Rst => conversation.reset(),
+        Cut::Fin => {
+            conversation.stream.shutdown(Shutdown::Write)?;
+            // Closing a socket with unread bytes would send a reset: read to the end.
+            while !conversation.read()?.is_empty() {}
+            Ok(())
+        }
+    }
+}
+
+/// A server that follows the plan of the moment.
+fn server(host: &Host) -> (Server, Arc<Mutex<Plan>>) {
+    let plan = Arc::new(Mutex::new(Plan { framing: Framing::Length, offset: 0, cut: Cut::Fin }));
+    let followed = Arc::clone(&plan);
+    let server = Server::start(host, APP, move |conversation| {
+        let plan = *followed.lock().unwrap_or_else(PoisonError::into_inner);
+        serve(conversation, plan)
+    });
+    (server, plan)
+}
+
+/// The offsets to cut at, the first byte and the last among them.
+fn offsets(length: usize) -> impl Iterator<Item = usize> {
+    (0..OFFSETS).map(move |n| n * (length - 1) / (OFFSETS - 1))
+}
+
+#[test]
+fn r58_a_truncated_response_is_an_error_for_the_client() {
+    let (mut mesh, addr) = mesh();
+    let (_server, plan) = server(&mesh.get("web").host);
+    mesh.start();
+    let mut findings = Vec::new();
+    let mut tried = 0;
+    for framing in [Framing::Length, Framing::Chunked, Framing::Http2] {
+        for (cut, offset) in offsets(framing.answer().len()).flat_map(|offset| [(Cut::Fin, offset), (Cut::Rst, offset)])
+        {
+            let next = Plan { framing, offset, cut };
+            *plan.lock().expect("no panic") = next;
+            let answer = within(&mesh.get("client").host, fetch(addr, framing.version(), "/"));
+            tried += 1;
+            match answer {
+                Err(error) if error.kind() == io::ErrorKind::TimedOut => findings.push(format!("{next:?}: hangs")),
+                Ok(answer) if answer.status.as_u16() < 500 => {
+                    findings.push(format!("{next:?}: {} and {} bytes", answer.status, answer.body.len()));
+                }
+                _ => {}
+            }
+        }
+    }
+    verdict(tried, &findings);
+}
+
+/// What a client of HTTP/1.0 reads before FIN, or the error that it sees.
+fn http_1_0(host: &Host, addr: SocketAddr) -> io::Result<Vec<u8>> {
+    host.enter(|| {
+        let mut stream = TcpStream::connect_timeout(&addr, PATIENCE)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.write_all(b"GET / HTTP/1.0\r\nHost: web\r\n\r\n")?;
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer)?;
+        Ok(answer)
+    })
+}
+
+#[test]
+fn r58_a_response_up_to_the_end_of_the_connection_ends_as_the_server_ended_it() {
+    let (mut mesh, addr) = mesh();
+    let (_server, plan) = server(&mesh.get("web").host);
+    mesh.start();
+    let client = &mesh.get("client").host;
+    let whole = Framing::Close.answer();
+    let head = whole.len() - PIECES * PIECE.len();
+    let mut findings = Vec::new();
+    let cuts: Vec<_> = offsets(whole.len() - head).map(|offset| head + offset).collect();
+    for offset in &cuts {
+        for cut in [Cut::Fin, Cut::Rst] {
+            let next = Plan { framing: Framing::Close, offset: *offset, cut };
+            *plan.lock().expect("no panic") = next;
+            // FIN is the end as it should be: all bytes arrive. RST is a break.
+            let new =
+                within(client, fetch(addr, Version::H1, "/")).map(|answer| (answer.status.as_u16(), answer.body.len()));
+            let old = http_1_0(client, addr).map(|answer| {
+                let body = answer.windows(4).position(|window| window == b"\r\n\r\n").map(|at| answer.len() - at - 4);
+                (mesh_tests::raw::status(&answer).unwrap_or_default(), body.unwrap_or_default())
+            });
+            for (client, seen) in [("HTTP/1.1", new), ("HTTP/1.0", old)] {
+                let right = match (cut, &seen) {
+                    (Cut::Fin, Ok(seen)) => *seen == (200, offset - head),
+                    (Cut::Rst, Ok((status, _))) => *status >= 500,
+                    (Cut::Rst, Err(error)) => error.kind() != io::ErrorKind::WouldBlock,
+                    (Cut::Fin, Err(_)) => false,
+                };
+                if !right {
+                    findings.push(format!("{client}, {next:?}: {seen:?}"));
+                }
+            }
+        }
+    }
+    verdict(4 * cuts.len(), &findings);
+}
+
+/// Requests of 6,000 bytes that break off in the middle.
+const UPLOADS: [(&str, &str, Cut); 4] = [
+    ("content-length: 6000", "", Cut::Fin),
+    ("content-length: 6000", "", Cut::Rst),
+    ("transfer-encoding: chunked", "3e8\r\n", Cut::Fin),
+    ("transfer-encoding: chunked", "3e8\r\n", Cut::Rst),
+];
+
+fn upload(host: &Host, addr: SocketAddr, (framing, chunk, cut): (&str, &str, Cut)) -> io::Result<()> {
+    host.enter(|| {
+        let mut stream = TcpStream::connect_timeout(&addr, PATIENCE)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        let head = format!("POST / HTTP/1.1\r\nhost: web\r\n{framing}\r\n\r\n{chunk}");
+        stream.write_all(&[head.as_bytes(), &PIECE[..]].concat())?;
+        if !chunk.is_empty() {
+            stream.write_all(b"\r\n")?;
+        }
+        match cut {
+            // The mesh may answer, or just close.
+            Cut::Fin => {
+                stream.shutdown(Shutdown::Write)?;
+                let _ = stream.read_to_end(&mut Vec::new());
+                Ok(())
+            }
+            Cut::Rst => SockRef::from(&stream).set_linger(Some(Duration::ZERO)),
+        }
+    })
+}
+
+#[test]
+fn r58_a_truncated_request_is_not_whole_for_the_app() {
+    let (mut mesh, addr) = mesh();
+    let ended = Arc::new(Mutex::new(0));
+    let counted = Arc::clone(&ended);
+    let server = Server::start(&mesh.get("web").host, APP, move |mut conversation| {
+        let read = conversation.head().and_then(|_| {
+            while !conversation.read()?.is_empty() {}
+            Ok(())
+        });
+        *counted.lock().unwrap_or_else(PoisonError::into_inner) += 1;
+        read
+    });
+    mesh.start();
+    let mut findings = Vec::new();
+    for case in UPLOADS {
+        let (before, ends) = (server.received().len(), *ended.lock().expect("no panic"));
+        upload(&mesh.get("client").host, addr, case).expect("the way to the sidecar");
+        // A request may also be given up before it comes to the app; one that has come must end there.
+        until(SOON, || *ended.lock().expect("no panic") - ends == server.received().len() - before);
+        for bytes in server.received().split_off(before) {
+            let text = String::from_utf8_lossy(&bytes);
+            let body = text.split_once("\r\n\r\n").map(|(_, body)| body).unwrap_or_default();
+            if body.ends_with("0\r\n\r\n") || body.len() > 2 * PIECE.len() {
+                findings.push(format!("{case:?}: the app read {text:?}"));
+            }
+        }
+    }
+    verdict(UPLOADS.len(), &findings);
+}
