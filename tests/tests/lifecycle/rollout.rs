@@ -1,0 +1,78 @@
+//! Endpoints that die, go and come under load.
+//!
+//! Invariant: no request fails, whatever happens to one endpoint of several; requests are idempotent.
+//! Non-goal: requests that may not be sent twice.
+
+use std::time::Duration;
+
+use mesh_tests::mesh::{Mesh, SOON};
+use mesh_tests::netns::until;
+
+use super::{HTTP, answers, endpoints, load, mesh, replica, unharmed};
+
+fn known(mesh: &Mesh, addr: std::net::SocketAddr, names: &[&str]) -> bool {
+    let mut expected: Vec<_> = names.iter().map(|name| mesh.get(name).at(HTTP)[0].to_string()).collect();
+    expected.sort();
+    endpoints(mesh, "client", addr) == expected
+}
+
+#[test]
+fn an_endpoint_is_killed_removed_and_replaced_without_a_failed_request() {
+    let (mut mesh, addr) = mesh(&["web-1", "web-2", "web-3"]);
+    mesh.start();
+    let load = load(&mesh, addr);
+    answers(&load, 300);
+    // The whole host goes, without a word.
+    mesh.get_mut("web-1").kill();
+    answers(&load, 500);
+    mesh.withdraw("web-1");
+    until(SOON, || known(&mesh, addr, &["web-2", "web-3"]));
+    replica(&mut mesh, "web-4");
+    until(SOON, || known(&mesh, addr, &["web-2", "web-3", "web-4"]));
+    answers(&load, 500);
+    // One that lives is taken out, and finishes what it has.
+    mesh.withdraw("web-2");
+    until(SOON, || known(&mesh, addr, &["web-3", "web-4"]));
+    answers(&load, 300);
+    mesh.publish("web-2");
+    until(SOON, || known(&mesh, addr, &["web-2", "web-3", "web-4"]));
+    answers(&load, 300);
+    let report = unharmed(load);
+    println!("shares: {:?}", report.micros.iter().map(|(name, micros)| (name, micros.len())).collect::<Vec<_>>());
+    for name in ["web-1", "web-2", "web-3", "web-4"] {
+        assert!(report.micros.contains_key(name), "{name} was never asked");
+    }
+}
+
+#[test]
+fn an_app_that_dies_behind_its_sidecar_costs_no_request() {
+    let (mut mesh, addr) = mesh(&["web-1", "web-2"]);
+    mesh.start();
+    let load = load(&mesh, addr);
+    answers(&load, 300);
+    for _ in 0..3 {
+        mesh.get_mut("web-1").app_mut(0).kill();
+        answers(&load, 200);
+        mesh.get_mut("web-1").app_mut(0).restart();
+        mesh.get_mut("web-1").app_mut(0).wait_for_line("listening", SOON);
+        answers(&load, 200);
+    }
+    unharmed(load);
+}
+
+#[test]
+fn a_sidecar_is_restarted_again_and_again_without_a_failed_request() {
+    let (mut mesh, addr) = mesh(&["web-1", "web-2"]);
+    mesh.start();
+    let load = load(&mesh, addr);
+    answers(&load, 300);
+    for _ in 0..3 {
+        let status = mesh.get_mut("web-1").proxy_mut().terminate(Duration::from_secs(30));
+        assert!(status.success(), "{status}");
+        answers(&load, 100);
+        mesh.get_mut("web-1").proxy_mut().restart();
+        mesh.get("web-1").until_proxy_ready();
+        answers(&load, 100);
+    }
+    unharmed(load);
+}
