@@ -65,6 +65,8 @@ pub struct Workload {
 }
 
 const PREFIX: &str = "MESH_";
+/// The mesh's own as well, whether or not anything listens there: mesh-init exempts it from redirection.
+const TAP_PORT: u16 = 4190;
 
 /// Reads the process's environment.
 pub fn from_process() -> Result<Config, Vec<Error>> {
@@ -237,7 +239,8 @@ impl Value for HostPort {
 }
 
 fn ports(listeners: &[&listen::Settings]) -> Vec<u16> {
-    let mut ports: Vec<u16> = listeners.iter().flat_map(|l| l.addrs.iter().map(SocketAddr::port)).collect();
+    let listening = listeners.iter().flat_map(|l| l.addrs.iter().map(SocketAddr::port));
+    let mut ports: Vec<u16> = listening.chain([TAP_PORT]).collect();
     ports.sort_unstable();
     ports.dedup();
     ports

@@ -34,6 +34,11 @@ impl Reason {
         self.row().0
     }
 
+    /// The HTTP status.
+    pub fn status(self) -> StatusCode {
+        self.row().1
+    }
+
     fn row(self) -> (&'static str, StatusCode, u16) {
         const INTERNAL: u16 = 13;
         const UNAVAILABLE: u16 = 14;
@@ -77,8 +82,8 @@ impl Reason {
     }
 
     /// The same as the bytes of an HTTP/1.1 message, for connections that no HTTP library serves.
-    pub fn raw(self, detail: &str) -> Vec<u8> {
-        let (word, status, _) = self.row();
+    pub fn raw(self, status: StatusCode, detail: &str) -> Vec<u8> {
+        let word = self.word();
         let detail = printable(detail);
         let body = format!("mesh: {word}; {detail}\n");
         let length = body.len();

@@ -6,13 +6,16 @@
 use std::error::Error;
 use std::future::poll_fn;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::header::{CONNECTION, HeaderValue};
-use http::{Request, Response, Version};
+use http::{Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
+use tokio::io::AsyncWriteExt;
 
+use super::answer::Reason;
 use super::body::Body;
 use super::caller::Caller;
 use super::h1_io::{HeadTimer, ServerIo};
@@ -43,8 +46,10 @@ pub async fn serve(stream: Stream, settings: &Settings, mut drain: Drain, handle
         };
         let handler = Arc::clone(&handler);
         let draining = draining.clone();
+        let shared = Arc::clone(&shared);
         async move {
             let answer = handler.handle(request.map(|body| Body::h1(body, None)), caller).await;
+            shared.answering();
             answer.map(|response| close_if(response, draining.is_draining())).map_err(|_| Cut)
         }
     });
@@ -54,7 +59,8 @@ pub async fn serve(stream: Stream, settings: &Settings, mut drain: Drain, handle
         .max_buf_size(settings.max_head)
         .max_headers(settings.max_headers)
         .auto_date_header(false)
-        .pipeline_flush(true)
+        // A client that has sent all it has to say may end its direction and still wait for the answer.
+        .half_close(true)
         .serve_connection(io, service)
         .with_upgrades();
     let result = tokio::select! {
@@ -65,14 +71,28 @@ pub async fn serve(stream: Stream, settings: &Settings, mut drain: Drain, handle
         }
     };
     let Err(error) = result else { return Ended::Cleanly };
+    tracing::debug!(error = %describe(&error), "HTTP/1 connection ended early");
+    let bad_request = error.is_parse() || error.is_timeout();
     if let Some(parts) = connection.into_parts() {
-        let stream = parts.io.into_stream();
-        if !error.is_parse() && !error.is_timeout() {
+        let (mut stream, refused) = parts.io.into_inner();
+        if let Some(status) = refused {
+            tell(&mut stream, status, &describe(&error)).await;
+        } else if !bad_request {
             stream.abort();
         }
     }
-    tracing::debug!(error = %describe(&error), "HTTP/1 connection ended early");
-    if error.is_parse() || error.is_timeout() { Ended::BadRequest } else { Ended::Cut }
+    if bad_request { Ended::BadRequest } else { Ended::Cut }
+}
+
+/// Says why a request was not understood, as all our answers do. The client may be gone; then there is nobody to tell.
+async fn tell(stream: &mut Stream, status: StatusCode, detail: &str) {
+    const PATIENCE: Duration = Duration::from_secs(1);
+    let answer = Reason::BadRequest.raw(status, detail);
+    let told = async {
+        stream.write_all(&answer).await?;
+        stream.shutdown().await
+    };
+    let _ = tokio::time::timeout(PATIENCE, told).await;
 }
 
 /// When idle connections must go: some time after the drain has begun, so that a request that is on its way still arrives.

@@ -13,7 +13,7 @@ use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use bytes::{Buf, Bytes};
-use http::Response;
+use http::{Response, StatusCode};
 use hyper::rt::{ReadBufCursor, Sleep, Timer};
 use tokio::io::AsyncWrite;
 
@@ -26,6 +26,8 @@ pub struct Shared {
     reading: AtomicBool,
     /// All that hyper wrote is out.
     flushed: AtomicBool,
+    /// What hyper writes next is an answer of ours.
+    answering: AtomicBool,
     interim: Mutex<Bytes>,
 }
 
@@ -48,6 +50,11 @@ impl Shared {
         *waiting = [waiting.as_ref(), text.as_bytes()].concat().into();
     }
 
+    /// An answer is on its way to hyper: what it writes from now on is not its own.
+    pub(super) fn answering(&self) {
+        self.answering.store(true, Ordering::Relaxed);
+    }
+
     fn waiting(&self) -> std::sync::MutexGuard<'_, Bytes> {
         self.interim.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -58,20 +65,35 @@ impl Shared {
 pub(super) struct ServerIo {
     stream: Stream,
     shared: Arc<Shared>,
+    refused: Option<StatusCode>,
 }
 
 impl ServerIo {
     pub(super) fn new(stream: Stream) -> Self {
         let shared = Shared { flushed: AtomicBool::new(true), ..Shared::default() };
-        Self { stream, shared: Arc::new(shared) }
+        Self { stream, shared: Arc::new(shared), refused: None }
     }
 
     pub(super) fn shared(&self) -> Arc<Shared> {
         Arc::clone(&self.shared)
     }
 
-    pub(super) fn into_stream(self) -> Stream {
-        self.stream
+    /// The socket, and the status with which hyper wanted to refuse a request by itself.
+    pub(super) fn into_inner(self) -> (Stream, Option<StatusCode>) {
+        (self.stream, self.refused)
+    }
+
+    /// hyper answers what it does not understand by itself, without a reason. Such an answer is held back, for `h1` to give
+    /// a better one.
+    fn is_refusal(&mut self, bytes: &[u8]) -> bool {
+        if self.refused.is_some() {
+            return true;
+        }
+        let first = self.shared.flushed.load(Ordering::Relaxed) && !self.shared.answering.load(Ordering::Relaxed);
+        let status = bytes.strip_prefix(b"HTTP/1.1 ").or_else(|| bytes.strip_prefix(b"HTTP/1.0 "));
+        let status = status.and_then(|rest| StatusCode::from_bytes(rest.get(..3)?).ok());
+        self.refused = status.filter(|status| first && status.is_client_error());
+        self.refused.is_some()
     }
 
     fn poll_interim(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -105,6 +127,9 @@ fn read_into(stream: &mut Stream, cx: &mut Context<'_>, buf: ReadBufCursor<'_>) 
 impl hyper::rt::Write for ServerIo {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         ready!(self.poll_interim(cx))?;
+        if self.is_refusal(buf) {
+            return Poll::Ready(Ok(buf.len()));
+        }
         self.shared.flushed.store(false, Ordering::Relaxed);
         Pin::new(&mut self.stream).poll_write(cx, buf)
     }
@@ -115,6 +140,9 @@ impl hyper::rt::Write for ServerIo {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         ready!(self.poll_interim(cx))?;
+        if self.is_refusal(bufs.first().map_or(&[], |buf| buf)) {
+            return Poll::Ready(Ok(bufs.iter().map(|buf| buf.len()).sum()));
+        }
         self.shared.flushed.store(false, Ordering::Relaxed);
         Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
     }
@@ -131,6 +159,10 @@ impl hyper::rt::Write for ServerIo {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.refused.is_some() {
+            // The better answer is still to come.
+            return Poll::Ready(Ok(()));
+        }
         Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }
@@ -145,7 +177,9 @@ pub(super) struct HeadTimer {
 
 impl Timer for HeadTimer {
     fn sleep(&self, head: Duration) -> Pin<Box<dyn Sleep>> {
+        // hyper waits for a head: whatever was answered before has been handed to us in full.
         self.shared.reading.store(false, Ordering::Relaxed);
+        self.shared.answering.store(false, Ordering::Relaxed);
         let sleep = Box::pin(tokio::time::sleep(self.idle));
         Box::pin(HeadSleep { shared: Arc::clone(&self.shared), head, reading: false, sleep })
     }

@@ -144,7 +144,9 @@ pub fn settle_authority<B>(request: &mut Request<B>) -> Result<(), BadAuthority>
 
 fn parse_authority(value: &HeaderValue) -> Result<UriAuthority, BadAuthority> {
     let authority = UriAuthority::try_from(value.as_bytes()).map_err(|_| BadAuthority::Malformed)?;
-    if authority.as_str().contains('@') { Err(BadAuthority::Malformed) } else { Ok(authority) }
+    let port = authority.as_str().rsplit_once(':').filter(|(_, port)| !port.ends_with(']')).map(|(_, port)| port);
+    let bad_port = port.is_some_and(|port| !port.is_empty() && port.parse::<u16>().is_err());
+    if authority.as_str().contains('@') || bad_port { Err(BadAuthority::Malformed) } else { Ok(authority) }
 }
 
 /// How an application spoke HTTP, as told to the far sidecar: its version, and whether its target was in absolute form.
@@ -324,7 +326,7 @@ mod tests {
         type Case = (Version, &'static str, &'static [&'static str], Result<&'static str, BadAuthority>);
         let ok = |host: &'static str| Ok(host);
         let v11 = Version::HTTP_11;
-        let cases: [Case; 12] = [
+        let cases: [Case; 15] = [
             (v11, "/", &["web"], ok("web")),
             (v11, "/", &["web:8080"], ok("web:8080")),
             (v11, "http://web/", &["web"], ok("web")),
@@ -335,6 +337,9 @@ mod tests {
             (v11, "/", &["a", "a"], Err(BadAuthority::Several)),
             (v11, "/", &["user@web"], Err(BadAuthority::Malformed)),
             (v11, "/", &["a b"], Err(BadAuthority::Malformed)),
+            (v11, "/", &["web:x"], Err(BadAuthority::Malformed)),
+            (v11, "/", &["web:65536"], Err(BadAuthority::Malformed)),
+            (v11, "/", &["[fd00::1]:80"], ok("[fd00::1]:80")),
             (Version::HTTP_2, "http://web/", &["web"], ok("web")),
             (Version::HTTP_2, "http://web/", &["other"], Err(BadAuthority::Differ)),
         ];

@@ -119,6 +119,15 @@ impl Failure {
         matches!(self, Failure::Lost(_))
     }
 
+    /// The code with which an HTTP/2 caller learns of it, where an answer would say less.
+    pub fn reset(&self) -> Option<Reason> {
+        match self {
+            Failure::Reset(reason) => Some(*reason),
+            Failure::Unprocessed => Some(Reason::REFUSED_STREAM),
+            _ => None,
+        }
+    }
+
     /// The word for metrics.
     pub fn word(&self) -> &'static str {
         match self {

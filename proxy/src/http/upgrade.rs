@@ -46,7 +46,7 @@ where
 
 fn client_stream(upgraded: Upgraded) -> Option<Stream> {
     let parts = upgraded.downcast::<ServerIo>().ok()?;
-    Some(parts.io.into_stream().unread(&parts.read_buf))
+    Some(parts.io.into_inner().0.unread(&parts.read_buf))
 }
 
 fn upstream_stream(upgraded: Upgraded) -> Option<Stream> {

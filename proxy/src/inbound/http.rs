@@ -70,8 +70,10 @@ impl Inbound {
         };
         match result {
             Ok(response) => Ok(web::body::measure(response, measured)),
-            Err(Failure::Reset(reason)) if version == Version::HTTP_2 => Err(Abort(reason)),
             Err(failure) => {
+                if let (Version::HTTP_2, Some(reason)) = (version, failure.reset()) {
+                    return Err(Abort(reason));
+                }
                 let reason = if failure.is_connect() { Reason::ConnectFailed } else { Reason::UpstreamReset };
                 self.metrics.error(DIRECTION, reason.word());
                 tracing::info!(reason = reason.word(), %failure, "answered by the mesh");

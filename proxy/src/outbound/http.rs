@@ -99,10 +99,11 @@ impl Handler for Connection {
         };
         let response = match result {
             Ok(response) => response,
-            Err(Failed { failure: Some(Failure::Reset(reason)), .. }) if version == Version::HTTP_2 => {
-                return Err(Abort(reason));
-            }
             Err(failed) => {
+                let reset = failed.failure.as_ref().and_then(Failure::reset);
+                if let (Version::HTTP_2, Some(reason)) = (version, reset) {
+                    return Err(Abort(reason));
+                }
                 let reason = reason_of(&failed);
                 self.outbound.metrics.error(DIRECTION, reason.word());
                 tracing::info!(reason = reason.word(), detail = %failed.detail, "answered by the mesh");

@@ -159,10 +159,12 @@ impl Outbound {
     }
 
     async fn serve_http(self: Arc<Self>, stream: Stream, seen: &Seen, target: Arc<Target>, drain: Drain) {
-        let settings = Arc::clone(&self.http);
+        let (settings, metrics) = (Arc::clone(&self.http), self.metrics.clone());
         let handler = Arc::new(http::Connection::new(self, target));
         if *seen == Seen::Http1 {
-            h1::serve(stream, &settings, drain, handler).await;
+            if h1::serve(stream, &settings, drain, handler).await == h1::Ended::BadRequest {
+                metrics.error(DIRECTION, Reason::BadRequest.word());
+            }
         } else if let Err(error) = h2_server::serve(stream, &settings, drain, handler).await {
             tracing::debug!(%error, "HTTP/2 connection of the application ended early");
         }

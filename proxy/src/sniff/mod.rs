@@ -104,7 +104,7 @@ pub async fn refuse(mut stream: Stream, settings: &Settings, reason: Reason, det
     }
     // The client may be gone; then there is nobody to tell.
     let told = async {
-        stream.write_all(&reason.raw(detail)).await?;
+        stream.write_all(&reason.raw(reason.status(), detail)).await?;
         stream.shutdown().await
     };
     let _ = timeout(settings.decide, told).await;
