@@ -134,6 +134,15 @@ impl Server {
     }
 }
 
+impl Drop for Server {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let state = if self.process.is_running() { "runs" } else { "has ended" };
+            eprintln!("the server {state}; it said:\n{}", self.process.output());
+        }
+    }
+}
+
 /// Asks for a certificate.
 pub(crate) async fn certify(
     client: &mut IdentityClient<Channel>,
