@@ -19,7 +19,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use cell::Cell;
-pub use cell::{Marks, Watch};
+pub use cell::{Marked, Marks, Watch};
 use objects::Objects;
 pub use resolve::{MAX_ENDPOINTS, SIDECAR_PORTS, TUNNEL_PORT};
 pub use snapshot::{Backend, Endpoint, Proxy, Resource, Snapshot, State, Target};
@@ -151,6 +151,11 @@ impl Index {
     /// How many objects of a kind there are.
     pub fn count(&self, kind: Kind) -> usize {
         self.objects.count(kind)
+    }
+
+    /// Grows with each publication that may have changed something.
+    pub fn revision(&self) -> u64 {
+        self.revision
     }
 
     /// How many resources are kept up to date.

@@ -7,8 +7,12 @@
 //! [`service`] only, files in [`source`] only; [`manifest`] and [`index`] know neither clock nor runtime.
 //! Non-goal: carrying traffic; and storing anything, for the manifests are the store.
 
+pub mod app;
+pub mod cli;
 pub mod index;
 pub mod manifest;
 pub mod metrics;
 pub mod model;
+pub mod service;
 pub mod source;
+pub mod validate;

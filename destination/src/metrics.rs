@@ -217,9 +217,9 @@ impl Service {
         self.sent[resource as usize].increment(1);
     }
 
-    /// Changes came too fast to be sent each.
-    pub fn coalesced(&self) {
-        self.coalesced.increment(1);
+    /// So many changes came too fast to be sent each.
+    pub fn coalesced(&self, changes: u64) {
+        self.coalesced.increment(changes);
     }
 
     /// A proxy applied a snapshot; `delay` since its change was seen, when there was one.

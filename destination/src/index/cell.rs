@@ -14,13 +14,22 @@ use super::snapshot::Snapshot;
 /// The subscriptions of one reader that changed since it last looked.
 #[derive(Debug, Default)]
 pub struct Marks {
-    changed: Mutex<BTreeSet<u64>>,
+    changed: Mutex<Marked>,
     wake: Notify,
+}
+
+/// What changed.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Marked {
+    /// The subscriptions.
+    pub ids: BTreeSet<u64>,
+    /// How many changes came to a subscription that was marked already.
+    pub repeated: u64,
 }
 
 impl Marks {
     /// Takes all marks.
-    pub fn take(&self) -> BTreeSet<u64> {
+    pub fn take(&self) -> Marked {
         std::mem::take(&mut *lock(&self.changed))
     }
 
@@ -30,8 +39,11 @@ impl Marks {
     }
 
     fn set(&self, id: u64) {
-        if lock(&self.changed).insert(id) {
+        let mut changed = lock(&self.changed);
+        if changed.ids.insert(id) {
             self.wake.notify_one();
+        } else {
+            changed.repeated += 1;
         }
     }
 }

@@ -6,7 +6,7 @@
 use super::fields::{Fields, shortened};
 use super::finding::Severity;
 use super::tree::{Node, Value};
-use crate::model::{Labels, Name, Protocol};
+use crate::model::{Labels, Name, Protocol, is_label, is_subdomain};
 
 /// What `metadata` may hold beside what is read here.
 const OTHERS: [&str; 13] = [
@@ -70,17 +70,6 @@ pub(super) fn dns_name(
         return None;
     }
     Some(text.clone())
-}
-
-/// RFC 1123's label.
-pub(super) fn is_label(text: &str) -> bool {
-    let inner = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
-    (1..=63).contains(&text.len()) && text.bytes().all(inner) && !text.starts_with('-') && !text.ends_with('-')
-}
-
-/// RFC 1123's subdomain.
-pub(super) fn is_subdomain(text: &str) -> bool {
-    text.len() <= 253 && text.split('.').all(is_label)
 }
 
 /// A port's name, empty when absent. Kubernetes' Services take any label.

@@ -8,9 +8,9 @@ use std::net::IpAddr;
 
 use super::fields::{Fields, shortened};
 use super::finding::Severity;
-use super::meta::{self, is_label};
+use super::meta;
 use super::tree::{Node, Value};
-use crate::model::{Service, ServicePort, TargetPort};
+use crate::model::{Service, ServicePort, TargetPort, is_label};
 
 const UNKNOWN: Severity = Severity::Warning;
 /// What `spec` may hold beside what is read here.

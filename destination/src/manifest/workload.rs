@@ -5,8 +5,8 @@
 
 use super::fields::Fields;
 use super::finding::Severity;
-use super::meta::{self, is_subdomain};
-use crate::model::{Mesh, Workload, WorkloadPort};
+use super::meta;
+use crate::model::{Mesh, Workload, WorkloadPort, is_subdomain};
 
 const UNKNOWN: Severity = Severity::Error;
 

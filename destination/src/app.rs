@@ -1,0 +1,177 @@
+//! The composition root: manifests to the index, the index to the service, certificates to both ends of it.
+//!
+//! Invariant: what can fail at the start fails before anybody is served: listeners, manifests, anchors. Proxies are served
+//! when the manifests are read and the certificate is there, not before. Non-goal: decisions; they are in the other rooms.
+
+use std::fs;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use anyhow::Context as _;
+use mesh_kit::admin::Admin;
+use mesh_kit::metrics::Prometheus;
+use mesh_kit::ready::{Check, Readiness, Status};
+use mesh_kit::shutdown::Shutdown;
+use mesh_kit::{listen, log};
+use mesh_mtls::certify;
+use mesh_mtls::credentials::{Anchors, Credentials, Leaf};
+use mesh_mtls::grpc;
+use mesh_mtls::spiffe::Id;
+use mesh_mtls::tls::{Acceptor, ClientAuth};
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+use tokio_stream::StreamExt as _;
+use tonic::transport::server::Connected as _;
+
+use crate::cli::Serve;
+use crate::index::Index;
+use crate::metrics;
+use crate::model::Kind;
+use crate::service::{self, Admission, Discovery};
+use crate::source::directory::{self, Directory};
+
+/// Serves until a signal, or the admin port, asks for the end.
+///
+/// # Errors
+/// When it cannot start, or a server fails.
+pub async fn serve(settings: Serve) -> anyhow::Result<()> {
+    let log = log::init(settings.log_format.into(), &settings.log)?;
+    let shutdown = Shutdown::on_signals().context("signals")?;
+    let listeners = bind(&settings.listen)?;
+    let admin_listeners = bind(&settings.admin)?;
+    let prometheus = metrics::install();
+    let readiness = Readiness::new();
+    let [manifests, certified, listening] = ["manifests", "certified", "listening"].map(|name| readiness.check(name));
+
+    let credentials = Credentials::new(anchors(&settings)?);
+    let index = Arc::new(Mutex::new(Index::new(settings.trust_domain.clone())));
+    let directory =
+        Directory::open(&settings.manifests, directory::Settings::default(), metrics::Source::default(), &index);
+    let directory = directory.await.context("manifests")?;
+    manifests.set(Status::Ready);
+    let admin = admin(&prometheus, &readiness, &index, &credentials).log_level(log).shutdown(shutdown.clone());
+    let identity = certify::run(identity(&settings)?, credentials.clone(), Observer { certified });
+
+    let server = async {
+        // A handshake without a certificate fails; until then connections wait in the kernel's queue.
+        credentials.certified().await;
+        tracing::info!(listen = ?settings.listen, admin = ?settings.admin, "serving");
+        listening.set(Status::Ready);
+        serve_proxies(&settings, listeners, &index, &credentials, &shutdown).await
+    };
+    let end = async {
+        shutdown.requested().await;
+        readiness.drain();
+        tokio::time::sleep(settings.shutdown_grace).await;
+    };
+    tokio::select! {
+        served = server => served,
+        () = end => Ok(()),
+        () = directory.run(&index) => anyhow::bail!("the directory is not followed any more"),
+        () = identity => Ok(()),
+        () = admin.serve(admin_listeners) => Ok(()),
+        () = prometheus.upkeep() => Ok(()),
+    }
+}
+
+fn bind(addrs: &[std::net::SocketAddr]) -> anyhow::Result<Vec<TcpListener>> {
+    addrs.iter().map(|addr| listen::bind(*addr).with_context(|| format!("listen on {addr}"))).collect()
+}
+
+fn anchors(settings: &Serve) -> anyhow::Result<Anchors> {
+    let path = &settings.trust_anchors;
+    let pem = fs::read(path).with_context(|| format!("read {}", path.display()))?;
+    Anchors::from_pem(&pem).with_context(|| format!("anchors of {}", path.display()))
+}
+
+fn identity(settings: &Serve) -> anyhow::Result<certify::Settings> {
+    let id = match &settings.identity_id {
+        Some(id) => id.clone(),
+        None => Id::new(&settings.trust_domain, "mesh-system", "identity")?,
+    };
+    Ok(certify::Settings::new(&settings.identity_addr, id, &settings.token_file))
+}
+
+fn admin(
+    prometheus: &Prometheus,
+    readiness: &Readiness,
+    index: &Arc<Mutex<Index>>,
+    credentials: &Credentials,
+) -> Admin {
+    let (prometheus, index, credentials) = (prometheus.clone(), Arc::clone(index), credentials.clone());
+    Admin::new(readiness.clone(), move || prometheus.render()).loopback_get("/state", move || {
+        let index = index.lock().unwrap_or_else(PoisonError::into_inner);
+        state(&index, credentials.leaf().as_deref())
+    })
+}
+
+fn state(index: &Index, leaf: Option<&Leaf>) -> String {
+    let objects: serde_json::Map<_, _> =
+        Kind::ALL.into_iter().map(|kind| (kind.as_str().to_owned(), index.count(kind).into())).collect();
+    let certificate = leaf.map(|leaf| {
+        let until = leaf.not_after().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        serde_json::json!({"identity": leaf.id().as_str(), "not_after_unix": until.as_secs()})
+    });
+    serde_json::json!({
+        "objects": objects,
+        "watched_resources": index.watched(),
+        "revision": index.revision(),
+        "certificate": certificate,
+    })
+    .to_string()
+}
+
+/// Serves on all listeners until `shutdown`, and until the last stream has ended.
+async fn serve_proxies(
+    settings: &Serve,
+    listeners: Vec<TcpListener>,
+    index: &Arc<Mutex<Index>>,
+    credentials: &Credentials,
+    shutdown: &Shutdown,
+) -> anyhow::Result<()> {
+    let limits = service::Settings {
+        connections: usize::try_from(settings.connections)?,
+        connections_per_address: usize::try_from(settings.source_connections)?,
+        subscriptions: usize::try_from(settings.subscriptions)?,
+        stall: settings.stall_timeout,
+        ..service::Settings::default()
+    };
+    let metrics = metrics::Service::default();
+    let discovery = Discovery::new(limits, Arc::clone(index), metrics.clone(), shutdown.clone());
+    let admission = Admission::new(limits, metrics);
+    let acceptor = Acceptor::new(credentials.clone(), ClientAuth::Required, grpc::ALPN);
+    let mut servers = JoinSet::new();
+    for listener in listeners {
+        let incoming = grpc::incoming(listener, acceptor.clone())
+            .on_refused(|_, error| metrics::connection_refused(error.reason()));
+        let admission = admission.clone();
+        let admitted = incoming.filter_map(move |connection| {
+            let connection = connection.ok()?;
+            let grpc::Peer { id, addr } = connection.connect_info();
+            admission.admit(connection, id, addr).map(Ok::<_, std::io::Error>)
+        });
+        let shutdown = shutdown.clone();
+        let server = discovery.limit(grpc::server()).add_service(discovery.clone());
+        let server = server.serve_with_incoming_shutdown(admitted, async move { shutdown.requested().await });
+        servers.spawn(server);
+    }
+    while let Some(served) = servers.join_next().await {
+        served.context("serve proxies")?.context("serve proxies")?;
+    }
+    Ok(())
+}
+
+/// Tells readiness and metrics of certificates.
+struct Observer {
+    certified: Check,
+}
+
+impl certify::Observer for Observer {
+    fn certified(&self, leaf: &Leaf) {
+        self.certified.set(Status::Ready);
+        metrics::certified(leaf.not_after());
+    }
+
+    fn failed(&self, error: &certify::Error) {
+        metrics::certify_failed(error.reason());
+    }
+}

@@ -1,0 +1,199 @@
+//! Which subscription may be told next, and when.
+//!
+//! Invariant: the first change goes out at once, further ones at least an interval apart, and the last one always; they
+//! take turns. A subscription waits in one place at most. No clock: `now` is an argument. Non-goal: what is told.
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::time::{Duration, Instant};
+
+#[derive(Debug)]
+pub(super) struct Pace {
+    interval: Duration,
+    places: HashMap<u64, Place>,
+    /// May be told now. Those that were removed meanwhile are skipped.
+    due: VecDeque<u64>,
+    due_since: Option<Instant>,
+    /// May be told from a time on.
+    later: BTreeSet<(Instant, u64)>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Place {
+    /// Nothing to tell; may be told something from this time on.
+    Idle {
+        from: Option<Instant>,
+    },
+    Due,
+    Later {
+        from: Instant,
+    },
+}
+
+/// What became of a mark.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Marked {
+    /// It will be told.
+    Waits,
+    /// It waited already: of two changes one will be told.
+    WaitedAlready,
+    /// There is no such subscription.
+    Unknown,
+}
+
+impl Pace {
+    pub(super) fn new(interval: Duration) -> Self {
+        Self { interval, places: HashMap::new(), due: VecDeque::new(), due_since: None, later: BTreeSet::new() }
+    }
+
+    pub(super) fn add(&mut self, id: u64) {
+        self.places.insert(id, Place::Idle { from: None });
+    }
+
+    pub(super) fn remove(&mut self, id: u64, now: Instant) {
+        match self.places.remove(&id) {
+            Some(Place::Later { from }) => {
+                self.later.remove(&(from, id));
+            }
+            Some(Place::Due) => {
+                self.due.retain(|due| *due != id);
+                self.settle(now);
+            }
+            Some(Place::Idle { .. }) | None => {}
+        }
+    }
+
+    /// There is something to tell.
+    pub(super) fn mark(&mut self, id: u64, now: Instant) -> Marked {
+        let Some(place) = self.places.get_mut(&id) else {
+            return Marked::Unknown;
+        };
+        let Place::Idle { from } = *place else {
+            return Marked::WaitedAlready;
+        };
+        match from.filter(|from| *from > now) {
+            Some(from) => {
+                *place = Place::Later { from };
+                self.later.insert((from, id));
+            }
+            None => {
+                *place = Place::Due;
+                self.due.push_back(id);
+                self.due_since.get_or_insert(now);
+            }
+        }
+        Marked::Waits
+    }
+
+    /// Makes those due whose time has come.
+    pub(super) fn advance(&mut self, now: Instant) {
+        while let Some((from, id)) = self.later.first().copied() {
+            if from > now {
+                return;
+            }
+            self.later.remove(&(from, id));
+            self.places.insert(id, Place::Due);
+            self.due.push_back(id);
+            self.due_since.get_or_insert(now);
+        }
+    }
+
+    /// When to call [`Self::advance`] next.
+    pub(super) fn wake_at(&self) -> Option<Instant> {
+        self.later.first().map(|(from, _)| *from)
+    }
+
+    /// Since when something is due and nothing was taken.
+    pub(super) fn due_since(&self) -> Option<Instant> {
+        self.due_since
+    }
+
+    /// The next to be told; counts as told.
+    pub(super) fn next(&mut self, now: Instant) -> Option<u64> {
+        let id = self.due.pop_front()?;
+        self.places.insert(id, Place::Idle { from: Some(now + self.interval) });
+        self.settle(now);
+        Some(id)
+    }
+
+    fn settle(&mut self, now: Instant) {
+        self.due_since = (!self.due.is_empty()).then_some(now);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const INTERVAL: Duration = Duration::from_millis(100);
+
+    fn pace(ids: &[u64]) -> (Pace, Instant) {
+        let mut pace = Pace::new(INTERVAL);
+        ids.iter().for_each(|id| pace.add(*id));
+        (pace, Instant::now())
+    }
+
+    #[test]
+    fn the_first_change_goes_at_once_and_the_next_after_the_interval() {
+        let (mut pace, now) = pace(&[1]);
+        assert_eq!(pace.mark(1, now), Marked::Waits);
+        assert_eq!(pace.next(now), Some(1));
+        assert_eq!(pace.mark(1, now), Marked::Waits);
+        assert_eq!(pace.mark(1, now), Marked::WaitedAlready);
+        assert_eq!((pace.next(now), pace.wake_at()), (None, Some(now + INTERVAL)));
+        pace.advance(now + INTERVAL - Duration::from_nanos(1));
+        assert_eq!(pace.next(now), None);
+        pace.advance(now + INTERVAL);
+        assert_eq!(pace.next(now + INTERVAL), Some(1));
+        assert_eq!((pace.next(now + INTERVAL), pace.wake_at()), (None, None));
+    }
+
+    #[test]
+    fn a_storm_is_told_ten_times_a_second_and_its_end_for_sure() {
+        let (mut pace, start) = pace(&[1]);
+        let mut told = Vec::new();
+        for ms in 0..=2_000 {
+            let now = start + Duration::from_millis(ms);
+            pace.advance(now);
+            if ms < 1_950 {
+                pace.mark(1, now);
+            }
+            told.extend(pace.next(now).map(|_| ms));
+        }
+        assert_eq!(told, (0..=19).map(|n| n * 100).chain([2_000]).filter(|ms| *ms <= 2_000).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn subscriptions_take_turns() {
+        let (mut pace, now) = pace(&[1, 2, 3]);
+        for id in [2, 1, 3, 2] {
+            pace.mark(id, now);
+        }
+        let told: Vec<_> = std::iter::from_fn(|| pace.next(now)).collect();
+        assert_eq!(told, [2, 1, 3]);
+    }
+
+    #[test]
+    fn a_removed_subscription_waits_nowhere() {
+        let (mut pace, now) = pace(&[1, 2]);
+        pace.mark(1, now);
+        pace.next(now);
+        pace.mark(1, now);
+        pace.mark(2, now);
+        pace.remove(1, now);
+        pace.remove(2, now);
+        assert_eq!((pace.next(now), pace.wake_at(), pace.due_since()), (None, None, None));
+        assert_eq!(pace.mark(1, now), Marked::Unknown);
+    }
+
+    #[test]
+    fn a_stall_counts_from_the_last_that_was_taken() {
+        let (mut pace, now) = pace(&[1, 2]);
+        pace.mark(1, now);
+        pace.mark(2, now + INTERVAL);
+        assert_eq!(pace.due_since(), Some(now));
+        pace.next(now + 2 * INTERVAL);
+        assert_eq!(pace.due_since(), Some(now + 2 * INTERVAL));
+        pace.next(now + 3 * INTERVAL);
+        assert_eq!(pace.due_since(), None);
+    }
+}

@@ -1,0 +1,229 @@
+//! What one stream has asked for, and what it has been told.
+//!
+//! Invariant: a stream says Hello once, before anything else; ids of live subscriptions differ; their number is bounded.
+//! A subscription holds no snapshot, only its place in the index, so that what is sent is the newest at that moment.
+//! Synchronous; `now` is an argument. Non-goal: the stream (`stream`).
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use mesh_mtls::spiffe;
+use mesh_proto::discovery::WatchRequest;
+
+use super::Settings;
+use super::codec::Update;
+use super::pace::{Marked, Pace};
+use super::wire::{self, Malformed, Request, Wanted};
+use crate::index::{Index, Marks, Proxy, Resource, Watch};
+use crate::metrics::{Raised, Resource as Label, Service as Metrics};
+
+/// Snapshots whose acknowledgement is waited for; of more, only the older ones are measured.
+const UNACKNOWLEDGED: usize = 8;
+
+/// Why a proxy is refused.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Refusal {
+    #[error(transparent)]
+    Malformed(#[from] Malformed),
+    #[error("Hello has to come first")]
+    HelloMissing,
+    #[error("Hello came twice")]
+    HelloTwice,
+    #[error("Hello has more than {0} addresses")]
+    TooManyAddresses(usize),
+    #[error("subscription {0} is there already")]
+    DuplicateSubscription(u64),
+    #[error("more than {0} subscriptions")]
+    TooManySubscriptions(usize),
+    #[error("no Hello in time")]
+    HelloLate,
+}
+
+impl Refusal {
+    /// For metrics and logs.
+    pub(super) fn reason(&self) -> &'static str {
+        match self {
+            Self::Malformed(Malformed::Missing(_)) => "empty_request",
+            Self::Malformed(Malformed::Address(_)) => "bad_address",
+            Self::Malformed(Malformed::Port(_)) => "bad_port",
+            Self::Malformed(Malformed::Name(_)) => "bad_name",
+            Self::HelloMissing => "hello_missing",
+            Self::HelloTwice => "hello_twice",
+            Self::HelloLate => "hello_late",
+            Self::TooManyAddresses(_) => "too_many_addresses",
+            Self::DuplicateSubscription(_) => "duplicate_subscription",
+            Self::TooManySubscriptions(_) => "too_many_subscriptions",
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Session {
+    settings: Settings,
+    index: Arc<Mutex<Index>>,
+    metrics: Metrics,
+    id: spiffe::Id,
+    proxy: Option<Proxy>,
+    marks: Arc<Marks>,
+    subscriptions: HashMap<u64, Subscription>,
+    pace: Pace,
+}
+
+#[derive(Debug)]
+struct Subscription {
+    watch: Watch,
+    label: Label,
+    /// The version sent last; 0 is none.
+    sent: u64,
+    /// Changes sent and not acknowledged: version, and when the change was seen.
+    awaited: Vec<(u64, Instant)>,
+    _there: Raised,
+}
+
+impl Session {
+    pub(super) fn new(settings: Settings, index: Arc<Mutex<Index>>, metrics: Metrics, id: spiffe::Id) -> Self {
+        Self {
+            settings,
+            index,
+            metrics,
+            id,
+            proxy: None,
+            marks: Arc::default(),
+            subscriptions: HashMap::new(),
+            pace: Pace::new(settings.interval),
+        }
+    }
+
+    /// Where changes are marked; [`Self::look`] takes the marks.
+    pub(super) fn marks(&self) -> Arc<Marks> {
+        Arc::clone(&self.marks)
+    }
+
+    pub(super) fn is_greeted(&self) -> bool {
+        self.proxy.is_some()
+    }
+
+    /// A request came.
+    pub(super) fn receive(&mut self, request: WatchRequest, now: Instant) -> Result<(), Refusal> {
+        match (Request::try_from(request)?, &self.proxy) {
+            (Request::Hello { .. }, Some(_)) => Err(Refusal::HelloTwice),
+            (Request::Hello { addresses, version, namespace, workload }, None) => {
+                if addresses.len() > self.settings.addresses {
+                    return Err(Refusal::TooManyAddresses(self.settings.addresses));
+                }
+                let id = self.id.clone();
+                if !namespace.is_empty() && namespace != id.namespace() {
+                    // Its certificate says who it is; the environment of the proxy is wrong.
+                    tracing::warn!(%id, namespace, "a proxy names another namespace than its certificate");
+                }
+                tracing::debug!(%id, version, workload, ?addresses, "hello");
+                let addresses = BTreeSet::from_iter(addresses);
+                self.proxy = Some(Proxy { addresses, id });
+                Ok(())
+            }
+            (_, None) => Err(Refusal::HelloMissing),
+            (Request::Subscribe { id, to }, Some(proxy)) => {
+                let (resource, label) = match to {
+                    Wanted::Outbound(addr) => (Resource::Outbound(addr), Label::Outbound),
+                    Wanted::Endpoints(backend) => (Resource::Endpoints(backend), Label::Endpoints),
+                    Wanted::Inbound => (Resource::Inbound(proxy.clone()), Label::Inbound),
+                };
+                self.subscribe(id, resource, label, now)
+            }
+            (Request::Unsubscribe { id }, Some(_)) => {
+                self.subscriptions.remove(&id);
+                self.pace.remove(id, now);
+                Ok(())
+            }
+            (Request::Ack { id, version, error }, Some(_)) => {
+                self.acknowledged(id, version, &error, now);
+                Ok(())
+            }
+        }
+    }
+
+    fn subscribe(&mut self, id: u64, resource: Resource, label: Label, now: Instant) -> Result<(), Refusal> {
+        if self.subscriptions.contains_key(&id) {
+            return Err(Refusal::DuplicateSubscription(id));
+        }
+        if self.subscriptions.len() >= self.settings.subscriptions {
+            return Err(Refusal::TooManySubscriptions(self.settings.subscriptions));
+        }
+        let mut index = self.index.lock().unwrap_or_else(PoisonError::into_inner);
+        let watch = index.watch(resource, &self.marks, id);
+        drop(index);
+        let there = self.metrics.subscription(label);
+        let subscription = Subscription { watch, label, sent: 0, awaited: Vec::new(), _there: there };
+        self.subscriptions.insert(id, subscription);
+        self.pace.add(id);
+        self.pace.mark(id, now);
+        Ok(())
+    }
+
+    /// Of a subscription that is gone, or of a version that was overtaken, an answer is no surprise.
+    fn acknowledged(&mut self, id: u64, version: u64, error: &str, now: Instant) {
+        if !error.is_empty() {
+            self.metrics.refused();
+            tracing::warn!(proxy = %self.id, subscription = id, version, error, "a proxy refuses a snapshot");
+        }
+        let Some(subscription) = self.subscriptions.get_mut(&id) else {
+            return;
+        };
+        let overtaken = subscription.awaited.iter().take_while(|(sent, _)| *sent <= version).count();
+        let seen: Vec<_> = subscription.awaited.drain(..overtaken).collect();
+        if !error.is_empty() {
+            return;
+        }
+        if seen.is_empty() {
+            self.metrics.applied(None);
+        }
+        for (_, seen) in seen {
+            self.metrics.applied(Some(now.saturating_duration_since(seen)));
+        }
+    }
+
+    /// Notes what changed and whose time has come.
+    pub(super) fn look(&mut self, now: Instant) {
+        self.pace.advance(now);
+        let marked = self.marks.take();
+        let mut coalesced = marked.repeated;
+        for id in marked.ids {
+            coalesced += u64::from(self.pace.mark(id, now) == Marked::WaitedAlready);
+        }
+        self.metrics.coalesced(coalesced);
+    }
+
+    /// Since when something could have been sent.
+    pub(super) fn due_since(&self) -> Option<Instant> {
+        self.pace.due_since()
+    }
+
+    /// When [`Self::look`] will find something that is not marked yet.
+    pub(super) fn wake_at(&self) -> Option<Instant> {
+        self.pace.wake_at()
+    }
+
+    /// The next snapshot to send, the newest of its resource; counts as sent.
+    pub(super) fn next(&mut self, now: Instant) -> Option<Update> {
+        while let Some(id) = self.pace.next(now) {
+            let Some(subscription) = self.subscriptions.get_mut(&id) else {
+                continue;
+            };
+            let snapshot = subscription.watch.latest();
+            if snapshot.version == subscription.sent {
+                continue; // marked for what the last one said already
+            }
+            let is_change = subscription.sent != 0;
+            subscription.sent = snapshot.version;
+            if let Some(seen) = snapshot.changed_at.filter(|_| is_change)
+                && subscription.awaited.len() < UNACKNOWLEDGED
+            {
+                subscription.awaited.push((snapshot.version, seen));
+            }
+            self.metrics.sent(subscription.label);
+            return Some(Update { id, snapshot: snapshot.encoded(wire::encode) });
+        }
+        None
+    }
+}

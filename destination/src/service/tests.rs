@@ -1,0 +1,401 @@
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use hyper_util::rt::TokioIo;
+use mesh_mtls::spiffe;
+use mesh_proto::discovery as wire;
+use mesh_proto::discovery::discovery_client::DiscoveryClient;
+use tokio::io::{AsyncReadExt as _, DuplexStream};
+use tokio::time::timeout;
+use tonic::Code;
+use tonic::transport::Endpoint;
+use wire::watch_request::Kind;
+use wire::watch_response::Snapshot;
+
+use super::*;
+use crate::{manifest, metrics};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A server whose connections are pipes, and its index.
+struct Mesh {
+    index: Arc<Mutex<Index>>,
+    admission: Admission,
+    connections: mpsc::Sender<Result<Guarded<DuplexStream>, std::io::Error>>,
+    shutdown: Shutdown,
+}
+
+impl Mesh {
+    fn start(settings: Settings) -> Self {
+        metrics::install();
+        let index = Arc::new(Mutex::new(Index::new("cluster.local")));
+        let shutdown = Shutdown::manual();
+        let discovery = Discovery::new(settings, Arc::clone(&index), Metrics::default(), shutdown.clone());
+        let admission = Admission::new(settings, Metrics::default());
+        let (connections, incoming) = mpsc::channel(16);
+        let server = discovery.limit(tonic::transport::Server::builder()).add_service(discovery);
+        let until = shutdown.clone();
+        tokio::spawn(server.serve_with_incoming_shutdown(ReceiverStream::new(incoming), async move {
+            until.requested().await;
+        }));
+        Self { index, admission, connections, shutdown }
+    }
+
+    fn apply(&self, manifests: &str) {
+        let manifest = manifest::parse(manifests);
+        assert!(!manifest.is_broken(), "{:?}", manifest.findings);
+        let mut index = self.index.lock().unwrap();
+        manifest.objects.into_iter().for_each(|declared| index.apply(declared.object));
+        index.publish(Instant::now());
+    }
+
+    /// A connection that the server lets in.
+    fn connection(&self) -> (DuplexStream, Option<Guarded<DuplexStream>>) {
+        let (client, server) = tokio::io::duplex(16 * 1024);
+        let id = spiffe::Id::new("cluster.local", "shop", "web").unwrap();
+        let addr = SocketAddr::from(([10, 1, 0, 1], 40_000));
+        (client, self.admission.admit(server, Some(id), addr))
+    }
+
+    async fn stream(&self) -> Stream {
+        let (client, server) = self.connection();
+        self.connections.send(Ok(server.unwrap())).await.unwrap();
+        let mut client = Some(client);
+        let connector = tower::service_fn(move |_: tonic::transport::Uri| {
+            let client = client.take().map(TokioIo::new);
+            async move { client.ok_or(std::io::Error::from(std::io::ErrorKind::ConnectionRefused)) }
+        });
+        let endpoint = Endpoint::from_static("http://destination");
+        let channel = endpoint.connect_with_connector(connector).await.unwrap();
+        let (requests, outgoing) = mpsc::channel(64);
+        let updates = DiscoveryClient::new(channel).watch(ReceiverStream::new(outgoing)).await.unwrap();
+        Stream { requests, updates: updates.into_inner() }
+    }
+
+    async fn greeted(&self) -> Stream {
+        let stream = self.stream().await;
+        stream.hello().await;
+        stream
+    }
+}
+
+/// A proxy's end.
+struct Stream {
+    requests: mpsc::Sender<wire::WatchRequest>,
+    updates: Streaming<wire::WatchResponse>,
+}
+
+impl Stream {
+    async fn send(&self, kind: Kind) {
+        self.requests.send(wire::WatchRequest { kind: Some(kind) }).await.unwrap();
+    }
+
+    async fn hello(&self) {
+        let addresses = vec![vec![10, 1, 0, 1].into()];
+        self.send(Kind::Hello(wire::Hello { addresses, ..wire::Hello::default() })).await;
+    }
+
+    async fn subscribe(&self, id: u64, resource: wire::resource::Kind) {
+        let resource = Some(wire::Resource { kind: Some(resource) });
+        self.send(Kind::Subscribe(wire::Subscribe { id, resource })).await;
+    }
+
+    async fn ack(&self, id: u64, version: u64, error: &str) {
+        self.send(Kind::Ack(wire::Ack { id, version, error: error.to_owned() })).await;
+    }
+
+    async fn next(&mut self) -> wire::WatchResponse {
+        let update = timeout(PATIENCE, self.updates.message()).await.expect("an update in time");
+        update.unwrap().expect("an update")
+    }
+
+    /// Reads to the end.
+    async fn end(mut self) -> tonic::Status {
+        loop {
+            match timeout(PATIENCE, self.updates.message()).await.expect("an end in time") {
+                Ok(Some(_)) => {}
+                Ok(None) => return tonic::Status::ok(""),
+                Err(status) => return status,
+            }
+        }
+    }
+}
+
+fn web(port: u32) -> wire::resource::Kind {
+    let (namespace, service) = ("shop".to_owned(), "web".to_owned());
+    wire::resource::Kind::Endpoints(wire::BackendRef { namespace, service, port })
+}
+
+fn outbound(ip: &[u8], port: u32) -> wire::resource::Kind {
+    wire::resource::Kind::Outbound(wire::SocketAddress { ip: ip.to_vec().into(), port })
+}
+
+fn addresses(update: &wire::WatchResponse) -> Vec<String> {
+    let Some(Snapshot::Endpoints(endpoints)) = &update.snapshot else { panic!("{update:?}") };
+    let ips = endpoints.endpoints.iter().map(|endpoint| endpoint.address.as_ref().unwrap().ip.to_vec());
+    ips.map(|ip| std::net::Ipv4Addr::from(<[u8; 4]>::try_from(ip).unwrap()).to_string()).collect()
+}
+
+const WEB: &str = "
+{apiVersion: v1, kind: Service, metadata: {name: web, namespace: shop}, spec: {
+  clusterIP: 10.96.0.1, selector: {app: web}, ports: [{port: 80, appProtocol: grpc}]}}
+";
+
+fn workload(name: &str, address: &str) -> String {
+    format!(
+        "---\n{{apiVersion: mesh.internal/v1alpha1, kind: Workload,
+         metadata: {{name: {name}, namespace: shop, labels: {{app: web}}}},
+         spec: {{addresses: [{address}], serviceAccount: web, zone: a}}}}\n"
+    )
+}
+
+/// So many workloads; `address` is the first one's.
+fn many(count: u32, address: &str) -> String {
+    let rest = (1..count).map(|n| workload(&format!("w{n}"), &std::net::Ipv4Addr::from(0x0a02_0000 + n).to_string()));
+    rest.chain([workload("w0", address)]).collect()
+}
+
+/// A counter's value so far, over all tests of this process.
+fn counted(line: &str) -> u64 {
+    let text = metrics::install().render();
+    let value = text.lines().find_map(|l| l.strip_prefix(line)).map(|value| value.trim().parse().unwrap());
+    value.unwrap_or_default()
+}
+
+async fn until_counted(line: &str, more_than: u64) {
+    let reached = async {
+        while counted(line) <= more_than {
+            tokio::task::yield_now().await;
+        }
+    };
+    assert!(timeout(PATIENCE, reached).await.is_ok(), "{line} is still {}", counted(line));
+}
+
+#[tokio::test]
+async fn a_snapshot_comes_at_once_and_another_with_each_change() {
+    let mesh = Mesh::start(Settings::default());
+    mesh.apply(&format!("{WEB}{}", workload("a", "10.1.0.1")));
+    let mut stream = mesh.greeted().await;
+    stream.subscribe(7, web(80)).await;
+    let first = stream.next().await;
+    assert_eq!((first.id, addresses(&first)), (7, vec!["10.1.0.1".to_owned()]));
+    let Some(Snapshot::Endpoints(endpoints)) = &first.snapshot else { panic!() };
+    let endpoint = &endpoints.endpoints[0];
+    assert_eq!(endpoint.identity, "spiffe://cluster.local/ns/shop/sa/web");
+    assert_eq!((endpoint.name.as_str(), endpoint.zone.as_str()), ("shop/a", "a"));
+    assert_eq!((endpoint.tunnel_port, endpoint.weight), (4143, 1));
+    mesh.apply(&workload("b", "10.1.0.2"));
+    let second = stream.next().await;
+    assert!(second.version > first.version);
+    assert_eq!(addresses(&second), ["10.1.0.1", "10.1.0.2"]);
+}
+
+#[tokio::test]
+async fn outbound_and_inbound_are_told_on_the_same_stream() {
+    let mesh = Mesh::start(Settings::default());
+    mesh.apply(&format!("{WEB}{}", workload("a", "10.1.0.1")));
+    let mut stream = mesh.greeted().await;
+    stream.subscribe(1, outbound(&[10, 96, 0, 1], 80)).await;
+    stream.subscribe(2, outbound(&[9, 9, 9, 9], 80)).await;
+    stream.subscribe(3, wire::resource::Kind::Inbound(wire::Inbound {})).await;
+    let mut updates = vec![stream.next().await, stream.next().await, stream.next().await];
+    updates.sort_by_key(|update| update.id);
+    let Some(Snapshot::Outbound(target)) = &updates[0].snapshot else { panic!("{updates:?}") };
+    let Some(wire::outbound_target::Kind::Service(service)) = &target.kind else { panic!("{target:?}") };
+    assert_eq!((service.backend.as_ref().unwrap().port, service.protocol()), (80, wire::Protocol::Grpc));
+    let unknown = wire::OutboundTarget { kind: Some(wire::outbound_target::Kind::Unknown(wire::Unknown {})) };
+    assert_eq!(updates[1].snapshot, Some(Snapshot::Outbound(unknown)));
+    // The peer's identity and the address of its Hello are the workload's: it gets that one's ports.
+    let Some(Snapshot::Inbound(policy)) = &updates[2].snapshot else { panic!("{updates:?}") };
+    let grpc = wire::InboundPort { port: 80, protocol: wire::Protocol::Grpc.into() };
+    assert!(policy.ports.contains(&grpc) && policy.ports.len() == 9, "{policy:?}");
+}
+
+#[tokio::test]
+async fn a_storm_is_coalesced_and_its_last_state_arrives() {
+    let interval = Duration::from_millis(50);
+    let mesh = Mesh::start(Settings { interval, ..Settings::default() });
+    mesh.apply(WEB);
+    let mut stream = mesh.greeted().await;
+    stream.subscribe(1, web(80)).await;
+    stream.next().await;
+    let (begun, coalesced) = (Instant::now(), counted("mesh_destination_updates_coalesced_total"));
+    for n in 0..200_u8 {
+        mesh.apply(&workload("a", &format!("10.1.0.{}", n + 1)));
+        tokio::time::sleep(Duration::from_millis(1)).await; // the storm's pace
+    }
+    let mut updates = 1;
+    while addresses(&stream.next().await) != ["10.1.0.200"] {
+        updates += 1;
+    }
+    let most = begun.elapsed().div_duration_f64(interval) + 2.0;
+    assert!(f64::from(updates) <= most, "{updates} updates in {:?}", begun.elapsed());
+    until_counted("mesh_destination_updates_coalesced_total", coalesced + 100).await;
+}
+
+#[tokio::test]
+async fn an_equal_snapshot_is_not_sent_again() {
+    let mesh = Mesh::start(Settings::default());
+    mesh.apply(&format!("{WEB}{}", workload("a", "10.1.0.1")));
+    let mut stream = mesh.greeted().await;
+    stream.subscribe(1, web(80)).await;
+    stream.next().await;
+    mesh.apply(&format!("{WEB}{}", workload("a", "10.1.0.1")));
+    mesh.apply(&workload("b", "10.1.0.2").replace("app: web", "app: other"));
+    stream.send(Kind::Unsubscribe(wire::Unsubscribe { id: 1 })).await;
+    mesh.apply(&workload("c", "10.1.0.3"));
+    stream.subscribe(2, web(80)).await;
+    assert_eq!(stream.next().await.id, 2);
+}
+
+#[tokio::test]
+async fn r48_a_deaf_reader_is_disconnected_and_delays_nobody() {
+    let stall = Duration::from_millis(500);
+    let interval = Duration::from_millis(5);
+    let mesh = Mesh::start(Settings { stall, interval, ..Settings::default() });
+    mesh.apply(&format!("{WEB}{}", many(1000, "10.1.0.1")));
+    let mut stream = mesh.greeted().await;
+    stream.subscribe(1, web(80)).await;
+    stream.next().await;
+    let stalled = "mesh_destination_streams_ended_total{reason=\"stalled\"}";
+    let before = counted(stalled);
+    let deaf = mesh.greeted().await;
+    deaf.subscribe(1, web(80)).await;
+    let mut n = 1_u32;
+    while counted(stalled) == before {
+        n += 1;
+        let address = std::net::Ipv4Addr::from(0x0a01_0000 + n).to_string();
+        let begun = Instant::now();
+        mesh.apply(&workload("w0", &address));
+        while !addresses(&stream.next().await).contains(&address) {}
+        assert!(begun.elapsed() < Duration::from_secs(2), "update {n} took {:?}", begun.elapsed());
+    }
+    // Its connection is gone, and nothing waits for it any more.
+    let status = deaf.end().await;
+    assert_ne!(status.code(), Code::Ok, "{status:?}");
+}
+
+#[tokio::test]
+async fn acknowledgements_are_counted_and_measured() {
+    let mesh = Mesh::start(Settings::default());
+    mesh.apply(WEB);
+    let mut stream = mesh.greeted().await;
+    stream.subscribe(1, web(80)).await;
+    let first = stream.next().await;
+    let (refused, delays) = (
+        "mesh_destination_acknowledgements_total{result=\"refused\"}",
+        "mesh_destination_propagation_delay_seconds_count",
+    );
+    let before = (counted(refused), counted(delays));
+    stream.ack(1, first.version, "too many cooks").await;
+    until_counted(refused, before.0).await;
+    mesh.apply(&workload("a", "10.1.0.1"));
+    let second = stream.next().await;
+    stream.ack(1, second.version, "").await;
+    until_counted(delays, before.1).await;
+    stream.ack(99, 7, "").await; // of a subscription that is gone: no harm
+    mesh.apply(&workload("b", "10.1.0.2"));
+    assert_eq!(addresses(&stream.next().await).len(), 2);
+}
+
+#[tokio::test]
+async fn hostile_requests_end_the_stream_with_a_reason() {
+    let limits = Settings { subscriptions: 3, ..Settings::default() };
+    let hello = |addresses: Vec<Vec<u8>>| {
+        let addresses = addresses.into_iter().map(Into::into).collect();
+        Kind::Hello(wire::Hello { addresses, ..wire::Hello::default() })
+    };
+    let subscribe =
+        |id, kind| Kind::Subscribe(wire::Subscribe { id, resource: Some(wire::Resource { kind: Some(kind) }) });
+    let greeting = || hello(vec![vec![10, 1, 0, 1]]);
+    let cases = [
+        ("hello_missing", vec![subscribe(1, web(80))]),
+        ("hello_twice", vec![greeting(), greeting()]),
+        ("bad_address", vec![hello(vec![vec![1, 2, 3]])]),
+        ("bad_address", vec![greeting(), subscribe(1, outbound(&[0; 5], 80))]),
+        ("bad_port", vec![greeting(), subscribe(1, outbound(&[10, 0, 0, 1], 0))]),
+        ("bad_port", vec![greeting(), subscribe(1, web(65_536))]),
+        ("too_many_addresses", vec![hello(vec![vec![10, 1, 0, 1]; 65])]),
+        ("duplicate_subscription", vec![greeting(), subscribe(1, web(80)), subscribe(1, web(81))]),
+        (
+            "too_many_subscriptions",
+            std::iter::once(greeting()).chain((1..=4).map(|id| subscribe(id, web(80)))).collect(),
+        ),
+        ("empty_request", vec![greeting(), Kind::Subscribe(wire::Subscribe { id: 1, resource: None })]),
+        ("malformed", vec![Kind::Hello(wire::Hello { workload: "x".repeat(20_000), ..wire::Hello::default() })]),
+    ];
+    let mesh = Mesh::start(limits);
+    for (reason, requests) in cases {
+        let ended = format!("mesh_destination_streams_ended_total{{reason=\"{reason}\"}}");
+        let before = counted(&ended);
+        let stream = mesh.stream().await;
+        for request in requests {
+            stream.send(request).await;
+        }
+        let status = stream.end().await;
+        assert_eq!(status.code(), Code::InvalidArgument, "{reason}: {status:?}");
+        until_counted(&ended, before).await;
+    }
+}
+
+#[tokio::test]
+async fn a_proxy_that_says_nothing_is_ended() {
+    let mesh = Mesh::start(Settings { hello_within: Duration::from_millis(50), ..Settings::default() });
+    let status = mesh.stream().await.end().await;
+    assert_eq!((status.code(), status.message()), (Code::InvalidArgument, "no Hello in time"));
+}
+
+#[tokio::test]
+async fn a_connection_without_a_stream_is_cut() {
+    let mesh = Mesh::start(Settings { hello_within: Duration::from_millis(50), ..Settings::default() });
+    let (mut client, server) = mesh.connection();
+    mesh.connections.send(Ok(server.unwrap())).await.unwrap();
+    let mut received = Vec::new();
+    let closed = timeout(PATIENCE, client.read_to_end(&mut received)).await;
+    assert!(closed.is_ok(), "still open after {} bytes", received.len());
+}
+
+#[tokio::test]
+async fn connections_are_bounded_and_give_their_place_back() {
+    let mesh = Mesh::start(Settings { connections_per_address: 2, ..Settings::default() });
+    let first = mesh.connection().1;
+    let second = mesh.connection().1;
+    assert!(first.is_some() && second.is_some() && mesh.connection().1.is_none());
+    drop(first);
+    assert!(mesh.connection().1.is_some());
+}
+
+#[tokio::test]
+async fn a_shutdown_ends_streams_so_that_proxies_go_elsewhere() {
+    let mesh = Mesh::start(Settings::default());
+    mesh.apply(WEB);
+    let mut stream = mesh.greeted().await;
+    stream.subscribe(1, web(80)).await;
+    stream.next().await;
+    mesh.shutdown.trigger();
+    assert_eq!(stream.end().await.code(), Code::Unavailable);
+}
+
+#[tokio::test]
+async fn streams_and_subscriptions_that_end_leave_nothing_watched() {
+    let mesh = Mesh::start(Settings::default());
+    mesh.apply(WEB);
+    let ids: BTreeSet<u64> = (1..=20).collect();
+    let mut stream = mesh.greeted().await;
+    for id in &ids {
+        stream.subscribe(*id, web(u32::try_from(*id).unwrap())).await;
+        stream.next().await;
+    }
+    assert_eq!(mesh.index.lock().unwrap().watched(), 20);
+    drop(stream);
+    let empty = async {
+        let mut n = 0_u8;
+        while mesh.index.lock().unwrap().watched() > 0 {
+            n = n.wrapping_add(1);
+            mesh.apply(&workload("a", &format!("10.1.0.{n}")));
+            tokio::task::yield_now().await;
+        }
+    };
+    assert!(timeout(PATIENCE, empty).await.is_ok());
+}
