@@ -4,6 +4,7 @@
 //! other did.
 //! Non-goal: what is in the bodies.
 
+mod half_closed;
 mod large;
 mod resets;
 mod slow;
