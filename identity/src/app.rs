@@ -101,7 +101,6 @@ async fn serve_grpc(
     let limits = limiter::Settings { per_second: settings.source_rate, burst: settings.source_burst, table: SOURCES };
     let service = Service {
         authority: cells.authority.clone(),
-        anchors: cells.credentials.watch_anchors(),
         tokens: cells.tokens.clone(),
         limiter: Mutex::new(Limiter::new(limits)),
         leaf_lifetime: settings.leaf_lifetime,

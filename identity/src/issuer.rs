@@ -104,6 +104,13 @@ impl Issuer {
         Ok(Self { signer, chain, not_before, not_after })
     }
 
+    /// Its own certificate, in DER.
+    #[must_use]
+    pub fn certificate(&self) -> &CertificateDer<'static> {
+        // `from_pem` has refused an empty chain.
+        &self.chain[0]
+    }
+
     /// Checks that a leaf of ours is trusted by who trusts `anchors`.
     ///
     /// # Errors

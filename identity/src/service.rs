@@ -11,7 +11,6 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _};
 use mesh_kit::shutdown::Shutdown;
-use mesh_mtls::anchors::Anchors;
 use mesh_mtls::grpc::Peer;
 use mesh_mtls::spiffe::Id;
 use mesh_proto::identity::identity_server::Identity;
@@ -32,10 +31,8 @@ const TOKEN_LIMIT: usize = 16 * 1024;
 
 /// Answers requests out of what is in force at the moment.
 pub struct Service {
-    /// Who signs.
+    /// Who signs, and what is trusted.
     pub authority: watch::Receiver<Authority>,
-    /// What is trusted; apart from the authority so that only changes of it wake subscribers.
-    pub anchors: watch::Receiver<Anchors>,
     /// Who holds which token.
     pub tokens: watch::Receiver<Arc<Table>>,
     /// How often each source may ask.
@@ -131,9 +128,9 @@ fn unix(time: SystemTime) -> i64 {
     i64::try_from(seconds).unwrap_or(i64::MAX)
 }
 
-fn bundle(anchors: &Anchors) -> TrustBundleResponse {
-    let anchors_der = anchors.der().iter().map(|anchor| Bytes::copy_from_slice(anchor)).collect();
-    TrustBundleResponse { anchors_der }
+fn bundle(authority: &Authority) -> TrustBundleResponse {
+    let anchors_der = authority.anchors.der().iter().map(|anchor| Bytes::copy_from_slice(anchor)).collect();
+    TrustBundleResponse { anchors_der, issuer_der: Bytes::copy_from_slice(authority.issuer.certificate()) }
 }
 
 #[tonic::async_trait]
@@ -162,9 +159,9 @@ impl Identity for Service {
     async fn trust_bundle(&self, _: Request<TrustBundleRequest>) -> Result<Response<Self::TrustBundleStream>, Status> {
         let subscriber = self.metrics.subscriber();
         let shutdown = self.shutdown.clone();
-        let bundles = WatchStream::new(self.anchors.clone()).map(move |anchors| {
+        let bundles = WatchStream::new(self.authority.clone()).map(move |authority| {
             let _counted = &subscriber;
-            Ok(bundle(&anchors))
+            Ok(bundle(&authority))
         });
         let ended = async move { shutdown.requested().await };
         Ok(Response::new(Box::pin(bundles.take_until(Box::pin(ended)))))

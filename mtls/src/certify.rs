@@ -14,6 +14,7 @@ use std::time::{Duration, SystemTime};
 use mesh_proto::identity::identity_client::IdentityClient;
 use tokio::sync::watch;
 use tokio::time::sleep;
+use tonic::codegen::Bytes;
 use tonic::transport::Channel;
 
 pub use request::Error;
@@ -41,7 +42,7 @@ pub struct Settings {
     pub token_file: PathBuf,
     /// The identity to ask for; none: the one that the token stands for.
     pub id: Option<Id>,
-    /// After a change of anchors all clients renew, spread over this time.
+    /// After a change of anchors or issuer all clients renew, spread over this time.
     pub renewal_spread: Duration,
 }
 
@@ -88,9 +89,10 @@ pub async fn run(settings: Settings, credentials: Credentials, observer: impl Ob
     let connector = Connector::anonymous(credentials.clone(), grpc::ALPN);
     let channel = grpc::channel(&settings.identity_addr, settings.identity_id.clone(), connector);
     let client = IdentityClient::new(channel).max_decoding_message_size(MAX_ANSWER);
+    let (issuer, issuers) = watch::channel(Bytes::new());
     tokio::join!(
-        bundle::follow(client.clone(), &credentials, &observer),
-        renew(client, &settings, &credentials, &observer),
+        bundle::follow(client.clone(), &credentials, &issuer, &observer),
+        renew(client, &settings, &credentials, issuers, &observer),
     );
 }
 
@@ -98,12 +100,14 @@ async fn renew(
     mut client: IdentityClient<Channel>,
     settings: &Settings,
     credentials: &Credentials,
+    mut issuers: watch::Receiver<Bytes>,
     observer: &impl Observer,
 ) {
     let mut anchors = credentials.watch_anchors();
     let mut schedule = Schedule::default();
     loop {
         anchors.mark_unchanged();
+        issuers.mark_unchanged();
         match request::certify(&mut client, settings, credentials).await {
             Ok(leaf) => {
                 let leaf = credentials.set_leaf(leaf);
@@ -118,11 +122,16 @@ async fn renew(
                 observer.failed(&error);
             }
         }
-        until_due(&mut schedule, &mut anchors, settings.renewal_spread).await;
+        until_due(&mut schedule, &mut anchors, &mut issuers, settings.renewal_spread).await;
     }
 }
 
-async fn until_due(schedule: &mut Schedule, anchors: &mut watch::Receiver<Anchors>, spread: Duration) {
+async fn until_due(
+    schedule: &mut Schedule,
+    anchors: &mut watch::Receiver<Anchors>,
+    issuers: &mut watch::Receiver<Bytes>,
+    spread: Duration,
+) {
     loop {
         let wait = schedule.wait(Now::read());
         if wait.is_zero() {
@@ -131,6 +140,7 @@ async fn until_due(schedule: &mut Schedule, anchors: &mut watch::Receiver<Anchor
         tokio::select! {
             () = sleep(wait) => {}
             Ok(()) = anchors.changed() => schedule.hasten(Now::read(), spread.mul_f64(fastrand::f64())),
+            Ok(()) = issuers.changed() => schedule.hasten(Now::read(), spread.mul_f64(fastrand::f64())),
         }
     }
 }

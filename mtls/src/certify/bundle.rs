@@ -5,7 +5,9 @@
 use mesh_proto::identity::identity_client::IdentityClient;
 use mesh_proto::identity::{TrustBundleRequest, TrustBundleResponse};
 use rustls_pki_types::CertificateDer;
+use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
+use tonic::codegen::Bytes;
 use tonic::transport::Channel;
 
 use super::schedule::Backoff;
@@ -13,10 +15,16 @@ use super::{ANSWER_TIMEOUT, Error, Observer};
 use crate::anchors::Anchors;
 use crate::credentials::Credentials;
 
-pub(super) async fn follow(mut client: IdentityClient<Channel>, credentials: &Credentials, observer: &impl Observer) {
+/// `issuer` is told who signs leaves, so that a change of it is noticed even under the same anchors.
+pub(super) async fn follow(
+    mut client: IdentityClient<Channel>,
+    credentials: &Credentials,
+    issuer: &watch::Sender<Bytes>,
+    observer: &impl Observer,
+) {
     let mut backoff = Backoff::default();
     loop {
-        let error = read(&mut client, credentials, observer, &mut backoff).await;
+        let error = read(&mut client, credentials, issuer, observer, &mut backoff).await;
         tracing::debug!(reason = error.reason(), "trust bundle: {error}");
         observer.bundle_failed(&error);
         sleep(backoff.next(fastrand::f64())).await;
@@ -27,6 +35,7 @@ pub(super) async fn follow(mut client: IdentityClient<Channel>, credentials: &Cr
 async fn read(
     client: &mut IdentityClient<Channel>,
     credentials: &Credentials,
+    issuer: &watch::Sender<Bytes>,
     observer: &impl Observer,
     backoff: &mut Backoff,
 ) -> Error {
@@ -43,11 +52,20 @@ async fn read(
                     tracing::warn!(reason = error.reason(), "trust bundle refused: {error}");
                     observer.bundle_failed(&error);
                 }
+                tell(issuer, bundle.issuer_der);
             }
             Ok(None) => return Error::Ended,
             Err(status) => return status.into(),
         }
     }
+}
+
+/// The first issuer that is heard of is nothing new: it has signed, or will sign, the leaf in force.
+fn tell(issuer: &watch::Sender<Bytes>, now: Bytes) {
+    issuer.send_if_modified(|known| {
+        let before = std::mem::replace(known, now);
+        !before.is_empty() && before != *known
+    });
 }
 
 fn apply(bundle: &TrustBundleResponse, credentials: &Credentials, observer: &impl Observer) -> Result<(), Error> {

@@ -204,7 +204,8 @@ impl Identity for Service {
         _request: Request<TrustBundleRequest>,
     ) -> Result<Response<Self::TrustBundleStream>, Status> {
         let bundles = WatchStream::new(self.0.bundle.subscribe()).map(|bundle| {
-            Ok(TrustBundleResponse { anchors_der: bundle.iter().map(|der| der.to_vec().into()).collect() })
+            let anchors_der = bundle.iter().map(|der| der.to_vec().into()).collect();
+            Ok(TrustBundleResponse { anchors_der, ..TrustBundleResponse::default() })
         });
         Ok(Response::new(Box::pin(bundles)))
     }
