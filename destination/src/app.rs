@@ -5,6 +5,7 @@
 
 use std::fs;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::Context as _;
 use mesh_kit::admin::Admin;
@@ -49,7 +50,7 @@ pub async fn serve(settings: Serve) -> anyhow::Result<()> {
     let directory = directory.await.context("manifests")?;
     manifests.set(Status::Ready);
     let admin = admin(&prometheus, &readiness, &index, &credentials).log_level(log).shutdown(shutdown.clone());
-    let identity = certify::run(identity(&settings)?, credentials.clone(), Observer { certified });
+    let identity = certify::run(identity(&settings)?, credentials.clone(), Observer);
 
     let server = async {
         // A handshake without a certificate fails; until then connections wait in the kernel's queue.
@@ -68,6 +69,7 @@ pub async fn serve(settings: Serve) -> anyhow::Result<()> {
         () = end => Ok(()),
         () = directory.run(&index) => anyhow::bail!("the directory is not followed any more"),
         () = identity => Ok(()),
+        () = follow_certificate(&credentials, &certified) => Ok(()),
         () = admin.serve(admin_listeners) => Ok(()),
         () = prometheus.upkeep() => Ok(()),
     }
@@ -98,7 +100,15 @@ fn admin(
     credentials: &Credentials,
 ) -> Admin {
     let (prometheus, index, credentials) = (prometheus.clone(), Arc::clone(index), credentials.clone());
-    Admin::new(readiness.clone(), move || prometheus.render()).loopback_get("/state", move || {
+    let watched = {
+        let index = Arc::clone(&index);
+        move || index.lock().unwrap_or_else(PoisonError::into_inner).watched()
+    };
+    let scrape = move || {
+        metrics::watched(watched());
+        prometheus.render()
+    };
+    Admin::new(readiness.clone(), scrape).loopback_get("/state", move || {
         let index = index.lock().unwrap_or_else(PoisonError::into_inner);
         state(&index, credentials.leaf().as_deref())
     })
@@ -108,7 +118,7 @@ fn state(index: &Index, leaf: Option<&Leaf>) -> String {
     let objects: serde_json::Map<_, _> =
         Kind::ALL.into_iter().map(|kind| (kind.as_str().to_owned(), index.count(kind).into())).collect();
     let certificate = leaf.map(|leaf| {
-        let until = leaf.not_after().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        let until = leaf.not_after().duration_since(UNIX_EPOCH).unwrap_or_default();
         serde_json::json!({"identity": leaf.id().as_str(), "not_after_unix": until.as_secs()})
     });
     serde_json::json!({
@@ -160,14 +170,31 @@ async fn serve_proxies(
     Ok(())
 }
 
-/// Tells readiness and metrics of certificates.
-struct Observer {
-    certified: Check,
+/// Ready is who has a certificate that has not expired.
+async fn follow_certificate(credentials: &Credentials, certified: &Check) {
+    let mut leaves = credentials.watch_leaf();
+    loop {
+        let leaf = leaves.borrow_and_update().clone();
+        let left = leaf.and_then(|leaf| leaf.not_after().duration_since(SystemTime::now()).ok());
+        certified.set(if left.is_some() { Status::Ready } else { Status::Waiting });
+        let expired = async {
+            match left {
+                Some(left) => tokio::time::sleep(left).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = expired => {}
+            changed = leaves.changed() => if changed.is_err() { return },
+        }
+    }
 }
+
+/// Tells metrics of certificates.
+struct Observer;
 
 impl certify::Observer for Observer {
     fn certified(&self, leaf: &Leaf) {
-        self.certified.set(Status::Ready);
         metrics::certified(leaf.not_after());
     }
 

@@ -95,7 +95,6 @@ pub struct Source {
     broken: Gauge,
     last: Gauge,
     apply: Histogram,
-    watched: Gauge,
 }
 
 impl Default for Source {
@@ -111,7 +110,6 @@ impl Default for Source {
             broken: gauge!(MANIFESTS, "state" => "broken"),
             last: gauge!(LAST_RELOAD),
             apply: histogram!(APPLY),
-            watched: gauge!(WATCHED),
         }
     }
 }
@@ -143,9 +141,8 @@ impl Source {
     }
 
     /// A batch of changes took so long.
-    pub fn indexed(&self, took: Duration, watched: usize, objects: impl Fn(Kind) -> usize) {
+    pub fn indexed(&self, took: Duration, objects: impl Fn(Kind) -> usize) {
         self.apply.record(took);
-        self.watched.set(count(watched));
         for (kind, gauge) in &self.objects {
             gauge.set(count(objects(*kind)));
         }
@@ -244,6 +241,11 @@ impl Service {
 /// A connection came to nothing.
 pub fn connection_refused(reason: &'static str) {
     counter!(CONNECTIONS_REFUSED, "reason" => reason).increment(1);
+}
+
+/// So many resources are watched, as of a scrape.
+pub fn watched(resources: usize) {
+    gauge!(WATCHED).set(count(resources));
 }
 
 /// A certificate is in force.

@@ -49,14 +49,15 @@ impl Pace {
         self.places.insert(id, Place::Idle { from: None });
     }
 
-    pub(super) fn remove(&mut self, id: u64, now: Instant) {
+    pub(super) fn remove(&mut self, id: u64) {
         match self.places.remove(&id) {
             Some(Place::Later { from }) => {
                 self.later.remove(&(from, id));
             }
             Some(Place::Due) => {
                 self.due.retain(|due| *due != id);
-                self.settle(now);
+                // What is left waits no shorter for it.
+                self.due_since = self.due_since.filter(|_| !self.due.is_empty());
             }
             Some(Place::Idle { .. }) | None => {}
         }
@@ -179,8 +180,8 @@ mod tests {
         pace.next(now);
         pace.mark(1, now);
         pace.mark(2, now);
-        pace.remove(1, now);
-        pace.remove(2, now);
+        pace.remove(1);
+        pace.remove(2);
         assert_eq!((pace.next(now), pace.wake_at(), pace.due_since()), (None, None, None));
         assert_eq!(pace.mark(1, now), Marked::Unknown);
     }

@@ -133,7 +133,7 @@ impl Session {
             }
             (Request::Unsubscribe { id }, Some(_)) => {
                 self.subscriptions.remove(&id);
-                self.pace.remove(id, now);
+                self.pace.remove(id);
                 Ok(())
             }
             (Request::Ack { id, version, error }, Some(_)) => {

@@ -235,6 +235,39 @@ async fn a_storm_is_coalesced_and_its_last_state_arrives() {
 }
 
 #[tokio::test]
+async fn r49_a_storm_over_a_thousand_endpoints_ends_in_the_truth() {
+    let interval = Duration::from_millis(100);
+    let mesh = Mesh::start(Settings { interval, ..Settings::default() });
+    mesh.apply(&format!("{WEB}{}", many(1000, "10.1.0.1")));
+    let mut stream = mesh.greeted().await;
+    stream.subscribe(1, web(80)).await;
+    let begun = Instant::now();
+    let reader = tokio::spawn(async move {
+        let mut updates = 0;
+        loop {
+            let update = stream.next().await;
+            updates += 1;
+            if addresses(&update).iter().all(|address| address.starts_with("10.9.")) {
+                return (updates, addresses(&update));
+            }
+        }
+    });
+    for round in 0..10_u32 {
+        for batch in 0..50 {
+            let ids = batch * 20..(batch + 1) * 20;
+            let address = |n| std::net::Ipv4Addr::from(0x0a00_0000 + (round << 16) + n).to_string();
+            mesh.apply(&ids.map(|n| workload(&format!("w{n}"), &address(n))).collect::<String>());
+            tokio::task::yield_now().await;
+        }
+    }
+    let (updates, last) = reader.await.unwrap();
+    let most = begun.elapsed().div_duration_f64(interval) + 2.0;
+    assert!(f64::from(updates) <= most, "{updates} updates in {:?}", begun.elapsed());
+    let truth: BTreeSet<_> = (0..1000).map(|n| std::net::Ipv4Addr::from(0x0a09_0000 + n).to_string()).collect();
+    assert_eq!(BTreeSet::from_iter(last), truth);
+}
+
+#[tokio::test]
 async fn an_equal_snapshot_is_not_sent_again() {
     let mesh = Mesh::start(Settings::default());
     mesh.apply(&format!("{WEB}{}", workload("a", "10.1.0.1")));

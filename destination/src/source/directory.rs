@@ -212,9 +212,11 @@ impl Directory {
             }
         }
         let changed = index.publish(seen);
-        let (took, watched) = (begun.elapsed(), index.watched());
-        self.metrics.indexed(took, watched, |kind| index.count(kind));
+        self.metrics.indexed(begun.elapsed(), |kind| index.count(kind));
         drop(index);
+        if changes == 0 {
+            return; // the findings were told
+        }
         tracing::info!(objects = changes, resources = changed, broken, "manifests applied");
     }
 

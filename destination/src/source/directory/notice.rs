@@ -29,6 +29,13 @@ const CHANGES: AddWatchFlags = AddWatchFlags::IN_CREATE
     .union(AddWatchFlags::IN_DELETE_SELF)
     .union(AddWatchFlags::IN_MOVE_SELF);
 
+/// What comes and goes.
+const ENTRIES: AddWatchFlags = AddWatchFlags::IN_CREATE
+    .union(AddWatchFlags::IN_MOVED_FROM)
+    .union(AddWatchFlags::IN_MOVED_TO)
+    .union(AddWatchFlags::IN_DELETE);
+
+/// What files say.
 const CONTENT: AddWatchFlags =
     AddWatchFlags::IN_MODIFY.union(AddWatchFlags::IN_CLOSE_WRITE).union(AddWatchFlags::IN_ATTRIB);
 
@@ -118,7 +125,8 @@ impl Notices {
         let parent = self.root.parent().zip(self.root.file_name());
         let parent =
             parent.map(|(parent, name)| Watched { path: or_here(parent).to_owned(), only: Some(name.to_owned()) });
-        kernel.follow(directories.chain(parent))
+        // A directory that is both (through a link) is watched as what was said last: in full.
+        kernel.follow(parent.into_iter().chain(directories))
     }
 }
 
@@ -145,11 +153,11 @@ impl Kernel {
         let mut missed = false;
         for watched in directories {
             let Owned(inotify) = self.inotify.get_ref();
-            match inotify.add_watch(&watched.path, CHANGES | AddWatchFlags::IN_ONLYDIR) {
+            let asked = if watched.only.is_some() { ENTRIES } else { CHANGES };
+            match inotify.add_watch(&watched.path, asked | AddWatchFlags::IN_ONLYDIR) {
                 Ok(descriptor) => {
                     missed |= before.get(&descriptor) != Some(&watched);
-                    // Of the same directory by two names, the one whose entries all count.
-                    self.watches.entry(descriptor).or_insert(watched);
+                    self.watches.insert(descriptor, watched);
                 }
                 // Gone again: the parent's watch tells. Anything else: the periodic look is what remains.
                 Err(error) => tracing::debug!(path = %watched.path.display(), %error, "cannot be watched"),
