@@ -11,6 +11,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use futures_util::{SinkExt as _, StreamExt as _};
+use http::Method;
+use mesh_tests::body;
 use mesh_tests::client::http::{Connection, Version, get};
 use mesh_tests::client::{PATIENCE, tcp};
 use mesh_tests::echo::EchoRequest;
@@ -26,7 +28,9 @@ const PAUSE: Duration = Duration::from_millis(20);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
-    /// Requests on one HTTP/2 connection.
+    /// Requests on one HTTP/1.1 connection, half of them POST.
+    Http1,
+    /// The same on one HTTP/2 connection.
     Http2,
     /// Messages of one gRPC call, both ways.
     Grpc,
@@ -105,7 +109,8 @@ impl Script {
 async fn hold(kind: Kind, addr: SocketAddr, script: Script) -> anyhow::Result<()> {
     let held = async {
         match kind {
-            Kind::Http2 => http2(addr, &script).await,
+            Kind::Http1 => requests(addr, Version::H1, &script).await,
+            Kind::Http2 => requests(addr, Version::H2, &script).await,
             Kind::Grpc => grpc(addr, &script).await,
             Kind::Tcp => plain(addr, &script).await,
             Kind::WebSocket => websocket(addr, &script).await,
@@ -114,15 +119,21 @@ async fn hold(kind: Kind, addr: SocketAddr, script: Script) -> anyhow::Result<()
     Box::pin(held).await.with_context(|| format!("after {} answers", script.count()))
 }
 
-async fn http2(addr: SocketAddr, script: &Script) -> anyhow::Result<()> {
-    let mut connection = Connection::open(addr, Version::H2).await?;
-    loop {
-        let answer = connection.fetch(get(addr, Version::H2, "/bytes?n=100")).await?;
+async fn requests(addr: SocketAddr, version: Version, script: &Script) -> anyhow::Result<()> {
+    let mut connection = Connection::open(addr, version).await?;
+    for method in [Method::GET, Method::POST].into_iter().cycle() {
+        let mut request = get(addr, version, "/bytes?n=100");
+        if method == Method::POST {
+            request = get(addr, version, "/echo").map(|_| body::full(vec![b'x'; 100]));
+            *request.method_mut() = method;
+        }
+        let answer = connection.fetch(request).await?;
         ensure!(answer.status == 200 && answer.body.len() == 100, "{answer:?}");
         if !script.goes_on().await {
-            return Ok(());
+            break;
         }
     }
+    Ok(())
 }
 
 async fn grpc(addr: SocketAddr, script: &Script) -> anyhow::Result<()> {

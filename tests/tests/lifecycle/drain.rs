@@ -30,7 +30,8 @@ fn r54_a_server_sidecar_drains_under_load_without_a_failed_request() {
     let tcp = mesh.service("web-tcp", TCP, TCP).over("web").add().v4;
     mesh.start();
     // Enough of each kind that both endpoints have some.
-    let kinds = [(Kind::Http2, http), (Kind::Grpc, grpc), (Kind::Tcp, tcp), (Kind::WebSocket, http)];
+    let kinds =
+        [(Kind::Http1, http), (Kind::Http2, http), (Kind::Grpc, grpc), (Kind::Tcp, tcp), (Kind::WebSocket, http)];
     let kinds: Vec<_> = kinds.into_iter().flat_map(|kind| [kind; 6]).collect();
     let load = load(&mesh, http);
     let conversations = Conversations::start(&mesh.get("client").host, &kinds);
