@@ -176,22 +176,27 @@ impl Mesh {
         self.manifests.write(&format!("workload-{name}"), &self.get(name).manifest);
     }
 
-    fn add(&mut self, workload: Workload) {
-        let name = workload.name.clone();
-        self.manifests.write(&format!("workload-{name}"), &workload.manifest);
-        let workload = self.workloads.entry(name).insert_entry(workload).into_mut();
+    fn add(&mut self, mut workload: Workload) {
+        // Into a running mesh it comes as a pod does: ready first, known then.
         if self.has_started {
             workload.start(&self.control);
             workload.until_ready();
         }
+        let name = workload.name.clone();
+        self.manifests.write(&format!("workload-{name}"), &workload.manifest);
+        self.workloads.insert(name, workload);
+    }
+
+    /// All programs, the control plane's first.
+    pub fn programs(&self) -> impl Iterator<Item = &Daemon> {
+        self.control.programs().chain(self.workloads.values().flat_map(Workload::programs))
     }
 }
 
 impl Drop for Mesh {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            let programs = self.workloads.values().flat_map(Workload::programs);
-            self.control.programs().chain(programs).for_each(last_words);
+            self.programs().for_each(last_words);
         }
     }
 }

@@ -49,6 +49,28 @@ fn run(conversation: Conversation, client: &Workload, addr: SocketAddr) -> Resul
     client::within(&client.host, conversation.hold(addr)).map(|()| format!("{:?}", start.elapsed()))
 }
 
+/// Between two sidecars all is mutual TLS, and to a plain server none of it is: what the client's sidecar counted.
+fn encryption(client: &Workload, conversation: Conversation, server: &str) -> Result<(), String> {
+    let name = format!("{conversation}-{server}").to_lowercase();
+    let target = format!("default/{name}:{}", conversation.port());
+    let metrics = client.metrics();
+    let count = |tls| {
+        let labels = [("direction", "outbound"), ("target", &*target), ("tls", tls)];
+        let families = ["mesh_http_requests_total", "mesh_tcp_connections_opened_total"];
+        families.map(|family| metrics.sum(family, &labels)).iter().sum::<f64>()
+    };
+    let expected = match (server, conversation) {
+        ("meshed", _) => "mutual",
+        (_, Conversation::ForeignTls) => "foreign",
+        _ => "none",
+    };
+    let counts = ["mutual", "foreign", "none"].map(|tls| (tls, count(tls)));
+    match counts.iter().all(|(tls, count)| (*count > 0.5) == (*tls == expected)) {
+        true => Ok(()),
+        false => Err(format!("{target}: {expected} only was expected: {counts:?}")),
+    }
+}
+
 #[test]
 fn every_protocol_passes_between_every_pair_over_both_families() {
     let mut mesh = Mesh::new();
@@ -73,6 +95,9 @@ fn every_protocol_passes_between_every_pair_over_both_families() {
                 failures.extend(result.err().map(|error| format!("{cell}: {error}")));
             }
         }
+    }
+    for (conversation, server) in services.keys() {
+        failures.extend(encryption(mesh.get("client"), *conversation, server).err());
     }
     assert!(failures.is_empty(), "{} cells failed:\n{}", failures.len(), failures.join("\n"));
 }

@@ -28,6 +28,9 @@ struct Options {
     /// Leave everything running at the end, and say what to try
     #[arg(long, env = "KEEP", value_parser = clap::builder::FalseyValueParser::new(), action = clap::ArgAction::SetTrue)]
     keep: bool,
+    /// Write what each program said into this folder at the end
+    #[arg(long, value_name = "DIR")]
+    logs: Option<PathBuf>,
     /// Walk through, with files in this folder; the demo starts itself like that
     #[arg(long, hide = true)]
     inside: Option<PathBuf>,
@@ -40,36 +43,39 @@ fn main() -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::from(77));
     }
     match &options.inside {
-        Some(dir) => play(dir, options.keep),
-        None => supervise(options.keep),
+        Some(dir) => play(dir, &options),
+        None => supervise(&options),
     }
 }
 
 /// The second process.
-fn play(dir: &Path, keep: bool) -> anyhow::Result<ExitCode> {
+fn play(dir: &Path, options: &Options) -> anyhow::Result<ExitCode> {
     // Blocked by the first process for itself; the programs of the mesh want their signals.
     SigSet::all().thread_unblock()?;
     nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
-    Ok(scene::play(dir, keep))
+    Ok(scene::play(dir, options))
 }
 
 /// Starts the second process, waits for its end or ours, and removes what is left.
-fn supervise(keep: bool) -> anyhow::Result<ExitCode> {
+fn supervise(options: &Options) -> anyhow::Result<ExitCode> {
     // Blocked before anything starts, so that none is lost.
     let signals = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGCHLD, Signal::SIGALRM];
     let signals = SigSet::from_iter(signals);
     signals.thread_block()?;
-    if !keep {
+    if !options.keep {
         nix::unistd::alarm::set(LONGEST);
     }
     let dir = tempfile::Builder::new().prefix("mesh-demo-").tempdir()?;
     let mut command = Command::new(std::env::current_exe()?);
-    command.arg("--inside").arg(dir.path()).args(keep.then_some("--keep"));
+    command.arg("--inside").arg(dir.path()).args(options.keep.then_some("--keep"));
+    if let Some(logs) = &options.logs {
+        command.arg("--logs").arg(logs);
+    }
     // A group of its own: Ctrl-C is for us, and what it starts is ended by the sweep.
     command.process_group(0);
     let child = command.spawn().context("the demo's second process")?;
     let child = Pid::from_raw(child.id().cast_signed());
-    let status = watch(child, &signals, keep);
+    let status = watch(child, &signals, options.keep);
     mesh_tests::netns::sweep();
     status
 }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use mesh_tests::mesh::{App, Mesh, Service};
 use mesh_tests::netns::Host;
 
-use crate::{more, steps};
+use crate::{Options, more, steps};
 
 /// How long the slow replica takes.
 pub(crate) const SLOW: &str = "30ms";
@@ -42,7 +42,7 @@ const STEPS: &[Step] = &[
 ];
 
 /// Plays the whole demo.
-pub(crate) fn play(dir: &Path, keep: bool) -> ExitCode {
+pub(crate) fn play(dir: &Path, options: &Options) -> ExitCode {
     let start = Instant::now();
     println!("Mesh on one machine: a network namespace for each workload, joined by a bridge.\n");
     let mut scene = Scene::set(dir);
@@ -66,7 +66,10 @@ pub(crate) fn play(dir: &Path, keep: bool) -> ExitCode {
         [] => println!("All {} steps held, in {seconds:.0} s.", STEPS.len()),
         _ => println!("Failed: step {}. The rest held, in {seconds:.0} s.", failed.join(", ")),
     }
-    if keep {
+    if let Some(Err(error)) = options.logs.as_ref().map(|folder| scene.write_logs(folder)) {
+        eprintln!("no logs: {error}");
+    }
+    if options.keep {
         scene.keep();
     }
     if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
@@ -107,6 +110,15 @@ impl Scene {
     fn namespace(&self, name: &str) -> String {
         let path = self.mesh.get(name).host.path();
         path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+    }
+
+    fn write_logs(&self, folder: &Path) -> std::io::Result<()> {
+        std::fs::create_dir_all(folder)?;
+        for (number, program) in self.mesh.programs().enumerate() {
+            let name = program.name().replace('/', "_").replace(' ', "-");
+            std::fs::write(folder.join(format!("{number:02}-{name}.log")), program.log())?;
+        }
+        Ok(())
     }
 
     /// Says what to try, and waits for the first process to end this one.
