@@ -63,7 +63,7 @@ pub struct Serve {
     /// Where identity is
     #[arg(long, value_name = "HOST:PORT", value_parser = host_and_port)]
     pub identity_addr: String,
-    /// Whom identity has to prove to be [default: spiffe://<trust-domain>/ns/mesh-system/sa/identity]
+    /// Whom identity has to prove to be [default: ns/mesh-system/sa/identity of the trust domain]
     #[arg(long, value_name = "SPIFFE")]
     pub identity_id: Option<Id>,
     /// PEM certificates of the roots to begin with; later ones come from identity

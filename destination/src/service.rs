@@ -1,7 +1,7 @@
 //! The discovery service: one stream per proxy, over mutual TLS.
 //!
-//! Read in this order: [`wire`] (messages), [`pace`] (how often), [`session`] (what a stream asked for and was told),
-//! [`stream`] (the task that drives one), [`connection`] (limits, and the end of those who do not read), [`codec`].
+//! Read in this order: `wire` (messages), `pace` (how often), `session` (what a stream asked for and was told),
+//! `stream` (the task that drives one), `connection` (limits, and the end of those who do not read), `codec`.
 //!
 //! Invariant: a proxy costs a bounded amount, whatever it sends or does not read: subscriptions, streams, connections and
 //! waits have limits, and what waits to be sent is a mark. Non-goal: authorizing what a proxy may ask; addresses of

@@ -127,6 +127,13 @@ impl Directory {
                 Again::Periodically => break,
             }
         }
+        let (_, broken) = directory.scanner.as_ref().map(Scanner::counts).unwrap_or_default();
+        if broken > 0 {
+            tracing::error!(
+                broken,
+                "broken manifests have no last good state at the start: what they declare is missing"
+            );
+        }
         Ok(directory)
     }
 
