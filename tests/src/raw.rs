@@ -1,6 +1,6 @@
-//! TCP at its plainest: a server that records what it gets and does what a test says, and a client that sends bytes as they are.
+//! TCP at its plainest: a server that records what it gets and does what a test says, and a client of plain bytes.
 //!
-//! Invariant: what a [`Conversation`] reads is recorded before anybody acts on it; the server stops accepting with its value.
+//! Invariant: what a [`Conversation`] reads is recorded before anybody acts on it; a server ends with its value.
 //! Non-goal: knowing a protocol; [`Conversation::head`] finds an empty line and no more.
 
 use std::io::{self, Read as _, Write as _};

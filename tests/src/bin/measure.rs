@@ -1,7 +1,7 @@
 //! `measure`: memory, size, start-up and CPU per request of one pair of sidecars, as a Markdown table.
 //!
-//! Invariant: a whole mesh in namespaces with real rules, built like the programs beside this one; every figure says what
-//! it is of. A run takes less than two minutes.
+//! Invariant: a whole mesh in namespaces with real rules, built like the programs beside this one; every figure says
+//! what it is of. A run takes less than two minutes.
 //! Non-goal: comparing with others, or with yesterday; it prints what it sees.
 
 use std::fs;
@@ -39,11 +39,11 @@ fn main() -> anyhow::Result<()> {
     println!("| one pair of sidecars, {} | {} | {} |", build(), SIDECARS[0], SIDECARS[1]);
     println!("|---|---:|---:|");
     let size = size(&bin("mesh-proxy"))?;
-    row("size of the binary", [size.clone(), size]);
+    row("size of the binary", &[size.clone(), size]);
     memory_rows("idle", memory(&mesh)?);
-    for (name, version) in [("HTTP/1.1", Version::H1), ("HTTP/2", Version::H2)] {
+    for (name, version) in [("requests of HTTP/1.1", Version::H1), ("more of HTTP/2", Version::H2)] {
         ask(&mesh, addr, version)?;
-        memory_rows(&format!("after {REQUESTS} requests of {name}"), memory(&mesh)?);
+        memory_rows(&format!("after {REQUESTS} {name}"), memory(&mesh)?);
     }
     let url = format!("http://{addr}{PATH}");
     let seconds = SECONDS.to_string();
@@ -51,7 +51,7 @@ fn main() -> anyhow::Result<()> {
     let wrk = loaded(&mesh, "`wrk -t1 -c64`", |host| wrk(host, &["-t1", "-c64", &duration, &url]))?;
     let h2load = loaded(&mesh, "`h2load -c 8 -m 32`", |host| h2load(host, &["-c8", "-m32", "-D", &seconds, &url]))?;
     memory_rows("after both loads", memory(&mesh)?);
-    row("exec to ready, median", [start(&mut mesh, SIDECARS[0]), start(&mut mesh, SIDECARS[1])].map(millis));
+    row("exec to ready, median", &[start(&mut mesh, SIDECARS[0]), start(&mut mesh, SIDECARS[1])].map(millis));
     println!("\n| load of {SECONDS} s, 100-byte bodies | requests/s | errors | CPU of both sidecars per request |");
     println!("|---|---:|---:|---:|\n{wrk}\n{h2load}");
     Ok(())
@@ -61,13 +61,13 @@ fn build() -> &'static str {
     if cfg!(debug_assertions) { "debug build" } else { "release build" }
 }
 
-fn row(name: &str, cells: [String; 2]) {
+fn row(name: &str, cells: &[String; 2]) {
     println!("| {name} | {} | {} |", cells[0], cells[1]);
 }
 
 fn memory_rows(when: &str, [client, web]: [Memory; 2]) {
-    row(&format!("VmRSS, {when}"), [kib(client.rss), kib(web.rss)]);
-    row(&format!("RssAnon, {when}"), [kib(client.anonymous), kib(web.anonymous)]);
+    row(&format!("VmRSS, {when}"), &[kib(client.rss), kib(web.rss)]);
+    row(&format!("RssAnon, {when}"), &[kib(client.anonymous), kib(web.anonymous)]);
 }
 
 fn kib(kib: u64) -> String {
@@ -163,7 +163,7 @@ fn wrk(host: &Host, args: &[&str]) -> anyhow::Result<Load> {
     let requests = text.lines().find_map(|line| line.trim().split_once(" requests in "));
     let requests = requests.with_context(|| text.clone())?.0.parse()?;
     let rate = text.lines().find_map(|line| line.strip_prefix("Requests/sec:"));
-    // `Socket errors: connect 0, read 0, write 0, timeout 0` and `Non-2xx or 3xx responses: 0`; absent when there are none.
+    // `Socket errors: connect 0, read 0, ..` and `Non-2xx or 3xx responses: 0`; absent when there are none.
     let errors = text.lines().filter(|line| line.contains("Socket errors") || line.contains("Non-2xx"));
     let numbers = errors.flat_map(|line| line.split([' ', ',']).filter_map(|word| word.parse::<u64>().ok()));
     Ok(Load { requests, errors: numbers.sum(), per_second: rate.with_context(|| text.clone())?.trim().parse()? })

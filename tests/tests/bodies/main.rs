@@ -1,7 +1,7 @@
 //! Bodies through two sidecars: cut off, reset, large, and read slowly.
 //!
-//! Invariant: both ends are in the test's hands down to the byte or the frame, so what one sees is compared with what the
-//! other did.
+//! Invariant: both ends are in the test's hands down to the byte or the frame, so what one sees is compared with what
+//! the other did.
 //! Non-goal: what is in the bodies.
 
 mod half_closed;

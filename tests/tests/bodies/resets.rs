@@ -143,7 +143,7 @@ fn a_reset_arrives_with_its_code_whoever_sends_it() {
     verdict(2 * cases.len(), &findings);
 }
 
-/// RFC 9113 8.1: a server that has answered in full may say with NO_ERROR that it does not want the rest of the request.
+/// RFC 9113 8.1: a server that has answered in full may say with NO_ERROR that it wants no more of the request.
 #[test]
 fn an_answer_before_the_end_of_the_request_arrives_whole() {
     let (mut mesh, addr) = mesh();

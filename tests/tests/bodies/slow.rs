@@ -66,10 +66,10 @@ fn connect(mesh: &Mesh, addr: SocketAddr) -> TcpStream {
 }
 
 /// `hello` makes the server send; what is before its bytes.
-fn slow_reader(hello: &[u8], head: String) {
+fn slow_reader(hello: &[u8], head: &str) {
     let (mut mesh, addr) = mesh();
     let count = Arc::new(AtomicU64::new(0));
-    let (pushed, begin) = (Arc::clone(&count), head.clone());
+    let (pushed, begin) = (Arc::clone(&count), head.to_owned());
     let _server = Server::start(&mesh.get("web").host, APP, move |mut conversation| {
         let asked = conversation.read()?;
         conversation.say(begin.as_bytes())?;
@@ -108,12 +108,12 @@ fn slow_reader(hello: &[u8], head: String) {
 
 #[test]
 fn a_slow_reader_of_http_holds_the_server_back_and_the_sidecars_stay_small() {
-    slow_reader(b"GET / HTTP/1.1\r\nhost: web\r\n\r\n", format!("HTTP/1.1 200 OK\r\ncontent-length: {SIZE}\r\n\r\n"));
+    slow_reader(b"GET / HTTP/1.1\r\nhost: web\r\n\r\n", &format!("HTTP/1.1 200 OK\r\ncontent-length: {SIZE}\r\n\r\n"));
 }
 
 #[test]
 fn a_slow_reader_of_plain_bytes_holds_the_server_back_and_the_sidecars_stay_small() {
-    slow_reader(b"\x00send\n", String::new());
+    slow_reader(b"\x00send\n", "");
 }
 
 #[test]

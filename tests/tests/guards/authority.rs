@@ -1,4 +1,4 @@
-//! Which authority a request names: the bytes of each spelling go in as they are, and the app's server keeps what comes out.
+//! Which authority a request names: each spelling goes in as it is, and the app's server keeps what comes out.
 //!
 //! Invariant: either exactly one authority arrives, or the answer is 400 and not a byte arrives.
 //! Non-goal: which route a name leads to; there are no routes by name yet.

@@ -26,7 +26,7 @@ fn onward(mesh: &Mesh, workload: &str) -> f64 {
     metrics.sum("mesh_tcp_connections_opened_total", &[]) + metrics.sum("mesh_http_requests_total", &[])
 }
 
-/// Dials `addr` from `from`: HTTP is told why, other bytes are reset, `workload` counts one loop each and forwards nothing.
+/// Dials `addr` from `from`: HTTP is told why, other bytes are reset; `workload` counts each once and forwards none.
 fn refused(mesh: &Mesh, from: &str, addr: SocketAddr, (workload, direction): (&str, &str)) {
     for (bytes, speaks_http) in [(REQUEST, true), (NOT_HTTP, false), (H2_PREFACE, false)] {
         let before = (loops(mesh, workload, direction), onward(mesh, workload));

@@ -1,4 +1,4 @@
-//! What the sidecars refuse: ambiguous authorities, loops, destinations that are not theirs. In namespaces with real rules.
+//! What sidecars refuse: ambiguous authorities, loops, destinations that are not theirs. In namespaces with real rules.
 //!
 //! Invariant: a refusal is proved at the far end: the app's server counts connections and keeps every byte.
 //! Non-goal: what a policy forbids.

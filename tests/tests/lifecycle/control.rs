@@ -1,7 +1,7 @@
 //! The control plane absent, at the start and in mid-flight.
 //!
-//! Invariant: what was known is served without a failed request; what is unknown is passed through, but no peer that is known
-//! to be meshed is ever spoken to in plaintext.
+//! Invariant: what was known is served without a failed request; what is unknown is passed through, but no peer that is
+//! known to be meshed is ever spoken to in plaintext.
 //! Non-goal: expired certificates; `expiry` has them.
 
 use std::io;

@@ -1,4 +1,4 @@
-//! Conversations that last: each goes on, message by message, until it is told to stop, and then ends as its protocol wants.
+//! Conversations that last: each goes on, message by message, until told to stop, and then ends as its protocol wants.
 //!
 //! Invariant: one message at a time, each answered before the next; a conversation that breaks reports how far it came.
 //! Non-goal: beginning again.

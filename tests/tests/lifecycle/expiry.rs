@@ -1,7 +1,7 @@
 //! Certificates that run out while the CA is away.
 //!
-//! Invariant: the shortest life that identity issues is lived to its end: traffic goes on to the last second, fails by name
-//! afterwards, and recovers with the CA.
+//! Invariant: the shortest life that identity issues is lived to its end: traffic goes on to the last second, fails by
+//! name afterwards, and recovers with the CA.
 //! Non-goal: clocks that jump.
 
 use std::net::SocketAddr;
