@@ -39,6 +39,7 @@ enum Kind {
     H2(H2Body),
     Gated(Box<Gated>),
     Replayed(Reader),
+    Awaited(Box<Awaited>),
 }
 
 /// What is measured while a response's body passes.
@@ -107,6 +108,11 @@ impl Body {
     /// The response on a stream that we opened: `request` is its other half, if that is done sending.
     pub fn h2_response(recv: RecvStream, request: Option<SendStream<Bytes>>, slot: Slot) -> Self {
         Kind::H2(H2Body { recv, owed: 0, request, _slot: Some(slot) }).into()
+    }
+
+    /// A body whose sender waits to be asked for it; `asked` is set once somebody reads.
+    pub fn awaited(self, asked: Arc<AtomicBool>) -> Self {
+        Kind::Awaited(Box::new(Awaited { body: self, asked })).into()
     }
 
     /// One try's view of a body that may be sent again.
@@ -185,6 +191,7 @@ impl Kind {
             Kind::H2(h2) => h2.recv.is_end_stream(),
             Kind::Gated(gated) => gated.body.kind.is_end(),
             Kind::Replayed(reader) => reader.is_end_stream(),
+            Kind::Awaited(awaited) => awaited.body.kind.is_end(),
         }
     }
 }
@@ -204,6 +211,7 @@ impl http_body::Body for Body {
             Kind::H2(h2) => h2.poll_frame(cx),
             Kind::Gated(gated) => gated.poll_frame(cx),
             Kind::Replayed(reader) => reader.poll_frame(cx),
+            Kind::Awaited(awaited) => awaited.poll_frame(cx),
         });
         match &frame {
             Some(Ok(frame)) => self.ride(frame),
@@ -226,6 +234,7 @@ impl http_body::Body for Body {
             Kind::H2(_) => SizeHint::default(),
             Kind::Gated(gated) => gated.body.size_hint(),
             Kind::Replayed(reader) => reader.size_hint(),
+            Kind::Awaited(awaited) => awaited.body.size_hint(),
         }
     }
 }
@@ -294,6 +303,18 @@ impl Gated {
             ready!(self.latest.as_mut().poll(cx));
             self.gate.open();
         }
+        http_body::Body::poll_frame(Pin::new(&mut self.body), cx)
+    }
+}
+
+struct Awaited {
+    body: Body,
+    asked: Arc<AtomicBool>,
+}
+
+impl Awaited {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Polled {
+        self.asked.store(true, Ordering::Relaxed);
         http_body::Body::poll_frame(Pin::new(&mut self.body), cx)
     }
 }

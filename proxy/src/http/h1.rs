@@ -6,9 +6,10 @@
 use std::error::Error;
 use std::future::poll_fn;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use http::header::{CONNECTION, HeaderValue};
+use http::header::{CONNECTION, EXPECT, HeaderValue};
 use http::{Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -47,10 +48,14 @@ pub async fn serve(stream: Stream, settings: &Settings, mut drain: Drain, handle
         let handler = Arc::clone(&handler);
         let draining = draining.clone();
         let shared = Arc::clone(&shared);
+        let (request, asked) = await_body_if_expecting(request);
         async move {
-            let answer = handler.handle(request.map(|body| Body::h1(body, None)), caller).await;
+            let answer = handler.handle(request, caller).await;
             shared.answering();
-            answer.map(|response| close_if(response, draining.is_draining())).map_err(|_| Cut)
+            // The client will not send a body that nobody has asked for, or sends it in vain: neither way can the
+            // connection go on.
+            let unasked = asked.is_some_and(|asked| !asked.load(Ordering::Relaxed));
+            answer.map(|response| close_if(response, unasked || draining.is_draining())).map_err(|_| Cut)
         }
     });
     let mut connection = http1::Builder::new()
@@ -93,6 +98,18 @@ async fn tell(stream: &mut Stream, status: StatusCode, detail: &str) {
         stream.shutdown().await
     };
     let _ = tokio::time::timeout(PATIENCE, told).await;
+}
+
+/// With `expect: 100-continue` it matters whether anybody asks for the body.
+fn await_body_if_expecting(request: Request<Incoming>) -> (Request<Body>, Option<Arc<AtomicBool>>) {
+    let expects = request.headers().contains_key(EXPECT) && !http_body::Body::is_end_stream(request.body());
+    let request = request.map(|body| Body::h1(body, None));
+    if !expects {
+        return (request, None);
+    }
+    let asked = Arc::new(AtomicBool::new(false));
+    let flag = Arc::clone(&asked);
+    (request.map(|body| body.awaited(flag)), Some(asked))
 }
 
 /// When idle connections must go: some time after the drain has begun, so that a request that is on its way still arrives.

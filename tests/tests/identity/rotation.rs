@@ -77,6 +77,7 @@ async fn r47_a_rotation_of_root_and_issuer_is_live_within_5_s() {
     while issuer_of(&mut client, &token, &csr).await != "issuer=CN = under-new" {
         assert!(swapped.elapsed() < Duration::from_secs(5), "{}", server.process.output());
     }
+    assert_eq!(next_bundle(&mut bundles).await, 2, "told again: leaves have another issuer now");
     // A new connection sees that the server's own certificate has moved as well.
     let only_new = Anchors::from_pem(&pems(&home, &["new"])).unwrap();
     certify(&mut server.client_that_trusts(only_new), &token, WEB, &csr).await.unwrap();
