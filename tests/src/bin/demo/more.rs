@@ -26,6 +26,10 @@ fn go_on(load: &Load, answers: u64) -> Held {
     wait(SETTLE, "the load goes on", || load.answered() >= from + answers)
 }
 
+fn since(begin: Instant) -> String {
+    format!("{:.2} s", begin.elapsed().as_secs_f64())
+}
+
 fn none_failed(report: &Report) -> Held {
     println!("   {} requests meanwhile, {} failed", report.answered, report.failed);
     match report.failed {
@@ -47,14 +51,16 @@ pub(crate) fn rollout(scene: &mut Scene) -> Held {
         scene.mesh.get("client").state().to_string().contains(&endpoint)
     };
     wait(SETTLE, "the client's sidecar knows web-4", || knows(scene, "web-4"))?;
-    println!("   web-4 started, its manifest written: known to the client's sidecar after {:?}", begin.elapsed());
+    println!("   web-4 started, its manifest written: known to the client's sidecar after {}", since(begin));
     go_on(&load, 1000)?;
     let begin = Instant::now();
     scene.mesh.withdraw("web-1");
     wait(SETTLE, "the client's sidecar forgets web-1", || !knows(scene, "web-1"))?;
-    println!("   web-1's manifest removed: forgotten after {:?}", begin.elapsed());
+    println!("   web-1's manifest removed: forgotten after {}", since(begin));
     go_on(&load, 1000)?;
     let report = load.stop();
+    let elsewhere = scene.mesh.get("client").metric("mesh_retries_total", &[]);
+    println!("   {elsewhere:.0} requests were sent elsewhere by the client's sidecar");
     for name in ["web-1", "web-2", "web-3", "web-4"] {
         println!("   {name}: {:5.1} %", report.share(name));
     }
@@ -79,7 +85,7 @@ pub(crate) fn headless(scene: &mut Scene) -> Held {
     scene.mesh.control_mut().restart();
     let connected = |scene: &Scene| scene.mesh.get("client").metric("mesh_discovery_connected", &[]) > 0.5;
     wait(SETTLE * 2, "the client's sidecar is connected again", || connected(scene))?;
-    println!("   both started again; the client's sidecar is back after {:.1} s", begin.elapsed().as_secs_f64());
+    println!("   both started again; the client's sidecar is back after {}", since(begin));
     go_on(&load, 500)?;
     none_failed(&load.stop())
 }
@@ -98,7 +104,7 @@ pub(crate) fn rotated(scene: &mut Scene) -> Held {
     let before = counts(scene, BUNDLES);
     rotation.trust_both();
     wait(SETTLE, "every sidecar has both anchors", || grown(scene, BUNDLES, &before))?;
-    println!("   old and new root trusted by {} sidecars after {:?}", meshed.len(), begin.elapsed());
+    println!("   old and new root trusted by {} sidecars after {}", meshed.len(), since(begin));
     let begin = Instant::now();
     rotation.issue_from_next();
     let issuer = rotation.next_issuer();
@@ -111,12 +117,12 @@ pub(crate) fn rotated(scene: &mut Scene) -> Held {
         }
         left.is_empty()
     })?;
-    println!("   each presents a certificate of the new issuer after {:?}", begin.elapsed());
+    println!("   each presents a certificate of the new issuer after {}", since(begin));
     let begin = Instant::now();
     let before = counts(scene, BUNDLES);
     rotation.trust_next_only();
     wait(SETTLE, "every sidecar has only the new anchor", || grown(scene, BUNDLES, &before))?;
-    println!("   old root gone everywhere after {:?}", begin.elapsed());
+    println!("   old root gone everywhere after {}", since(begin));
     go_on(&load, 500)?;
     none_failed(&load.stop())
 }
