@@ -156,3 +156,48 @@ fn a_slow_server_holds_the_client_back_and_the_sidecars_stay_small() {
     stream.read_to_end(&mut answer).expect("an answer");
     assert_eq!(mesh_tests::raw::status(&answer), Some(200), "{}", String::from_utf8_lossy(&answer));
 }
+
+/// All of them share the way between the two sidecars with everybody else.
+#[test]
+fn many_slow_readers_keep_nobody_else_waiting() {
+    const READERS: u64 = 40;
+    let (mut mesh, addr) = mesh();
+    let count = Arc::new(AtomicU64::new(0));
+    let pushed = Arc::clone(&count);
+    let _server = Server::start(&mesh.get("web").host, APP, move |mut conversation| {
+        let asked = conversation.read()?;
+        if asked.starts_with(b"GET /small") {
+            return conversation.say(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\nok");
+        }
+        conversation.say(format!("HTTP/1.1 200 OK\r\ncontent-length: {SIZE}\r\n\r\n").as_bytes())?;
+        let piece = [b'x'; 16 << 10];
+        for _ in 0..SIZE / piece.len() as u64 {
+            conversation.say(&piece)?;
+            pushed.fetch_add(piece.len() as u64, Ordering::Relaxed);
+        }
+        Ok(())
+    });
+    mesh.start();
+    let before = memory(&mesh);
+    let readers: Vec<_> = (0..READERS)
+        .map(|n| {
+            let mut stream = connect(&mesh, addr);
+            // Every other one speaks no HTTP; it gets the same answer.
+            let hello: &[u8] = if n % 2 == 0 { b"GET /large HTTP/1.1\r\nhost: web\r\n\r\n" } else { b"\x00large" };
+            stream.write_all(hello).expect("a live connection");
+            stream.read_exact(&mut [0; 4]).expect("the beginning");
+            stream
+        })
+        .collect();
+    let rested = rest(&count);
+    println!("{READERS} at rest after {} KiB; KiB before {before:?}, now {:?}", rested >> 10, memory(&mesh));
+    for _ in 0..5 {
+        let begin = Instant::now();
+        let request = b"GET /small HTTP/1.1\r\nhost: web\r\nconnection: close\r\n\r\n";
+        let answer = mesh_tests::raw::send(&mesh.get("client").host, addr, request);
+        let status = answer.as_ref().ok().and_then(|answer| mesh_tests::raw::status(answer));
+        assert_eq!(status, Some(200), "after {:?}: {answer:?}", begin.elapsed());
+        assert!(begin.elapsed() < Duration::from_secs(1), "waited for {:?}", begin.elapsed());
+    }
+    drop(readers);
+}
