@@ -201,3 +201,50 @@ fn many_slow_readers_keep_nobody_else_waiting() {
     }
     drop(readers);
 }
+
+/// Writes what the kernel takes, round and round, until nothing has been taken for [`REST`].
+fn stuff(streams: &mut [TcpStream]) -> usize {
+    let (piece, mut sum, mut since) = ([b'x'; 16 << 10], 0, Instant::now());
+    until(SOON, || {
+        for stream in &mut *streams {
+            while let Ok(n) = stream.write(&piece) {
+                (sum, since) = (sum + n, Instant::now());
+            }
+        }
+        since.elapsed() >= REST
+    });
+    sum
+}
+
+#[test]
+fn many_uploads_to_a_slow_app_keep_nobody_else_waiting() {
+    const UPLOADS: usize = 40;
+    let (mut mesh, addr) = mesh();
+    let (end, ended) = std::sync::mpsc::sync_channel::<()>(1);
+    let ended = std::sync::Mutex::new(ended);
+    let _server = Server::start(&mesh.get("web").host, APP, move |mut conversation| {
+        if conversation.head()?.starts_with("POST /small") {
+            conversation.take(2)?;
+            return conversation.say(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\nok");
+        }
+        // Reads no more until the test is over.
+        let _ = ended.lock().expect("no panic").recv();
+        Ok(())
+    });
+    mesh.start();
+    let mut uploads: Vec<_> = (0..UPLOADS).map(|_| connect(&mesh, addr)).collect();
+    for stream in &mut uploads {
+        write!(stream, "POST / HTTP/1.1\r\nhost: web\r\ncontent-length: {SIZE}\r\n\r\n").expect("a live connection");
+        stream.set_nonblocking(true).expect("a socket");
+    }
+    println!("{UPLOADS} at rest after {} KiB; KiB now {:?}", stuff(&mut uploads) >> 10, memory(&mesh));
+    for _ in 0..5 {
+        let begin = Instant::now();
+        let request = b"POST /small HTTP/1.1\r\nhost: web\r\nconnection: close\r\ncontent-length: 2\r\n\r\nok";
+        let answer = mesh_tests::raw::send(&mesh.get("client").host, addr, request);
+        let status = answer.as_ref().ok().and_then(|answer| mesh_tests::raw::status(answer));
+        assert_eq!(status, Some(200), "after {:?}: {answer:?}", begin.elapsed());
+        assert!(begin.elapsed() < Duration::from_secs(1), "waited for {:?}", begin.elapsed());
+    }
+    drop(end);
+}
