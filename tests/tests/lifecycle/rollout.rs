@@ -8,7 +8,8 @@ use std::time::Duration;
 use mesh_tests::mesh::{Mesh, SOON};
 use mesh_tests::netns::until;
 
-use super::{HTTP, answers, endpoints, load, mesh, replica, unharmed};
+use super::conversations::{Conversations, Kind};
+use super::{GRPC, HTTP, TCP, answers, endpoints, load, mesh, replica, unharmed};
 
 fn known(mesh: &Mesh, addr: std::net::SocketAddr, names: &[&str]) -> bool {
     let mut expected: Vec<_> = names.iter().map(|name| mesh.get(name).at(HTTP)[0].to_string()).collect();
@@ -42,6 +43,28 @@ fn an_endpoint_is_killed_removed_and_replaced_without_a_failed_request() {
     for name in ["web-1", "web-2", "web-3", "web-4"] {
         assert!(report.micros.contains_key(name), "{name} was never asked");
     }
+}
+
+#[test]
+fn a_removed_endpoint_finishes_what_it_has() {
+    let (mut mesh, http) = mesh(&["web-1", "web-2"]);
+    let grpc = mesh.service("web-grpc", GRPC, GRPC).over("web").add().v4;
+    let tcp = mesh.service("web-tcp", TCP, TCP).over("web").add().v4;
+    mesh.start();
+    let kinds = [(Kind::Grpc, grpc), (Kind::Tcp, tcp), (Kind::WebSocket, http)];
+    let kinds: Vec<_> = kinds.into_iter().flat_map(|kind| [kind; 6]).collect();
+    let conversations = Conversations::start(&mesh.get("client").host, &kinds);
+    until(SOON, || conversations.least() >= 5);
+    let held = || mesh.get("web-2").metric("mesh_tcp_connections_open", &[("direction", "inbound")]);
+    let before = held();
+    assert!(before > 0.0, "no lasting connection came to the endpoint that is to be removed");
+    mesh.withdraw("web-2");
+    until(SOON, || known(&mesh, http, &["web-1"]));
+    let now = conversations.least();
+    until(SOON, || conversations.least() >= now + 50);
+    assert_eq!(held().to_bits(), before.to_bits(), "lasting connections of the removed endpoint");
+    let broken = conversations.stop();
+    assert!(broken.is_empty(), "{broken:#?}");
 }
 
 #[test]
