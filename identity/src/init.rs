@@ -18,6 +18,8 @@ use rcgen::{
 };
 use time::OffsetDateTime;
 
+use crate::issuer::hex;
+
 /// The roots' certificates.
 pub const ANCHORS: &str = "anchors.pem";
 /// The issuer's certificate.
@@ -137,8 +139,10 @@ fn params(name: &str, life: Duration, below: u8, now: SystemTime) -> Result<Cert
     let mut params = CertificateParams::default();
     params.serial_number = Some(SerialNumber::from_slice(&serial));
     params.distinguished_name = rcgen::DistinguishedName::new();
-    // RFC 5280 A.1: a common name has 64 characters at most.
-    params.distinguished_name.push(DnType::CommonName, name.chars().take(64).collect::<String>());
+    // A name of its own for each: who meets two CAs of one name, one of them unknown, sees a wrong signature in place of an
+    // unknown issuer. RFC 5280 A.1: a common name has 64 characters at most.
+    let name: String = name.chars().take(55).collect();
+    params.distinguished_name.push(DnType::CommonName, format!("{name} {}", hex(&serial[..4])));
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(below));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     params.use_authority_key_identifier_extension = true;

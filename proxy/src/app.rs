@@ -182,7 +182,9 @@ fn serve_admin(
 
 impl Listeners {
     fn bind(config: &Config) -> io::Result<Self> {
-        let bind = |settings| listen::bind_all(settings)?.into_iter().map(TcpListener::into_std).collect::<io::Result<Vec<_>>>();
+        let bind = |settings| {
+            listen::bind_all(settings)?.into_iter().map(TcpListener::into_std).collect::<io::Result<Vec<_>>>()
+        };
         Ok(Self { inbound: bind(&config.inbound_listen)?, outbound: bind(&config.outbound_listen)? })
     }
 }

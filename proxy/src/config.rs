@@ -109,17 +109,36 @@ impl Value for Addresses {
 }
 
 fn read(env: &mut Env) -> Option<Config> {
-    let outbound_listen = listener(env, "MESH_OUTBOUND_LISTEN", "127.0.0.1:4140,[::1]:4140", "takes the application's own connections, redirected by mesh-init");
-    let inbound_listen = listener(env, "MESH_INBOUND_LISTEN", "0.0.0.0:4143,[::]:4143", "takes connections to the application, and tunnels from other sidecars");
-    let admin_listen = listener(env, "MESH_ADMIN_LISTEN", "0.0.0.0:4191,[::]:4191", "health and metrics for everybody, state and control for loopback");
+    let outbound_listen = listener(
+        env,
+        "MESH_OUTBOUND_LISTEN",
+        "127.0.0.1:4140,[::1]:4140",
+        "takes the application's own connections, redirected by mesh-init",
+    );
+    let inbound_listen = listener(
+        env,
+        "MESH_INBOUND_LISTEN",
+        "0.0.0.0:4143,[::]:4143",
+        "takes connections to the application, and tunnels from other sidecars",
+    );
+    let admin_listen = listener(
+        env,
+        "MESH_ADMIN_LISTEN",
+        "0.0.0.0:4191,[::]:4191",
+        "health and metrics for everybody, state and control for loopback",
+    );
     let own_ports = ports(&[&outbound_listen, &inbound_listen, &admin_listen]);
     let tunnel_port = inbound_listen.addrs.first().map_or(4143, SocketAddr::port);
     let identity = service(env, "MESH_IDENTITY_ADDR", "MESH_IDENTITY_ID", "identity");
-    let token_file: Option<PathBuf> = env.required("MESH_TOKEN_FILE", "file with the token that says who this workload is");
-    let trust_anchors: Option<PathBuf> = env.required("MESH_TRUST_ANCHORS", "PEM file of the trust anchors to begin with; later ones come from identity");
+    let token_file: Option<PathBuf> =
+        env.required("MESH_TOKEN_FILE", "file with the token that says who this workload is");
+    let trust_anchors: Option<PathBuf> = env
+        .required("MESH_TRUST_ANCHORS", "PEM file of the trust anchors to begin with; later ones come from identity");
     let destination = service(env, "MESH_DESTINATION_ADDR", "MESH_DESTINATION_ID", "destination");
     let workload = Workload {
-        namespace: env.optional("MESH_NAMESPACE", "the workload's namespace; else the certificate's").unwrap_or_default(),
+        namespace: env
+            .optional("MESH_NAMESPACE", "the workload's namespace; else the certificate's")
+            .unwrap_or_default(),
         name: env.optional("MESH_WORKLOAD", "the workload's name, for logs and status").unwrap_or_default(),
         addresses: env
             .optional::<Addresses>("MESH_ADDRESSES", "the workload's own addresses; else those of its interfaces")
@@ -127,8 +146,20 @@ fn read(env: &mut Env) -> Option<Config> {
             .unwrap_or_default(),
     };
     let sniff = sniff::Settings {
-        silence: millis(env, "MESH_DETECT_SILENCE", "20ms", 1, 10_000, "a client silent for so long gets its upstream connection; then the first speaker decides"),
-        decide: seconds(env, "MESH_DETECT_DECIDE", "10s", "from a client's first byte to one that decides; then it is opaque"),
+        silence: millis(
+            env,
+            "MESH_DETECT_SILENCE",
+            "20ms",
+            1,
+            10_000,
+            "a client silent for so long gets its upstream connection; then the first speaker decides",
+        ),
+        decide: seconds(
+            env,
+            "MESH_DETECT_DECIDE",
+            "10s",
+            "from a client's first byte to one that decides; then it is opaque",
+        ),
     };
     let copy = copy::Settings {
         half_closed: seconds(env, "MESH_HALF_CLOSED_TIMEOUT", "5m", "silence allowed once one direction has ended"),
@@ -137,18 +168,36 @@ fn read(env: &mut Env) -> Option<Config> {
         most: count(env, "MESH_MAX_TARGETS", "10000", 1, 1_000_000, "most destinations known at a time"),
         idle: seconds(env, "MESH_TARGET_IDLE", "10m", "a destination not dialed for so long is let go"),
     };
-    let discovery_wait = millis(env, "MESH_DISCOVERY_WAIT", "500ms", 0, 60_000, "a new destination waits so long for discovery, then it is passed through as it is");
+    let discovery_wait = millis(
+        env,
+        "MESH_DISCOVERY_WAIT",
+        "500ms",
+        0,
+        60_000,
+        "a new destination waits so long for discovery, then it is passed through as it is",
+    );
     let http = http_settings(env);
     let balance = balance_settings(env);
     let (connect_out, connect_in) = connect_settings(env);
     let log = (
         env.get::<LogFormat>("MESH_LOG_FORMAT", "plain", "form of the log lines on stderr").0,
-        env.get_with("MESH_LOG", "info", "a level (off, error, warn, info, debug, trace) with exceptions like h2=warn", "what is logged", |text| {
-            text.parse::<Level>().ok().map(|_| text.to_owned())
-        }),
+        env.get_with(
+            "MESH_LOG",
+            "info",
+            "a level (off, error, warn, info, debug, trace) with exceptions like h2=warn",
+            "what is logged",
+            |text| text.parse::<Level>().ok().map(|_| text.to_owned()),
+        ),
     );
     let workers = count(env, "MESH_WORKERS", "1", 1, 256, "worker threads");
-    let max_series = count(env, "MESH_METRICS_MAX_SERIES", "4000", 100, 1_000_000, "beyond so many series new targets are counted together");
+    let max_series = count(
+        env,
+        "MESH_METRICS_MAX_SERIES",
+        "4000",
+        100,
+        1_000_000,
+        "beyond so many series new targets are counted together",
+    );
     let grace = seconds(env, "MESH_SHUTDOWN_GRACE", "30s", "longest time from SIGTERM to the end");
 
     let (identity_addr, identity_id) = identity?;
@@ -161,9 +210,18 @@ fn read(env: &mut Env) -> Option<Config> {
         admin_listen,
         trust_anchors: trust_anchors?,
         certify: certify::Settings::new(identity_addr, identity_id, token_file?),
-        control: control::Settings { max_targets: targets.most, ..control::Settings::new(destination_addr, destination_id) },
+        control: control::Settings {
+            max_targets: targets.most,
+            ..control::Settings::new(destination_addr, destination_id)
+        },
         workload,
-        outbound: outbound::Settings { discovery_wait, targets, own_ports: own_ports.clone(), sniff: sniff.clone(), copy: copy.clone() },
+        outbound: outbound::Settings {
+            discovery_wait,
+            targets,
+            own_ports: own_ports.clone(),
+            sniff: sniff.clone(),
+            copy: copy.clone(),
+        },
         inbound: inbound::Settings { tunnel_port, own_ports, apps: targets, sniff, copy },
         http,
         balance,
@@ -177,36 +235,87 @@ fn read(env: &mut Env) -> Option<Config> {
 fn http_settings(env: &mut Env) -> http::Settings {
     http::Settings {
         head_timeout: seconds(env, "MESH_HTTP_HEAD_TIMEOUT", "10s", "from the first byte of a request head to its end"),
-        idle_timeout: seconds(env, "MESH_HTTP_IDLE_TIMEOUT", "1h", "an HTTP/1 connection without a request is closed after this"),
+        idle_timeout: seconds(
+            env,
+            "MESH_HTTP_IDLE_TIMEOUT",
+            "1h",
+            "an HTTP/1 connection without a request is closed after this",
+        ),
         max_head: count(env, "MESH_HTTP_MAX_HEAD", "65536", 8192, 1 << 20, "largest request or response head, bytes"),
         max_headers: count(env, "MESH_HTTP_MAX_HEADERS", "100", 10, 1000, "most header fields in an HTTP/1 head"),
-        max_streams: count(env, "MESH_HTTP_MAX_STREAMS", "200", 1, 10_000, "most open streams on an HTTP/2 connection").try_into().unwrap_or(200),
+        max_streams: count(env, "MESH_HTTP_MAX_STREAMS", "200", 1, 10_000, "most open streams on an HTTP/2 connection")
+            .try_into()
+            .unwrap_or(200),
         stream_window: 64 * 1024 - 1,
         connection_window: 1 << 20,
         send_buffer: 64 * 1024,
-        pool_idle: seconds(env, "MESH_HTTP_POOL_IDLE", "3s", "how long an unused HTTP/1 connection to an application is kept"),
-        pool_size: count(env, "MESH_HTTP_POOL_SIZE", "64", 0, 10_000, "most unused HTTP/1 connections kept per application"),
-        continue_wait: seconds(env, "MESH_HTTP_CONTINUE_WAIT", "1s", "a body held back by expect: 100-continue is sent after this all the same"),
-        drain_linger: seconds(env, "MESH_DRAIN_LINGER", "2s", "how long idle HTTP/1 connections may make a last request at shutdown"),
+        pool_idle: seconds(
+            env,
+            "MESH_HTTP_POOL_IDLE",
+            "3s",
+            "how long an unused HTTP/1 connection to an application is kept",
+        ),
+        pool_size: count(
+            env,
+            "MESH_HTTP_POOL_SIZE",
+            "64",
+            0,
+            10_000,
+            "most unused HTTP/1 connections kept per application",
+        ),
+        continue_wait: seconds(
+            env,
+            "MESH_HTTP_CONTINUE_WAIT",
+            "1s",
+            "a body held back by expect: 100-continue is sent after this all the same",
+        ),
+        drain_linger: seconds(
+            env,
+            "MESH_DRAIN_LINGER",
+            "2s",
+            "how long idle HTTP/1 connections may make a last request at shutdown",
+        ),
     }
 }
 
 fn balance_settings(env: &mut Env) -> balance::Settings {
     balance::Settings {
-        initial_latency: millis(env, "MESH_BALANCE_INITIAL_LATENCY", "30ms", 1, 60_000, "latency that a new endpoint is credited with"),
+        initial_latency: millis(
+            env,
+            "MESH_BALANCE_INITIAL_LATENCY",
+            "30ms",
+            1,
+            60_000,
+            "latency that a new endpoint is credited with",
+        ),
         decay: seconds(env, "MESH_BALANCE_DECAY", "10s", "time in which an observed latency loses its weight"),
         reconnect: backoff::Settings {
-            min: millis(env, "MESH_RECONNECT_MIN", "100ms", 1, 60_000, "first pause before a failed endpoint is tried again"),
-            max: seconds(env, "MESH_RECONNECT_MAX", "10s", "longest such pause"),
+            min: millis(
+                env,
+                "MESH_RECONNECT_MIN",
+                "100ms",
+                1,
+                60_000,
+                "first pause before a failed endpoint is tried again",
+            ),
+            max: seconds(env, "MESH_RECONNECT_MAX", "3s", "longest such pause"),
         },
-        tries: count(env, "MESH_BALANCE_TRIES", "3", 1, 100, "most endpoints that one request or connection is tried on"),
+        tries: count(
+            env,
+            "MESH_BALANCE_TRIES",
+            "3",
+            1,
+            100,
+            "most endpoints that one request or connection is tried on",
+        ),
     }
 }
 
 fn connect_settings(env: &mut Env) -> (connect::Settings, connect::Settings) {
     let keepalive = seconds(env, "MESH_TCP_KEEPALIVE", "10s", "silence before the first TCP keep-alive probe");
     let user_timeout = seconds(env, "MESH_TCP_USER_TIMEOUT", "20s", "how long sent data may stay unacknowledged");
-    let out = millis(env, "MESH_OUTBOUND_CONNECT_TIMEOUT", "1s", 1, 60_000, "to connect to another sidecar or endpoint");
+    let out =
+        millis(env, "MESH_OUTBOUND_CONNECT_TIMEOUT", "1s", 1, 60_000, "to connect to another sidecar or endpoint");
     let inb = millis(env, "MESH_INBOUND_CONNECT_TIMEOUT", "300ms", 1, 60_000, "to connect to the application");
     let settings = |timeout| connect::Settings { timeout, keepalive, user_timeout };
     (settings(out), settings(inb))

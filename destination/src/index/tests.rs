@@ -1,3 +1,5 @@
+//! The index without a runtime: resources are applied, watches are looked at.
+
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 

@@ -1,3 +1,5 @@
+//! Manifests as people write them, right and wrong: what is read, and where findings point.
+
 use super::*;
 use crate::model::{EndpointSlice, Mesh, Name, Protocol, Readiness, Service, TargetPort, Workload};
 

@@ -1,3 +1,5 @@
+//! The stream over in-memory pipes: snapshots, changes, slow and hostile readers.
+
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::Instant;

@@ -199,11 +199,7 @@ impl Endpoint {
 }
 
 /// One try. A request that was not sent stays in `request`.
-async fn once(
-    endpoint: &Endpoint,
-    request: &mut Repeatable,
-    caller: &Caller,
-) -> Result<Response<Body>, Failure> {
+async fn once(endpoint: &Endpoint, request: &mut Repeatable, caller: &Caller) -> Result<Response<Body>, Failure> {
     let line = endpoint.line(request.version()).await?;
     let Some(request) = request.take() else { return Err(Failure::Unprocessed) };
     let response = endpoint.send(line, request, caller).await?;

@@ -22,7 +22,8 @@ impl Ewma {
     pub(super) fn observe(&mut self, latency: Duration, now: Instant) {
         let latency = latency.as_secs_f64();
         let keep = self.weight(now);
-        self.seconds = if latency > self.seconds * keep { latency } else { self.seconds * keep + latency * (1.0 - keep) };
+        self.seconds =
+            if latency > self.seconds * keep { latency } else { self.seconds * keep + latency * (1.0 - keep) };
         self.updated = now;
     }
 

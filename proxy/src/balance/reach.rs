@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use mesh_mtls::tls;
 
 use super::SharedSettings;
-use crate::http::{h2_pool, Settings as HttpSettings};
+use crate::http::{Settings as HttpSettings, h2_pool};
 use crate::metrics::Metrics;
 use crate::model::Peer;
 use crate::net::Connector;

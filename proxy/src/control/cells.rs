@@ -34,12 +34,7 @@ impl<K, T> Default for Cells<K, T> {
 impl<K: Eq + Hash + Clone, T: PartialEq> Cells<K, T> {
     /// One more holder of `key`. The first one makes the cell, with the id that `start` gives it, unless there are `limit`
     /// cells already.
-    pub(super) fn hold(
-        &mut self,
-        key: &K,
-        limit: usize,
-        start: impl FnOnce() -> u64,
-    ) -> Option<Values<T>> {
+    pub(super) fn hold(&mut self, key: &K, limit: usize, start: impl FnOnce() -> u64) -> Option<Values<T>> {
         if let Some(cell) = self.0.get_mut(key) {
             cell.holders += 1;
             return Some(cell.values.subscribe());
@@ -48,14 +43,7 @@ impl<K: Eq + Hash + Clone, T: PartialEq> Cells<K, T> {
             return None;
         }
         let (values, reader) = watch::channel(None);
-        self.0.insert(
-            key.clone(),
-            Cell {
-                id: start(),
-                holders: 1,
-                values,
-            },
-        );
+        self.0.insert(key.clone(), Cell { id: start(), holders: 1, values });
         Some(reader)
     }
 

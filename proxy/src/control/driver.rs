@@ -35,12 +35,7 @@ enum Ended {
 }
 
 /// Streams over `channel`, one after another, until dropped.
-pub(super) async fn run(
-    shared: &Shared,
-    settings: &Settings,
-    hello: wire::Hello,
-    channel: Channel,
-) {
+pub(super) async fn run(shared: &Shared, settings: &Settings, hello: wire::Hello, channel: Channel) {
     let mut client = DiscoveryClient::new(channel).max_decoding_message_size(settings.max_message);
     let mut backoff = Backoff::new(settings.backoff);
     loop {
@@ -74,18 +69,10 @@ async fn open(
     within: Duration,
     hello: wire::Hello,
     client: &mut DiscoveryClient<Channel>,
-) -> Result<
-    (
-        mpsc::Sender<wire::WatchRequest>,
-        Streaming<wire::WatchResponse>,
-    ),
-    Ended,
-> {
+) -> Result<(mpsc::Sender<wire::WatchRequest>, Streaming<wire::WatchResponse>), Ended> {
     shared.lock().restart();
     let (requests, mut queue) = mpsc::channel(1);
-    let hello = wire::WatchRequest {
-        kind: Some(wire::watch_request::Kind::Hello(hello)),
-    };
+    let hello = wire::WatchRequest { kind: Some(wire::watch_request::Kind::Hello(hello)) };
     // The queue is empty and its other end is on this screen.
     requests.try_send(hello).map_err(|_| Ended::Closed)?;
     let outgoing = stream::poll_fn(move |context| queue.poll_recv(context));
@@ -143,8 +130,5 @@ fn describe(status: &tonic::Status) -> String {
         }
         cause = error.source();
     }
-    text.chars()
-        .filter(|c| !c.is_control())
-        .take(MAX_ERROR_CHARS)
-        .collect()
+    text.chars().filter(|c| !c.is_control()).take(MAX_ERROR_CHARS).collect()
 }

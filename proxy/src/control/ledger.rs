@@ -59,15 +59,7 @@ impl Ledger {
     /// Starts a subscription and gives its id.
     pub(super) fn add(&mut self, resource: Resource) -> u64 {
         self.last_id += 1;
-        self.live.insert(
-            self.last_id,
-            Line {
-                resource,
-                applied: None,
-                told: false,
-                ack: None,
-            },
-        );
+        self.live.insert(self.last_id, Line { resource, applied: None, told: false, ack: None });
         self.due.insert(self.last_id);
         self.last_id
     }
@@ -273,20 +265,13 @@ mod tests {
         assert_eq!(drain(&mut ledger), ["a1@1000"]);
         ledger.refused(id, 1001, " bad".to_owned());
         assert_eq!(drain(&mut ledger), ["a1@1001 bad"]);
-        assert_eq!(
-            ledger.lines().next().and_then(|l| l.applied),
-            Some((1000, now))
-        );
+        assert_eq!(ledger.lines().next().and_then(|l| l.applied), Some((1000, now)));
     }
 
     #[test]
     fn a_new_stream_is_told_everything_that_lives_and_nothing_else() {
         let mut ledger = Ledger::default();
-        let (a, b, c) = (
-            ledger.add(outbound(1)),
-            ledger.add(outbound(2)),
-            ledger.add(outbound(3)),
-        );
+        let (a, b, c) = (ledger.add(outbound(1)), ledger.add(outbound(2)), ledger.add(outbound(3)));
         drain(&mut ledger);
         ledger.applied(a, 5, Instant::now());
         ledger.remove(b);
@@ -308,19 +293,12 @@ mod tests {
         assert_eq!(answers[..3], expected);
         assert_eq!(answers[3..], [Answer::NeverAsked, Answer::NeverAsked]);
         ledger.restart();
-        assert_eq!(
-            ledger.answers(a),
-            Answer::NeverAsked,
-            "the new stream was not asked yet"
-        );
+        assert_eq!(ledger.answers(a), Answer::NeverAsked, "the new stream was not asked yet");
     }
 
     #[test]
     fn an_ipv4_mapped_address_goes_out_as_ipv4() {
         let mapped = Resource::Outbound("[::ffff:10.0.0.1]:80".parse().expect("an address"));
-        assert_eq!(
-            wire::Resource::from(&mapped),
-            wire::Resource::from(&outbound(1))
-        );
+        assert_eq!(wire::Resource::from(&mapped), wire::Resource::from(&outbound(1)));
     }
 }

@@ -87,11 +87,7 @@ impl From<Hello> for wire::Hello {
     fn from(hello: Hello) -> Self {
         wire::Hello {
             proxy_version: hello.version,
-            addresses: hello
-                .addresses
-                .into_iter()
-                .map(|ip| ledger::octets(ip).into())
-                .collect(),
+            addresses: hello.addresses.into_iter().map(|ip| ledger::octets(ip).into()).collect(),
             namespace: hello.namespace,
             workload: hello.workload,
         }
@@ -115,9 +111,7 @@ impl Discovery {
         metrics: metrics::Discovery,
     ) -> (Discovery, impl Future<Output = ()> + Send + 'static) {
         let shared = Arc::new(Shared::new(settings.max_targets, metrics));
-        let discovery = Discovery {
-            shared: Arc::clone(&shared),
-        };
+        let discovery = Discovery { shared: Arc::clone(&shared) };
         let task = async move {
             credentials.certified().await;
             let channel = grpc::channel(&settings.addr, settings.id.clone(), connector);
@@ -134,9 +128,7 @@ impl Discovery {
 
     /// The endpoints of a backend.
     pub fn endpoints(&self, backend: &BackendId) -> Subscription<EndpointSet> {
-        self.subscribe(Resource::Endpoints(backend.clone()), |table| {
-            table.hold_endpoints(backend)
-        })
+        self.subscribe(Resource::Endpoints(backend.clone()), |table| table.hold_endpoints(backend))
     }
 
     /// What holds for connections to our own workload.
@@ -149,21 +141,11 @@ impl Discovery {
         self.shared.lock().status(Instant::now())
     }
 
-    fn subscribe<T>(
-        &self,
-        resource: Resource,
-        hold: impl FnOnce(&mut Table) -> Option<Values<T>>,
-    ) -> Subscription<T> {
+    fn subscribe<T>(&self, resource: Resource, hold: impl FnOnce(&mut Table) -> Option<Values<T>>) -> Subscription<T> {
         let Some(values) = self.shared.update(&resource, hold) else {
             return Subscription::over_limit();
         };
-        Subscription::held(
-            values,
-            Lease {
-                shared: Arc::clone(&self.shared),
-                resource,
-            },
-        )
+        Subscription::held(values, Lease { shared: Arc::clone(&self.shared), resource })
     }
 }
 
@@ -177,20 +159,14 @@ struct Shared {
 
 impl fmt::Debug for Shared {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Shared")
-            .field("table", &self.table)
-            .finish_non_exhaustive()
+        f.debug_struct("Shared").field("table", &self.table).finish_non_exhaustive()
     }
 }
 
 impl Shared {
     fn new(limit: usize, metrics: metrics::Discovery) -> Self {
         metrics.connected(false);
-        Shared {
-            table: Mutex::new(Table::new(limit, Instant::now())),
-            wake: Notify::new(),
-            metrics,
-        }
+        Shared { table: Mutex::new(Table::new(limit, Instant::now())), wake: Notify::new(), metrics }
     }
 
     /// Nothing below panics half-way through a change, so a poisoned table is a whole one.
@@ -203,8 +179,7 @@ impl Shared {
         let mut table = self.lock();
         let result = change(&mut table);
         // Under the lock, so that of two changes the later one's figure stays.
-        self.metrics
-            .subscriptions(resource.kind(), table.held(resource));
+        self.metrics.subscriptions(resource.kind(), table.held(resource));
         if table.is_due() {
             self.wake.notify_one();
         }

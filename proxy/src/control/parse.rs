@@ -80,25 +80,17 @@ impl TryFrom<wire::OutboundTarget> for Target {
 
     fn try_from(target: wire::OutboundTarget) -> Result<Self, Malformed> {
         use wire::outbound_target::Kind;
-        Ok(
-            match target.kind.ok_or(Malformed::Missing("kind of target"))? {
-                Kind::Unknown(_) => Target::Unknown,
-                Kind::Service(service) => Target::Service {
-                    backend: service
-                        .backend
-                        .ok_or(Malformed::Missing("backend"))?
-                        .try_into()?,
-                    protocol: protocol(service.protocol)?,
-                },
-                Kind::Workload(workload) => Target::Workload {
-                    endpoint: workload
-                        .endpoint
-                        .ok_or(Malformed::Missing("endpoint"))?
-                        .try_into()?,
-                    protocol: protocol(workload.protocol)?,
-                },
+        Ok(match target.kind.ok_or(Malformed::Missing("kind of target"))? {
+            Kind::Unknown(_) => Target::Unknown,
+            Kind::Service(service) => Target::Service {
+                backend: service.backend.ok_or(Malformed::Missing("backend"))?.try_into()?,
+                protocol: protocol(service.protocol)?,
             },
-        )
+            Kind::Workload(workload) => Target::Workload {
+                endpoint: workload.endpoint.ok_or(Malformed::Missing("endpoint"))?.try_into()?,
+                protocol: protocol(workload.protocol)?,
+            },
+        })
     }
 }
 
@@ -113,11 +105,7 @@ impl TryFrom<wire::BackendRef> for BackendId {
             return Err(Malformed::Name("service"));
         }
         let (namespace, service) = (backend.namespace.into(), backend.service.into());
-        Ok(BackendId {
-            namespace,
-            service,
-            port: port(backend.port)?,
-        })
+        Ok(BackendId { namespace, service, port: port(backend.port)? })
     }
 }
 
@@ -129,10 +117,7 @@ impl TryFrom<wire::Endpoints> for EndpointSet {
         if endpoints.len() > MAX_ENDPOINTS {
             return Err(Malformed::TooManyEndpoints(endpoints.len()));
         }
-        let mut parsed = endpoints
-            .into_iter()
-            .map(Endpoint::try_from)
-            .collect::<Result<Vec<_>, _>>()?;
+        let mut parsed = endpoints.into_iter().map(Endpoint::try_from).collect::<Result<Vec<_>, _>>()?;
         // Sorted, equal sets are equal values, and a duplicate stands beside its twin.
         parsed.sort_unstable_by_key(|endpoint| endpoint.addr);
         if let Some(twins) = parsed.windows(2).find(|pair| pair[0].addr == pair[1].addr) {
@@ -184,40 +169,28 @@ fn peer(endpoint: SocketAddr, identity: &str, tunnel_port: u32) -> Result<Option
     if identity.is_empty() {
         return Ok(None);
     }
-    let id = identity
-        .parse::<spiffe::Id>()
-        .map_err(|_| Malformed::Identity(endpoint))?;
-    Ok(Some(Peer {
-        addr: SocketAddr::new(endpoint.ip(), port(tunnel_port)?),
-        id,
-    }))
+    let id = identity.parse::<spiffe::Id>().map_err(|_| Malformed::Identity(endpoint))?;
+    Ok(Some(Peer { addr: SocketAddr::new(endpoint.ip(), port(tunnel_port)?), id }))
 }
 
 fn weight(weight: u32) -> Result<u16, Malformed> {
     let known = u16::try_from(weight).ok().filter(|_| weight <= MAX_WEIGHT);
     // An unset field is 0 on the wire.
-    known
-        .map(|weight| weight.max(1))
-        .ok_or(Malformed::Weight(weight))
+    known.map(|weight| weight.max(1)).ok_or(Malformed::Weight(weight))
 }
 
 fn protocol(number: i32) -> Result<Protocol, Malformed> {
-    Ok(
-        match wire::Protocol::try_from(number).map_err(|_| Malformed::Protocol(number))? {
-            wire::Protocol::Detect => Protocol::Detect,
-            wire::Protocol::Http1 => Protocol::Http1,
-            wire::Protocol::Http2 => Protocol::Http2,
-            wire::Protocol::Grpc => Protocol::Grpc,
-            wire::Protocol::Opaque => Protocol::Opaque,
-        },
-    )
+    Ok(match wire::Protocol::try_from(number).map_err(|_| Malformed::Protocol(number))? {
+        wire::Protocol::Detect => Protocol::Detect,
+        wire::Protocol::Http1 => Protocol::Http1,
+        wire::Protocol::Http2 => Protocol::Http2,
+        wire::Protocol::Grpc => Protocol::Grpc,
+        wire::Protocol::Opaque => Protocol::Opaque,
+    })
 }
 
 fn port(number: u32) -> Result<u16, Malformed> {
-    u16::try_from(number)
-        .ok()
-        .filter(|port| *port != 0)
-        .ok_or(Malformed::Port(number))
+    u16::try_from(number).ok().filter(|port| *port != 0).ok_or(Malformed::Port(number))
 }
 
 /// An address that a workload elsewhere can have. An IPv4-mapped one is the IPv4 address that it names, so that
@@ -228,15 +201,8 @@ fn endpoint_ip(bytes: &[u8]) -> Result<IpAddr, Malformed> {
         (_, Ok(v6)) => IpAddr::from(v6).to_canonical(),
         _ => return Err(Malformed::IpLength(bytes.len())),
     };
-    let odd = ip.is_unspecified()
-        || ip.is_loopback()
-        || ip.is_multicast()
-        || ip == IpAddr::V4(Ipv4Addr::BROADCAST);
-    if odd {
-        Err(Malformed::EndpointAddress(ip))
-    } else {
-        Ok(ip)
-    }
+    let odd = ip.is_unspecified() || ip.is_loopback() || ip.is_multicast() || ip == IpAddr::V4(Ipv4Addr::BROADCAST);
+    if odd { Err(Malformed::EndpointAddress(ip)) } else { Ok(ip) }
 }
 
 /// `namespace/workload`.
@@ -256,9 +222,5 @@ fn is_name(text: &str, longest: usize) -> bool {
 
 /// Most endpoints of small meshes have no zone: the empty text is shared and costs nothing.
 fn shared(text: String) -> Arc<str> {
-    if text.is_empty() {
-        Arc::default()
-    } else {
-        text.into()
-    }
+    if text.is_empty() { Arc::default() } else { text.into() }
 }

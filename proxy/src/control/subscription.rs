@@ -36,18 +36,12 @@ impl Drop for Lease {
 
 impl<T> Subscription<T> {
     pub(super) fn held(values: Values<T>, lease: Lease) -> Self {
-        Subscription {
-            values,
-            lease: Some(Arc::new(lease)),
-        }
+        Subscription { values, lease: Some(Arc::new(lease)) }
     }
 
     /// One that destination is not told of. Its cell has no writer, so nobody waits for it in vain.
     pub(super) fn over_limit() -> Self {
-        Subscription {
-            values: watch::channel(None).1,
-            lease: None,
-        }
+        Subscription { values: watch::channel(None).1, lease: None }
     }
 
     /// The newest value; `None` until destination has answered, never again after.
@@ -81,9 +75,6 @@ impl<T> Subscription<T> {
 
 impl<T> Clone for Subscription<T> {
     fn clone(&self) -> Self {
-        Subscription {
-            values: self.values.clone(),
-            lease: self.lease.clone(),
-        }
+        Subscription { values: self.values.clone(), lease: self.lease.clone() }
     }
 }

@@ -48,13 +48,7 @@ pub(super) enum Outcome {
 
 impl Table {
     pub(super) fn new(limit: usize, now: Instant) -> Self {
-        let link = Link {
-            connected: false,
-            since: now,
-            last_error: None,
-            rejected: 0,
-            over_limit: 0,
-        };
+        let link = Link { connected: false, since: now, last_error: None, rejected: 0, over_limit: 0 };
         Table {
             ledger: Ledger::default(),
             targets: Cells::default(),
@@ -74,16 +68,12 @@ impl Table {
     /// One more holder of the endpoints of `backend`; `None` above the limit.
     pub(super) fn hold_endpoints(&mut self, backend: &BackendId) -> Option<Values<EndpointSet>> {
         let start = || self.ledger.add(Resource::Endpoints(backend.clone()));
-        counted(
-            self.backends.hold(backend, self.limit, start),
-            &mut self.link,
-        )
+        counted(self.backends.hold(backend, self.limit, start), &mut self.link)
     }
 
     /// One more holder of the workload's own policy, which no limit can refuse.
     pub(super) fn hold_inbound(&mut self) -> Option<Values<InboundPolicy>> {
-        self.inbound
-            .hold(&(), 1, || self.ledger.add(Resource::Inbound))
+        self.inbound.hold(&(), 1, || self.ledger.add(Resource::Inbound))
     }
 
     /// One holder less.
@@ -134,12 +124,8 @@ impl Table {
 
     fn put(&mut self, resource: &Resource, snapshot: Snapshot) -> Result<(), Malformed> {
         match (resource, snapshot) {
-            (Resource::Outbound(addr), Snapshot::Outbound(target)) => {
-                self.targets.put(addr, target)
-            }
-            (Resource::Endpoints(backend), Snapshot::Endpoints(set)) => {
-                self.backends.put(backend, set)
-            }
+            (Resource::Outbound(addr), Snapshot::Outbound(target)) => self.targets.put(addr, target),
+            (Resource::Endpoints(backend), Snapshot::Endpoints(set)) => self.backends.put(backend, set),
             (Resource::Inbound, Snapshot::Inbound(policy)) => self.inbound.put(&(), policy),
             _ => return Err(Malformed::OtherKind),
         }
@@ -181,18 +167,9 @@ impl Table {
     }
 
     pub(super) fn status(&self, now: Instant) -> Status {
-        let Link {
-            connected,
-            since,
-            rejected,
-            over_limit,
-            ..
-        } = self.link;
+        let Link { connected, since, rejected, over_limit, .. } = self.link;
         let of_kind = |kind| {
-            let lines = self
-                .ledger
-                .lines()
-                .filter(move |line| line.resource.kind() == kind);
+            let lines = self.ledger.lines().filter(move |line| line.resource.kind() == kind);
             lines.map(|line| known(line, now)).collect()
         };
         Status {
@@ -217,8 +194,6 @@ fn known(line: &Line, now: Instant) -> Known {
     Known {
         resource: line.resource.to_string(),
         version: line.applied.map(|(version, _)| version),
-        age_seconds: line
-            .applied
-            .map(|(_, at)| now.saturating_duration_since(at).as_secs()),
+        age_seconds: line.applied.map(|(_, at)| now.saturating_duration_since(at).as_secs()),
     }
 }

@@ -40,11 +40,7 @@ pub async fn serve(stream: Stream, settings: &Settings, mut drain: Drain, handle
     let shared = io.shared();
     let draining = drain.clone();
     let service = service_fn(|request: Request<Incoming>| {
-        let caller = if request.version() == Version::HTTP_11 {
-            Caller::H1(Arc::clone(&shared))
-        } else {
-            Caller::Deaf
-        };
+        let caller = if request.version() == Version::HTTP_11 { Caller::H1(Arc::clone(&shared)) } else { Caller::Deaf };
         let handler = Arc::clone(&handler);
         let draining = draining.clone();
         let shared = Arc::clone(&shared);

@@ -215,18 +215,23 @@ impl Pool {
     where
         IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
+        let window = match self.dial {
+            Dial::Plain(_) => self.settings.connection_window,
+            Dial::Mutual(..) => self.settings.tunnel_window(),
+        };
         let mut builder = Builder::new();
         builder
             .enable_push(false)
             .initial_window_size(self.settings.stream_window)
-            .initial_connection_window_size(self.settings.connection_window)
+            .initial_connection_window_size(window)
             .max_send_buffer_size(self.settings.send_buffer)
             .max_header_list_size(u32::try_from(self.settings.max_head).unwrap_or(u32::MAX));
         let (sender, mut connection) = builder.handshake::<_, Bytes>(io).await?;
         let ping = connection.ping_pong().expect("taken once, here");
         let state = Arc::new(State::default());
         let ended = Arc::clone(&state);
-        let open = matches!(self.dial, Dial::Mutual(..)).then(|| self.metrics.tunnels().connection(Direction::Outbound));
+        let open =
+            matches!(self.dial, Dial::Mutual(..)).then(|| self.metrics.tunnels().connection(Direction::Outbound));
         tokio::spawn(async move {
             let _open = open;
             if let Err(error) = connection.await {

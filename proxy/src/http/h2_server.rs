@@ -19,17 +19,18 @@ use super::{Abort, Handler, Settings, pump};
 use crate::net::h2io::H2Io;
 use crate::net::{Drain, Stream};
 
-/// Serves `io` until it ends.
+/// Serves `io` until it ends; `window` is the connection's flow-control window, bytes.
 pub async fn serve<IO>(
     io: IO,
     settings: &Settings,
+    window: u32,
     mut drain: Drain,
     handler: Arc<impl Handler>,
 ) -> Result<(), h2::Error>
 where
     IO: AsyncRead + AsyncWrite + Unpin,
 {
-    let handshake = builder(settings).handshake::<_, Bytes>(io);
+    let handshake = builder(settings, window).handshake::<_, Bytes>(io);
     let Ok(connection) = tokio::time::timeout(settings.head_timeout, handshake).await else {
         return Err(Reason::SETTINGS_TIMEOUT.into());
     };
@@ -52,13 +53,13 @@ where
     }
 }
 
-fn builder(settings: &Settings) -> Builder {
+fn builder(settings: &Settings, window: u32) -> Builder {
     let mut builder = Builder::new();
     builder
         .max_concurrent_streams(settings.max_streams)
         .max_header_list_size(u32::try_from(settings.max_head).unwrap_or(u32::MAX))
         .initial_window_size(settings.stream_window)
-        .initial_connection_window_size(settings.connection_window)
+        .initial_connection_window_size(window)
         .max_send_buffer_size(settings.send_buffer)
         // hyper's own limits: resets that were not yet accepted, and resets that the peer made us send.
         .max_pending_accept_reset_streams(20)

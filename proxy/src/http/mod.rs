@@ -43,7 +43,7 @@ pub struct Settings {
     pub max_streams: u32,
     /// HTTP/2 flow-control window of a stream, bytes.
     pub stream_window: u32,
-    /// HTTP/2 flow-control window of a connection, bytes.
+    /// HTTP/2 flow-control window of a connection with an application, bytes.
     pub connection_window: u32,
     /// Most bytes that wait to be sent on one HTTP/2 stream.
     pub send_buffer: usize,
@@ -55,6 +55,15 @@ pub struct Settings {
     pub continue_wait: Duration,
     /// How long idle HTTP/1 connections may make one last request when the proxy drains.
     pub drain_linger: Duration,
+}
+
+impl Settings {
+    /// Window of a connection between sidecars: room for all streams that it may carry, so that no number of slowly read
+    /// ones keeps another one waiting. It is credit, not memory; each stream has its own bound.
+    pub fn tunnel_window(&self) -> u32 {
+        const LARGEST: u32 = (1 << 31) - 1;
+        self.stream_window.saturating_mul(self.max_streams).clamp(self.connection_window, LARGEST)
+    }
 }
 
 /// What serves the requests of one connection.

@@ -37,11 +37,8 @@ impl Handler for Connection {
     }
 
     async fn connect(&self, tunnel: Tunnel) {
-        let answer = self.inbound.refuse(
-            Reason::BadRequest,
-            tunnel.request().headers(),
-            "CONNECT over HTTP/2 is not forwarded",
-        );
+        let answer =
+            self.inbound.refuse(Reason::BadRequest, tunnel.request().headers(), "CONNECT over HTTP/2 is not forwarded");
         tunnel.refuse(answer).await;
     }
 }

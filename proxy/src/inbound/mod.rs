@@ -201,7 +201,10 @@ impl Inbound {
             if h1::serve(stream, &settings, drain, handler).await == h1::Ended::BadRequest {
                 metrics.error(DIRECTION, Reason::BadRequest.word());
             }
-        } else if let Err(error) = h2_server::serve(stream, &settings, drain, handler).await {
+            return;
+        }
+        let window = settings.connection_window;
+        if let Err(error) = h2_server::serve(stream, &settings, window, drain, handler).await {
             tracing::debug!(%error, "HTTP/2 connection of a client ended early");
         }
     }

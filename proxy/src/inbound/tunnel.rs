@@ -40,7 +40,7 @@ impl Inbound {
         let _open = self.metrics.tunnels().connection(DIRECTION);
         let settings = Arc::clone(&self.http);
         let handler = Arc::new(Connection { inbound: self, peer: Peer::Mesh(id), drain: drain.clone() });
-        if let Err(error) = h2_server::serve(stream, &settings, drain, handler).await {
+        if let Err(error) = h2_server::serve(stream, &settings, settings.tunnel_window(), drain, handler).await {
             tracing::debug!(%error, "tunnel ended early");
         }
     }

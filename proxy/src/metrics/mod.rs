@@ -193,48 +193,34 @@ impl Metrics {
     /// The handles of a balancer.
     pub fn balancer(&self, target: &str) -> Balancer {
         let registry = &self.0.registry;
-        Balancer::new(
-            self.0
-                .balancers
-                .find(registry, target, balancer::SERIES, |target| {
-                    balancer::Target::new(Arc::clone(registry), vec![target])
-                }),
-        )
+        Balancer::new(self.0.balancers.find(registry, target, balancer::SERIES, |target| {
+            balancer::Target::new(Arc::clone(registry), vec![target])
+        }))
     }
 
     /// The mesh itself answered or reset something.
     pub fn error(&self, direction: Direction, reason: &'static str) {
-        self.direction(direction)
-            .errors
-            .count(&self.0.registry, reason);
+        self.direction(direction).errors.count(&self.0.registry, reason);
     }
 
     /// Detection came to a verdict: `http1`, `http2`, `tls`, `opaque`, `server_first` or `timeout`.
     pub fn detected(&self, direction: Direction, protocol: &'static str) {
-        self.direction(direction)
-            .detections
-            .count(&self.0.registry, protocol);
+        self.direction(direction).detections.count(&self.0.registry, protocol);
     }
 
     /// A handshake of ours ended: `ok`, or the reason of `mesh_mtls`.
     pub fn handshake(&self, direction: Direction, result: &'static str) {
-        self.direction(direction)
-            .handshakes
-            .count(&self.0.registry, result);
+        self.direction(direction).handshakes.count(&self.0.registry, result);
     }
 
     /// TLS of the applications passes through; 100 names are told apart.
     pub fn foreign_sni(&self, direction: Direction, sni: Option<&str>) {
-        self.0
-            .server_names
-            .count(&self.0.registry, direction, sni.unwrap_or_default());
+        self.0.server_names.count(&self.0.registry, direction, sni.unwrap_or_default());
     }
 
     /// A connection was closed before it was anybody's: a loop, a direct hit, too many of them.
     pub fn refused(&self, direction: Direction, reason: &'static str) {
-        self.direction(direction)
-            .refused
-            .count(&self.0.registry, reason);
+        self.direction(direction).refused.count(&self.0.registry, reason);
     }
 
     /// The listener could not accept.
@@ -267,9 +253,5 @@ fn index(direction: Direction, tls: Tls) -> usize {
 }
 
 fn labels(direction: Direction, target: Label, tls: Tls) -> Vec<Label> {
-    vec![
-        label("direction", direction.as_str()),
-        target,
-        label("tls", tls.as_str()),
-    ]
+    vec![label("direction", direction.as_str()), target, label("tls", tls.as_str())]
 }

@@ -109,8 +109,7 @@ impl EndpointSet {
     /// The endpoints that a dial to an address of `family`'s kind should use: those of the same IP version, or all of them
     /// when there are none.
     pub fn of_family(&self, family: &SocketAddr) -> Vec<Endpoint> {
-        let same: Vec<_> =
-            self.0.iter().filter(|e| e.addr.is_ipv4() == family.is_ipv4()).cloned().collect();
+        let same: Vec<_> = self.0.iter().filter(|e| e.addr.is_ipv4() == family.is_ipv4()).cloned().collect();
         if same.is_empty() { self.0.to_vec() } else { same }
     }
 }

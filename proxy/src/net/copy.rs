@@ -90,9 +90,7 @@ async fn both(
     if let Some(end) = first {
         return end;
     }
-    let rest = async {
-        if rest_is_up { end_of(Way::Up, up.await) } else { end_of(Way::Down, down.await) }
-    };
+    let rest = async { if rest_is_up { end_of(Way::Up, up.await) } else { end_of(Way::Down, down.await) } };
     tokio::pin!(rest);
     loop {
         let before = passed.load(Ordering::Relaxed);

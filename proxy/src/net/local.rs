@@ -80,7 +80,9 @@ mod tests {
         let own = LocalAddresses::new(&["10.0.0.7".parse().expect("valid"), "127.0.0.1".parse().expect("valid")]);
         let verdict = |ip: &str| own.contains(ip.parse().expect("valid"));
         assert!(verdict("10.0.0.7"));
-        for liar in ["10.0.0.8", "127.0.0.1", "::1", "0.0.0.0", "::", "169.254.1.1", "fe80::1", "::ffff:10.0.0.7", "224.0.0.1"] {
+        for liar in
+            ["10.0.0.8", "127.0.0.1", "::1", "0.0.0.0", "::", "169.254.1.1", "fe80::1", "::ffff:10.0.0.7", "224.0.0.1"]
+        {
             assert!(!verdict(liar), "{liar} must not be an own address");
         }
     }

@@ -92,9 +92,7 @@ impl Handler for Connection {
                 measured = Some(route.http(Tls::None).request(Instant::now()));
                 Ok(self.refuse(Reason::BadRequest, request.headers(), &bad.to_string()))
             }
-            Ok(()) if headers::leaves_http(&request) => {
-                self.leave_http(request, &route, &caller, &mut measured).await
-            }
+            Ok(()) if headers::leaves_http(&request) => self.leave_http(request, &route, &caller, &mut measured).await,
             Ok(()) => self.forward(request, &route, &caller, &mut measured).await,
         };
         let response = match result {

@@ -165,7 +165,10 @@ impl Outbound {
             if h1::serve(stream, &settings, drain, handler).await == h1::Ended::BadRequest {
                 metrics.error(DIRECTION, Reason::BadRequest.word());
             }
-        } else if let Err(error) = h2_server::serve(stream, &settings, drain, handler).await {
+            return;
+        }
+        let window = settings.connection_window;
+        if let Err(error) = h2_server::serve(stream, &settings, window, drain, handler).await {
             tracing::debug!(%error, "HTTP/2 connection of the application ended early");
         }
     }
@@ -178,14 +181,7 @@ impl Outbound {
         }
     }
 
-    async fn copy(
-        &self,
-        stream: Stream,
-        upstream: Stream,
-        load: &crate::balance::Load,
-        seen: &Seen,
-        route: &Route,
-    ) {
+    async fn copy(&self, stream: Stream, upstream: Stream, load: &crate::balance::Load, seen: &Seen, route: &Route) {
         if let Seen::Tls(sni) = seen {
             self.metrics.foreign_sni(DIRECTION, sni.as_deref());
         }

@@ -24,10 +24,7 @@ pub struct Settings {
 
 impl Default for Settings {
     fn default() -> Self {
-        Settings {
-            min: Duration::from_millis(100),
-            max: Duration::from_secs(10),
-        }
+        Settings { min: Duration::from_millis(100), max: Duration::from_secs(10) }
     }
 }
 
@@ -51,19 +48,11 @@ impl Backoff {
     pub fn with_random(settings: Settings, random: fastrand::Rng) -> Self {
         let min = settings.min.clamp(FLOOR, CEILING);
         let max = settings.max.clamp(min, CEILING);
-        Backoff {
-            min,
-            max,
-            ceiling: min.saturating_mul(2).min(max),
-            random,
-        }
+        Backoff { min, max, ceiling: min.saturating_mul(2).min(max), random }
     }
 
     /// The delay before the next try; the one after it may be twice as long.
-    #[expect(
-        clippy::should_implement_trait,
-        reason = "it never ends, so an iterator's Option would only be unwrapped"
-    )]
+    #[expect(clippy::should_implement_trait, reason = "it never ends, so an iterator's Option would only be unwrapped")]
     pub fn next(&mut self) -> Duration {
         let delay = self.min + (self.ceiling - self.min).mul_f64(self.random.f64());
         self.ceiling = self.ceiling.saturating_mul(2).min(self.max);
@@ -81,10 +70,7 @@ mod tests {
     use super::*;
 
     fn backoff(min: u64, max: u64, seed: u64) -> Backoff {
-        let settings = Settings {
-            min: Duration::from_millis(min),
-            max: Duration::from_millis(max),
-        };
+        let settings = Settings { min: Duration::from_millis(min), max: Duration::from_millis(max) };
         Backoff::with_random(settings, fastrand::Rng::with_seed(seed))
     }
 
@@ -96,10 +82,7 @@ mod tests {
             for _ in 0..40 {
                 let delay = backoff.next();
                 assert!(delay >= Duration::from_millis(100), "{delay:?}");
-                assert!(
-                    delay <= Duration::from_millis(ceiling),
-                    "{delay:?} above {ceiling} ms"
-                );
+                assert!(delay <= Duration::from_millis(ceiling), "{delay:?} above {ceiling} ms");
                 ceiling = (ceiling * 2).min(10_000);
             }
         }
@@ -110,14 +93,8 @@ mod tests {
         let mut backoff = backoff(100, 10_000, 7);
         (0..10).for_each(|_| _ = backoff.next());
         let later: Vec<_> = (0..1000).map(|_| backoff.next()).collect();
-        assert!(
-            later.iter().any(|d| *d < Duration::from_millis(600)),
-            "no short delay"
-        );
-        assert!(
-            later.iter().any(|d| *d > Duration::from_millis(9_500)),
-            "no long delay"
-        );
+        assert!(later.iter().any(|d| *d < Duration::from_millis(600)), "no short delay");
+        assert!(later.iter().any(|d| *d > Duration::from_millis(9_500)), "no long delay");
     }
 
     #[test]
@@ -138,10 +115,7 @@ mod tests {
     fn odd_settings_still_give_a_pause() {
         assert!(backoff(0, 0, 1).next() >= FLOOR);
         assert_eq!(backoff(500, 20, 1).next(), Duration::from_millis(500));
-        let endless = Settings {
-            min: Duration::MAX,
-            max: Duration::MAX,
-        };
+        let endless = Settings { min: Duration::MAX, max: Duration::MAX };
         let mut endless = Backoff::new(endless);
         assert_eq!((endless.next(), endless.next()), (CEILING, CEILING));
     }

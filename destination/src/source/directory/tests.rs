@@ -1,3 +1,5 @@
+//! A real directory with real editors' habits: renames, symlink swaps, half-written files, deletions.
+
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::Write as _;

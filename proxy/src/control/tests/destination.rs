@@ -59,18 +59,9 @@ impl discovery_server::Discovery for Service {
     ) -> Result<Response<Self::WatchStream>, Status> {
         let peer = request.extensions().get::<mesh_mtls::grpc::Peer>().cloned();
         let (updates, mut queue) = mpsc::channel(8);
-        let session = Session {
-            peer,
-            requests: request.into_inner(),
-            updates,
-        };
-        self.0
-            .send(session)
-            .await
-            .map_err(|_| Status::unavailable("the test has ended"))?;
-        Ok(Response::new(Box::pin(stream::poll_fn(move |context| {
-            queue.poll_recv(context)
-        }))))
+        let session = Session { peer, requests: request.into_inner(), updates };
+        self.0.send(session).await.map_err(|_| Status::unavailable("the test has ended"))?;
+        Ok(Response::new(Box::pin(stream::poll_fn(move |context| queue.poll_recv(context)))))
     }
 }
 
@@ -78,38 +69,24 @@ impl Destination {
     pub(super) fn start() -> Self {
         let (service, streams) = Service::new();
         let (pipes, mut accepted) = mpsc::channel::<DuplexStream>(8);
-        let incoming = stream::poll_fn(move |context| {
-            accepted
-                .poll_recv(context)
-                .map(|pipe| pipe.map(Ok::<_, std::io::Error>))
-        });
-        let server = Server::builder()
-            .add_service(service)
-            .serve_with_incoming(incoming);
+        let incoming =
+            stream::poll_fn(move |context| accepted.poll_recv(context).map(|pipe| pipe.map(Ok::<_, std::io::Error>)));
+        let server = Server::builder().add_service(service).serve_with_incoming(incoming);
         let server = tokio::spawn(async move { server.await.expect("the server runs") });
-        Destination {
-            pipes,
-            streams,
-            server,
-        }
+        Destination { pipes, streams, server }
     }
 
     /// A channel whose connections are pipes to this server.
     pub(super) fn channel(&self) -> Channel {
         let pipes = self.pipes.clone();
-        Endpoint::from_static("http://destination").connect_with_connector_lazy(tower::service_fn(
-            move |_| {
-                let pipes = pipes.clone();
-                async move {
-                    let (ours, theirs) = tokio::io::duplex(64 * 1024);
-                    pipes
-                        .send(theirs)
-                        .await
-                        .map_err(|_| std::io::ErrorKind::ConnectionRefused)?;
-                    Ok::<_, std::io::Error>(TokioIo::new(ours))
-                }
-            },
-        ))
+        Endpoint::from_static("http://destination").connect_with_connector_lazy(tower::service_fn(move |_| {
+            let pipes = pipes.clone();
+            async move {
+                let (ours, theirs) = tokio::io::duplex(64 * 1024);
+                pipes.send(theirs).await.map_err(|_| std::io::ErrorKind::ConnectionRefused)?;
+                Ok::<_, std::io::Error>(TokioIo::new(ours))
+            }
+        }))
     }
 
     /// One that accepts connections and never says a word.
@@ -122,19 +99,12 @@ impl Destination {
                 held.push(pipe);
             }
         });
-        Destination {
-            pipes,
-            streams,
-            server,
-        }
+        Destination { pipes, streams, server }
     }
 
     /// The next stream, its Hello read and checked.
     pub(super) async fn session(&mut self) -> Session {
-        let mut session = timeout(SOON, self.streams.recv())
-            .await
-            .expect("no stream was opened")
-            .expect("the service");
+        let mut session = timeout(SOON, self.streams.recv()).await.expect("no stream was opened").expect("the service");
         session.hello().await;
         session
     }
@@ -150,14 +120,8 @@ impl Session {
 
     /// The next request.
     pub(super) async fn request(&mut self) -> Kind {
-        let request = timeout(SOON, self.requests.message())
-            .await
-            .expect("no request came");
-        request
-            .expect("an open stream")
-            .expect("an open stream")
-            .kind
-            .expect("a kind")
+        let request = timeout(SOON, self.requests.message()).await.expect("no request came");
+        request.expect("an open stream").expect("an open stream").kind.expect("a kind")
     }
 
     /// The next request must be a subscription.
@@ -185,26 +149,16 @@ impl Session {
     }
 
     pub(super) async fn send(&self, id: u64, version: u64, snapshot: impl Into<Option<Snapshot>>) {
-        let update = wire::WatchResponse {
-            id,
-            version,
-            snapshot: snapshot.into(),
-        };
+        let update = wire::WatchResponse { id, version, snapshot: snapshot.into() };
         self.updates.send(Ok(update)).await.expect("an open stream");
     }
 
     pub(super) async fn fail(self, status: Status) {
-        self.updates
-            .send(Err(status))
-            .await
-            .expect("an open stream");
+        self.updates.send(Err(status)).await.expect("an open stream");
     }
 }
 
 pub(super) fn outbound(addr: SocketAddr) -> wire::resource::Kind {
     let ip = crate::control::ledger::octets(addr.ip()).into();
-    wire::resource::Kind::Outbound(wire::SocketAddress {
-        ip,
-        port: addr.port().into(),
-    })
+    wire::resource::Kind::Outbound(wire::SocketAddress { ip, port: addr.port().into() })
 }

@@ -44,9 +44,7 @@ impl Client {
                 }
             }
         };
-        tokio::time::timeout(SOON, shown)
-            .await
-            .expect("no error shows")
+        tokio::time::timeout(SOON, shown).await.expect("no error shows")
     }
 }
 
@@ -70,17 +68,10 @@ fn hello() -> Hello {
 fn start(destination: &Destination, settings: Settings) -> Client {
     let metrics = Metrics::new(crate::metrics::Settings::default());
     let shared = Arc::new(Shared::new(settings.max_targets, metrics.discovery()));
-    let discovery = Discovery {
-        shared: Arc::clone(&shared),
-    };
+    let discovery = Discovery { shared: Arc::clone(&shared) };
     let channel = destination.channel();
-    let driver =
-        tokio::spawn(async move { driver::run(&shared, &settings, hello().into(), channel).await });
-    Client {
-        discovery,
-        metrics,
-        driver,
-    }
+    let driver = tokio::spawn(async move { driver::run(&shared, &settings, hello().into(), channel).await });
+    Client { discovery, metrics, driver }
 }
 
 fn addr(last: u8) -> SocketAddr {
@@ -88,46 +79,27 @@ fn addr(last: u8) -> SocketAddr {
 }
 
 fn backend() -> BackendId {
-    BackendId {
-        namespace: "shop".into(),
-        service: "web".into(),
-        port: 80,
-    }
+    BackendId { namespace: "shop".into(), service: "web".into(), port: 80 }
 }
 
 fn wire_backend() -> wire::BackendRef {
-    wire::BackendRef {
-        namespace: "shop".to_owned(),
-        service: "web".to_owned(),
-        port: 80,
-    }
+    wire::BackendRef { namespace: "shop".to_owned(), service: "web".to_owned(), port: 80 }
 }
 
 /// A Service with the given protocol, as wire and as model.
 fn service(protocol: wire::Protocol) -> Snapshot {
-    let service = wire::Service {
-        backend: Some(wire_backend()),
-        protocol: protocol.into(),
-    };
-    Snapshot::Outbound(wire::OutboundTarget {
-        kind: Some(wire::outbound_target::Kind::Service(service)),
-    })
+    let service = wire::Service { backend: Some(wire_backend()), protocol: protocol.into() };
+    Snapshot::Outbound(wire::OutboundTarget { kind: Some(wire::outbound_target::Kind::Service(service)) })
 }
 
 fn target(protocol: Protocol) -> Arc<Target> {
-    Arc::new(Target::Service {
-        backend: backend(),
-        protocol,
-    })
+    Arc::new(Target::Service { backend: backend(), protocol })
 }
 
 /// A good endpoint, meshed, at 10.1.0.`last`:8080.
 fn wire_endpoint(last: u8) -> wire::Endpoint {
     wire::Endpoint {
-        address: Some(wire::SocketAddress {
-            ip: vec![10, 1, 0, last].into(),
-            port: 8080,
-        }),
+        address: Some(wire::SocketAddress { ip: vec![10, 1, 0, last].into(), port: 8080 }),
         name: format!("shop/web-{last}"),
         identity: id("web").to_string(),
         tunnel_port: 4143,
@@ -137,10 +109,7 @@ fn wire_endpoint(last: u8) -> wire::Endpoint {
 }
 
 fn endpoint(last: u8) -> Endpoint {
-    let peer = Peer {
-        addr: SocketAddr::from(([10, 1, 0, last], 4143)),
-        id: id("web"),
-    };
+    let peer = Peer { addr: SocketAddr::from(([10, 1, 0, last], 4143)), id: id("web") };
     Endpoint {
         addr: SocketAddr::from(([10, 1, 0, last], 8080)),
         name: format!("shop/web-{last}").into(),
@@ -151,9 +120,7 @@ fn endpoint(last: u8) -> Endpoint {
 }
 
 fn endpoints(last: &[u8]) -> Snapshot {
-    Snapshot::Endpoints(wire::Endpoints {
-        endpoints: last.iter().copied().map(wire_endpoint).collect(),
-    })
+    Snapshot::Endpoints(wire::Endpoints { endpoints: last.iter().copied().map(wire_endpoint).collect() })
 }
 
 fn endpoint_set(last: &[u8]) -> Arc<EndpointSet> {
@@ -162,9 +129,7 @@ fn endpoint_set(last: &[u8]) -> Arc<EndpointSet> {
 
 fn policy(ports: &[(u32, i32)]) -> Snapshot {
     let port = |&(port, protocol)| wire::InboundPort { port, protocol };
-    Snapshot::Inbound(wire::InboundPolicy {
-        ports: ports.iter().map(port).collect(),
-    })
+    Snapshot::Inbound(wire::InboundPolicy { ports: ports.iter().map(port).collect() })
 }
 
 /// Long enough for everything that happens in memory; the clock is paused, so it costs nothing.
@@ -172,8 +137,6 @@ const SOON: Duration = Duration::from_secs(60);
 
 /// The next value of a subscription.
 async fn changed<T>(subscription: &mut super::Subscription<T>) -> Arc<T> {
-    tokio::time::timeout(SOON, subscription.changed())
-        .await
-        .expect("no new value came");
+    tokio::time::timeout(SOON, subscription.changed()).await.expect("no new value came");
     subscription.current().expect("a value after a change")
 }

@@ -4,9 +4,7 @@ use mesh_mtls::credentials::{Anchors, Credentials, Leaf};
 use mesh_mtls::tls::{Acceptor, ClientAuth, Connector};
 use mesh_mtls::{grpc, spiffe};
 use rcgen::string::Ia5String;
-use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair,
-};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair};
 use rcgen::{KeyUsagePurpose, SanType};
 use tokio::net::TcpListener;
 use tokio_rustls::rustls::pki_types::PrivateKeyDer;
@@ -31,13 +29,8 @@ impl Authority {
 
     fn leaf(&self, id: &spiffe::Id) -> Leaf {
         let mut params = CertificateParams::default();
-        params.subject_alt_names = vec![SanType::URI(
-            Ia5String::try_from(id.as_str()).expect("ASCII"),
-        )];
-        params.extended_key_usages = vec![
-            ExtendedKeyUsagePurpose::ServerAuth,
-            ExtendedKeyUsagePurpose::ClientAuth,
-        ];
+        params.subject_alt_names = vec![SanType::URI(Ia5String::try_from(id.as_str()).expect("ASCII"))];
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         let key = KeyPair::generate().expect("a key");
         let leaf = params.signed_by(&key, &self.0).expect("a certificate");
         let key = PrivateKeyDer::try_from(key.serialize_der()).expect("PKCS#8");
@@ -49,11 +42,7 @@ impl Authority {
 async fn serve(
     authority: &Authority,
     id: &spiffe::Id,
-) -> (
-    u16,
-    tokio::sync::mpsc::Receiver<Session>,
-    tokio::task::JoinHandle<()>,
-) {
+) -> (u16, tokio::sync::mpsc::Receiver<Session>, tokio::task::JoinHandle<()>) {
     let credentials = authority.credentials();
     credentials.set_leaf(authority.leaf(id));
     let acceptor = Acceptor::new(credentials, ClientAuth::Required, grpc::ALPN);
@@ -61,32 +50,16 @@ async fn serve(
     let port = listener.local_addr().expect("an address").port();
     let (service, streams) = Service::new();
     let incoming = grpc::incoming(listener, acceptor);
-    let server = grpc::server()
-        .add_service(service)
-        .serve_with_incoming(incoming);
-    (
-        port,
-        streams,
-        tokio::spawn(async move { server.await.expect("the server runs") }),
-    )
+    let server = grpc::server().add_service(service).serve_with_incoming(incoming);
+    (port, streams, tokio::spawn(async move { server.await.expect("the server runs") }))
 }
 
 fn client(port: u16, credentials: &Credentials) -> Client {
     let metrics = Metrics::new(crate::metrics::Settings::default());
     let settings = Settings::new(format!("127.0.0.1:{port}"), id("destination"));
     let connector = Connector::new(credentials.clone(), grpc::ALPN);
-    let (discovery, task) = Discovery::new(
-        settings,
-        hello(),
-        connector,
-        credentials.clone(),
-        metrics.discovery(),
-    );
-    Client {
-        discovery,
-        metrics,
-        driver: tokio::spawn(task),
-    }
+    let (discovery, task) = Discovery::new(settings, hello(), connector, credentials.clone(), metrics.discovery());
+    Client { discovery, metrics, driver: tokio::spawn(task) }
 }
 
 #[tokio::test]
@@ -96,25 +69,14 @@ async fn the_stream_opens_with_the_certificate_and_carries_our_identity() {
     let credentials = authority.credentials();
     let client = client(port, &credentials);
     let web = client.discovery.outbound(addr(1));
-    assert_eq!(
-        web.first(Duration::from_millis(50)).await,
-        None,
-        "no certificate, no stream"
-    );
+    assert_eq!(web.first(Duration::from_millis(50)).await, None, "no certificate, no stream");
     assert!(streams.try_recv().is_err());
-    assert_eq!(
-        client.discovery.status().last_error,
-        None,
-        "it waits, it does not fail"
-    );
+    assert_eq!(client.discovery.status().last_error, None, "it waits, it does not fail");
 
     credentials.set_leaf(authority.leaf(&id("web")));
     let mut session = streams.recv().await.expect("a stream");
     assert_eq!(session.peer.clone().expect("a peer").id, Some(id("web")));
-    assert!(matches!(
-        session.request().await,
-        wire::watch_request::Kind::Hello(_)
-    ));
+    assert!(matches!(session.request().await, wire::watch_request::Kind::Hello(_)));
     let (id, _) = session.subscribed().await;
     session.send(id, 1, service(wire::Protocol::Http2)).await;
     assert_eq!(web.first(SOON).await, Some(target(Protocol::Http2)));

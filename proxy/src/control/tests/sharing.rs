@@ -25,10 +25,7 @@ async fn a_subscription_is_told_answered_and_acknowledged() {
         r#"mesh_discovery_updates_total{kind="outbound"} 1"#,
         r#"mesh_discovery_subscriptions{kind="outbound"} 1"#,
     ] {
-        assert!(
-            text.lines().any(|found| found == line),
-            "no {line} in\n{text}"
-        );
+        assert!(text.lines().any(|found| found == line), "no {line} in\n{text}");
     }
 }
 
@@ -49,10 +46,7 @@ async fn each_kind_of_resource_is_asked_for_and_parsed() {
     assert_eq!(resource, Resource::Inbound(wire::Inbound {}));
     session.send(id, 1, policy(&[(8080, 3)])).await;
     let policy = changed(&mut own).await;
-    assert_eq!(
-        (policy.protocol(8080), policy.protocol(80)),
-        (Protocol::Grpc, Protocol::Detect)
-    );
+    assert_eq!((policy.protocol(8080), policy.protocol(80)), (Protocol::Grpc, Protocol::Detect));
 }
 
 #[tokio::test(start_paused = true)]
@@ -63,9 +57,7 @@ async fn two_subscribers_of_a_resource_share_one_line_on_the_wire() {
     let mut first = client.discovery.outbound(addr(1));
     let (id, _) = session.subscribed().await;
     // The same address in its IPv4-mapped form.
-    let mut second = client
-        .discovery
-        .outbound("[::ffff:10.0.0.1]:80".parse().expect("an address"));
+    let mut second = client.discovery.outbound("[::ffff:10.0.0.1]:80".parse().expect("an address"));
     let mut third = first.clone();
     session.is_silent().await;
 
@@ -75,11 +67,7 @@ async fn two_subscribers_of_a_resource_share_one_line_on_the_wire() {
     }
     session.ack().await;
     let late = client.discovery.outbound(addr(1));
-    assert_eq!(
-        late.current(),
-        Some(target(Protocol::Grpc)),
-        "known at once"
-    );
+    assert_eq!(late.current(), Some(target(Protocol::Grpc)), "known at once");
 
     drop((first, second, late));
     session.is_silent().await;
@@ -98,10 +86,7 @@ async fn the_last_drop_unsubscribes_and_forgets() {
     session.ack().await;
     drop(web.clone());
     drop(web);
-    assert_eq!(
-        session.request().await,
-        Kind::Unsubscribe(wire::Unsubscribe { id })
-    );
+    assert_eq!(session.request().await, Kind::Unsubscribe(wire::Unsubscribe { id }));
     assert!(client.discovery.status().outbound.is_empty());
 
     // What crosses the unsubscription on the wire is neither applied nor an error.
@@ -118,13 +103,7 @@ async fn the_last_drop_unsubscribes_and_forgets() {
 #[tokio::test(start_paused = true)]
 async fn beyond_the_limit_nothing_is_asked_and_nobody_waits() {
     let mut destination = Destination::start();
-    let client = start(
-        &destination,
-        Settings {
-            max_targets: 2,
-            ..settings()
-        },
-    );
+    let client = start(&destination, Settings { max_targets: 2, ..settings() });
     let mut session = destination.session().await;
     let held = [1, 2].map(|last| client.discovery.outbound(addr(last)));
     for _ in &held {
@@ -136,21 +115,12 @@ async fn beyond_the_limit_nothing_is_asked_and_nobody_waits() {
     assert_eq!(over.first(SOON).await, None);
     assert_eq!(begun.elapsed(), Duration::ZERO);
     session.is_silent().await;
-    assert!(
-        !client.discovery.outbound(addr(1)).is_over_limit(),
-        "known ones can be shared"
-    );
-    assert!(
-        !client.discovery.endpoints(&backend()).is_over_limit(),
-        "kinds have limits of their own"
-    );
+    assert!(!client.discovery.outbound(addr(1)).is_over_limit(), "known ones can be shared");
+    assert!(!client.discovery.endpoints(&backend()).is_over_limit(), "kinds have limits of their own");
     assert_eq!(client.discovery.status().over_limit, 1);
 
     drop(held);
-    assert!(
-        !client.discovery.outbound(addr(3)).is_over_limit(),
-        "there is room again"
-    );
+    assert!(!client.discovery.outbound(addr(3)).is_over_limit(), "there is room again");
 }
 
 #[tokio::test(start_paused = true)]
@@ -178,11 +148,7 @@ async fn many_targets_that_come_and_go_cost_few_words() {
     let mut session = destination.session().await;
     for round in 0..100_u16 {
         for port in 1..=100 {
-            drop(
-                client
-                    .discovery
-                    .outbound(SocketAddr::from(([10, 1, 1, 1], round * 100 + port))),
-            );
+            drop(client.discovery.outbound(SocketAddr::from(([10, 1, 1, 1], round * 100 + port))));
         }
     }
     let _web = client.discovery.outbound(addr(1));
@@ -202,17 +168,12 @@ fn threads_that_subscribe_and_drop_at_once_leave_an_empty_table() {
             scope.spawn(move || {
                 for round in 0..2_000_u16 {
                     let own = discovery.outbound(SocketAddr::from(([10, 0, 1, thread], 80)));
-                    let common =
-                        discovery.outbound(SocketAddr::from(([10, 0, 0, 1], round % 7 + 1)));
+                    let common = discovery.outbound(SocketAddr::from(([10, 0, 0, 1], round % 7 + 1)));
                     assert!(!own.clone().is_over_limit() && !common.is_over_limit());
                 }
             });
         }
     });
     assert!(discovery.status().outbound.is_empty());
-    assert!(
-        metrics
-            .render()
-            .contains(r#"mesh_discovery_subscriptions{kind="outbound"} 0"#)
-    );
+    assert!(metrics.render().contains(r#"mesh_discovery_subscriptions{kind="outbound"} 0"#));
 }

@@ -15,9 +15,7 @@ async fn r52_a_lost_stream_loses_no_value_and_a_new_one_is_told_everything_that_
     let dropped = client.discovery.outbound(addr(9));
     let ids = [session.subscribed().await.0, session.subscribed().await.0];
     session.subscribed().await;
-    session
-        .send(ids[0], 40, service(wire::Protocol::Http1))
-        .await;
+    session.send(ids[0], 40, service(wire::Protocol::Http1)).await;
     session.send(ids[1], 41, endpoints(&[1, 2])).await;
     assert_eq!(changed(&mut web).await, target(Protocol::Http1));
     assert_eq!(changed(&mut set).await, endpoint_set(&[1, 2]));
@@ -30,27 +28,16 @@ async fn r52_a_lost_stream_loses_no_value_and_a_new_one_is_told_everything_that_
     assert_eq!(set.current(), Some(endpoint_set(&[1, 2])));
     assert_eq!(late.current(), None);
 
-    let told = [
-        session.subscribed().await,
-        session.subscribed().await,
-        session.subscribed().await,
-    ];
+    let told = [session.subscribed().await, session.subscribed().await, session.subscribed().await];
     assert_eq!([told[0].0, told[1].0], ids);
     assert_eq!(told[2].1, outbound(addr(3)));
     session.is_silent().await;
 
     // Another replica: its versions begin anew, one value is the same and one is not.
-    session
-        .send(ids[0], 1, service(wire::Protocol::Http1))
-        .await;
+    session.send(ids[0], 1, service(wire::Protocol::Http1)).await;
     session.send(ids[1], 1, endpoints(&[2, 3])).await;
     assert_eq!(changed(&mut set).await, endpoint_set(&[2, 3]));
-    assert!(
-        timeout(Duration::from_millis(10), web.changed())
-            .await
-            .is_err(),
-        "woken for nothing"
-    );
+    assert!(timeout(Duration::from_millis(10), web.changed()).await.is_err(), "woken for nothing");
 }
 
 #[tokio::test(start_paused = true)]
@@ -70,14 +57,8 @@ async fn the_end_of_a_stream_shows_in_status_and_metrics_until_the_next_one_is_u
     assert!(!client.discovery.status().connected);
     assert!(shows("mesh_discovery_connected 0"));
     let status = client.discovery.status();
-    assert!(
-        error.contains("PermissionDenied") && !error.contains('\n'),
-        "{error:?}"
-    );
-    let known = (
-        status.outbound[0].resource.as_str(),
-        status.outbound[0].version,
-    );
+    assert!(error.contains("PermissionDenied") && !error.contains('\n'), "{error:?}");
+    let known = (status.outbound[0].resource.as_str(), status.outbound[0].version);
     assert_eq!(known, ("10.0.0.1:80", Some(3)));
     serde_json::to_string(&client.discovery.status()).expect("it is JSON");
 
@@ -97,17 +78,9 @@ async fn attempts_are_paced_and_the_pauses_grow() {
         session.fail(Status::unavailable("try again")).await;
     }
     let pauses: Vec<_> = begun.windows(2).map(|pair| pair[1] - pair[0]).collect();
-    assert!(
-        pauses
-            .iter()
-            .all(|pause| *pause >= Duration::from_millis(100)),
-        "{pauses:?}"
-    );
+    assert!(pauses.iter().all(|pause| *pause >= Duration::from_millis(100)), "{pauses:?}");
     assert!(pauses[0] <= Duration::from_millis(210), "{pauses:?}");
-    assert!(
-        pauses.iter().any(|pause| *pause > Duration::from_secs(1)),
-        "{pauses:?}"
-    );
+    assert!(pauses.iter().any(|pause| *pause > Duration::from_secs(1)), "{pauses:?}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -115,22 +88,14 @@ async fn after_a_stream_that_lasted_the_pause_is_short_again() {
     let mut destination = Destination::start();
     let _client = start(&destination, settings());
     for _ in 0..10 {
-        destination
-            .session()
-            .await
-            .fail(Status::unavailable("try again"))
-            .await;
+        destination.session().await.fail(Status::unavailable("try again")).await;
     }
     let session = destination.session().await;
     tokio::time::advance(Duration::from_secs(11)).await;
     let lost = Instant::now();
     session.fail(Status::unavailable("a new version")).await;
     let _session = destination.session().await;
-    assert!(
-        lost.elapsed() <= Duration::from_millis(210),
-        "{:?}",
-        lost.elapsed()
-    );
+    assert!(lost.elapsed() <= Duration::from_millis(210), "{:?}", lost.elapsed());
 }
 
 #[tokio::test(start_paused = true)]
@@ -150,13 +115,7 @@ async fn a_destination_that_cannot_be_reached_is_tried_again_and_callers_do_not_
 #[tokio::test(start_paused = true)]
 async fn a_stream_that_does_not_open_is_given_up() {
     let destination = Destination::deaf();
-    let client = start(
-        &destination,
-        Settings {
-            open_within: Duration::from_secs(3),
-            ..settings()
-        },
-    );
+    let client = start(&destination, Settings { open_within: Duration::from_secs(3), ..settings() });
     let begun = Instant::now();
     assert_eq!(client.error().await, "no answer within 3s");
     assert!(begun.elapsed() >= Duration::from_secs(3));
@@ -177,10 +136,7 @@ async fn a_burst_of_updates_ends_in_the_newest_value_and_few_acknowledgements() 
     let mut acknowledged = 0;
     while acknowledged < 1_000 {
         let (_, version, error) = session.ack().await;
-        assert!(
-            version > acknowledged && error.is_empty(),
-            "{version} {error}"
-        );
+        assert!(version > acknowledged && error.is_empty(), "{version} {error}");
         acknowledged = version;
     }
     session.is_silent().await;
