@@ -109,120 +109,34 @@ impl Value for Addresses {
 }
 
 fn read(env: &mut Env) -> Option<Config> {
-    let outbound_listen = listener(
-        env,
-        "MESH_OUTBOUND_LISTEN",
-        "127.0.0.1:4140,[::1]:4140",
-        "takes the application's own connections, redirected by mesh-init",
-    );
-    let inbound_listen = listener(
-        env,
-        "MESH_INBOUND_LISTEN",
-        "0.0.0.0:4143,[::]:4143",
-        "takes connections to the application, and tunnels from other sidecars",
-    );
-    let admin_listen = listener(
-        env,
-        "MESH_ADMIN_LISTEN",
-        "0.0.0.0:4191,[::]:4191",
-        "health and metrics for everybody, state and control for loopback",
-    );
+    let (outbound_listen, inbound_listen, admin_listen) = listeners(env);
     let own_ports = ports(&[&outbound_listen, &inbound_listen, &admin_listen]);
     let tunnel_port = inbound_listen.addrs.first().map_or(4143, SocketAddr::port);
-    let identity = service(env, "MESH_IDENTITY_ADDR", "MESH_IDENTITY_ID", "identity");
-    let token_file: Option<PathBuf> =
-        env.required("MESH_TOKEN_FILE", "file with the token that says who this workload is");
-    let trust_anchors: Option<PathBuf> = env
-        .required("MESH_TRUST_ANCHORS", "PEM file of the trust anchors to begin with; later ones come from identity");
-    let destination = service(env, "MESH_DESTINATION_ADDR", "MESH_DESTINATION_ID", "destination");
-    let workload = Workload {
-        namespace: env
-            .optional("MESH_NAMESPACE", "the workload's namespace; else the certificate's")
-            .unwrap_or_default(),
-        name: env.optional("MESH_WORKLOAD", "the workload's name, for logs and status").unwrap_or_default(),
-        addresses: env
-            .optional::<Addresses>("MESH_ADDRESSES", "the workload's own addresses; else those of its interfaces")
-            .map(|addresses| addresses.0)
-            .unwrap_or_default(),
-    };
-    let sniff = sniff::Settings {
-        silence: millis(
-            env,
-            "MESH_DETECT_SILENCE",
-            "20ms",
-            1,
-            10_000,
-            "a client silent for so long gets its upstream connection; then the first speaker decides",
-        ),
-        decide: seconds(
-            env,
-            "MESH_DETECT_DECIDE",
-            "10s",
-            "from a client's first byte to one that decides; then it is opaque",
-        ),
-    };
-    let copy = copy::Settings {
-        half_closed: seconds(env, "MESH_HALF_CLOSED_TIMEOUT", "5m", "silence allowed once one direction has ended"),
-    };
-    let targets = idle_cache::Settings {
-        most: count(env, "MESH_MAX_TARGETS", "10000", 1, 1_000_000, "most destinations known at a time"),
-        idle: seconds(env, "MESH_TARGET_IDLE", "10m", "a destination not dialed for so long is let go"),
-    };
-    let discovery_wait = millis(
-        env,
-        "MESH_DISCOVERY_WAIT",
-        "500ms",
-        0,
-        60_000,
-        "a new destination waits so long for discovery, then it is passed through as it is",
-    );
+    let control_plane = control_plane(env);
+    let workload = workload(env);
+    let (outbound, inbound) = stories(env, own_ports, tunnel_port);
     let http = http_settings(env);
     let balance = balance_settings(env);
     let (connect_out, connect_in) = connect_settings(env);
-    let log = (
-        env.get::<LogFormat>("MESH_LOG_FORMAT", "plain", "form of the log lines on stderr").0,
-        env.get_with(
-            "MESH_LOG",
-            "info",
-            "a level (off, error, warn, info, debug, trace) with exceptions like h2=warn",
-            "what is logged",
-            |text| text.parse::<Level>().ok().map(|_| text.to_owned()),
-        ),
-    );
-    let workers = count(env, "MESH_WORKERS", "1", 1, 256, "worker threads");
-    let max_series = count(
-        env,
-        "MESH_METRICS_MAX_SERIES",
-        "4000",
-        100,
-        1_000_000,
-        "beyond so many series new targets are counted together",
-    );
+    let log = log_settings(env);
+    let help = "worker threads";
+    let workers = count(env, "MESH_WORKERS", "1", 1, 256, help);
+    let help = "beyond so many series new targets are counted together";
+    let max_series = count(env, "MESH_METRICS_MAX_SERIES", "4000", 100, 1_000_000, help);
     let grace = seconds(env, "MESH_SHUTDOWN_GRACE", "30s", "longest time from SIGTERM to the end");
-
-    let (identity_addr, identity_id) = identity?;
-    let (destination_addr, destination_id) = destination?;
+    let (certify, control, trust_anchors) = control_plane?;
     Some(Config {
         workers,
         log,
         outbound_listen,
         inbound_listen,
         admin_listen,
-        trust_anchors: trust_anchors?,
-        certify: certify::Settings::new(identity_addr, identity_id, token_file?),
-        control: control::Settings {
-            max_targets: targets.most,
-            ..control::Settings::new(destination_addr, destination_id)
-        },
+        trust_anchors,
+        certify,
+        control: control::Settings { max_targets: outbound.targets.most, ..control },
         workload,
-        outbound: outbound::Settings {
-            discovery_wait,
-            targets,
-            own_ports: own_ports.clone(),
-            sniff: sniff.clone(),
-            copy: copy.clone(),
-        },
-        inbound: inbound::Settings { tunnel_port, own_ports, apps: targets, sniff, copy },
+        outbound,
+        inbound,
         http,
         balance,
         connect_out,
@@ -230,6 +144,71 @@ fn read(env: &mut Env) -> Option<Config> {
         metrics: metrics::Settings { max_series },
         grace,
     })
+}
+
+fn listeners(env: &mut Env) -> (listen::Settings, listen::Settings, listen::Settings) {
+    let help = "takes the application's own connections, redirected by mesh-init";
+    let outbound = listener(env, "MESH_OUTBOUND_LISTEN", "127.0.0.1:4140,[::1]:4140", help);
+    let help = "takes connections to the application, and tunnels from other sidecars";
+    let inbound = listener(env, "MESH_INBOUND_LISTEN", "0.0.0.0:4143,[::]:4143", help);
+    let help = "health and metrics for everybody, state and control for loopback";
+    let admin = listener(env, "MESH_ADMIN_LISTEN", "0.0.0.0:4191,[::]:4191", help);
+    (outbound, inbound, admin)
+}
+
+fn control_plane(env: &mut Env) -> Option<(certify::Settings, control::Settings, PathBuf)> {
+    let identity = service(env, "MESH_IDENTITY_ADDR", "MESH_IDENTITY_ID", "identity");
+    let help = "file with the token that says who this workload is";
+    let token_file: Option<PathBuf> = env.required("MESH_TOKEN_FILE", help);
+    let help = "PEM file of the trust anchors to begin with; later ones come from identity";
+    let trust_anchors: Option<PathBuf> = env.required("MESH_TRUST_ANCHORS", help);
+    let destination = service(env, "MESH_DESTINATION_ADDR", "MESH_DESTINATION_ID", "destination");
+    let ((identity_addr, identity_id), (destination_addr, destination_id)) = (identity?, destination?);
+    Some((
+        certify::Settings::new(identity_addr, identity_id, token_file?),
+        control::Settings::new(destination_addr, destination_id),
+        trust_anchors?,
+    ))
+}
+
+fn workload(env: &mut Env) -> Workload {
+    let help = "the workload's namespace; else the certificate's";
+    let namespace = env.optional("MESH_NAMESPACE", help).unwrap_or_default();
+    let name = env.optional("MESH_WORKLOAD", "the workload's name, for logs and status").unwrap_or_default();
+    let help = "the workload's own addresses; else those of its interfaces";
+    let addresses = env.optional::<Addresses>("MESH_ADDRESSES", help);
+    Workload { namespace, name, addresses: addresses.map(|addresses| addresses.0).unwrap_or_default() }
+}
+
+fn stories(env: &mut Env, own_ports: Vec<u16>, tunnel_port: u16) -> (outbound::Settings, inbound::Settings) {
+    let help = "a client silent for so long gets its upstream connection; then the first speaker decides";
+    let silence = millis(env, "MESH_DETECT_SILENCE", "20ms", 1, 10_000, help);
+    let help = "from a client's first byte to one that decides; then it is opaque";
+    let sniff = sniff::Settings { silence, decide: seconds(env, "MESH_DETECT_DECIDE", "10s", help) };
+    let help = "silence allowed once one direction has ended";
+    let copy = copy::Settings { half_closed: seconds(env, "MESH_HALF_CLOSED_TIMEOUT", "5m", help) };
+    let most = count(env, "MESH_MAX_TARGETS", "10000", 1, 1_000_000, "most destinations known at a time");
+    let idle = seconds(env, "MESH_TARGET_IDLE", "10m", "a destination not dialed for so long is let go");
+    let targets = idle_cache::Settings { most, idle };
+    let help = "a new destination waits so long for discovery, then it is passed through as it is";
+    let discovery_wait = millis(env, "MESH_DISCOVERY_WAIT", "500ms", 0, 60_000, help);
+    (
+        outbound::Settings {
+            discovery_wait,
+            targets,
+            own_ports: own_ports.clone(),
+            sniff: sniff.clone(),
+            copy: copy.clone(),
+        },
+        inbound::Settings { tunnel_port, own_ports, apps: targets, sniff, copy },
+    )
+}
+
+fn log_settings(env: &mut Env) -> (Format, String) {
+    let format = env.get::<LogFormat>("MESH_LOG_FORMAT", "plain", "form of the log lines on stderr").0;
+    let expected = "a level (off, error, warn, info, debug, trace) with exceptions like h2=warn";
+    let level = |text: &str| text.parse::<Level>().ok().map(|_| text.to_owned());
+    (format, env.get_with("MESH_LOG", "info", expected, "what is logged", level))
 }
 
 fn http_settings(env: &mut Env) -> http::Settings {
