@@ -7,6 +7,7 @@
 
 pub mod answer;
 pub mod body;
+pub mod bytes;
 pub mod caller;
 pub mod h1;
 pub mod h1_io;

@@ -11,7 +11,7 @@ use super::{DIRECTION, Inbound, Peer};
 use crate::http::answer::{AskedAs, Reason};
 use crate::http::h2_server::Tunnel;
 use crate::http::{self as web, Abort, Body, Caller, Failure, Handler, headers, upgrade};
-use crate::net::{Stream, copy};
+use crate::net::Stream;
 
 /// Serves the requests of one connection to one port of the application.
 pub(super) struct Connection {
@@ -91,12 +91,7 @@ impl Inbound {
         let (inbound, app, tls) = (Arc::clone(self), Arc::clone(app), peer.tls());
         let joined = move |client: Stream, upstream: Stream| async move {
             let connection = app.tcp(tls).open();
-            let end = copy::copy(client, upstream, &inbound.settings.copy, |way, bytes| match way {
-                copy::Way::Up => connection.sent(bytes),
-                copy::Way::Down => connection.received(bytes),
-            })
-            .await;
-            connection.close(end.reason());
+            web::bytes::copy(client, upstream, &inbound.settings.copy, connection).await;
         };
         upgrade::exchange(request, upstream.into(), caller, &self.http, joined).await
     }

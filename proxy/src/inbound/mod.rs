@@ -218,12 +218,7 @@ impl Inbound {
             self.metrics.foreign_sni(DIRECTION, sni.as_deref());
         }
         let connection = app.tcp(tls).open();
-        let end = copy::copy(stream, upstream, &self.settings.copy, |way, bytes| match way {
-            copy::Way::Up => connection.sent(bytes),
-            copy::Way::Down => connection.received(bytes),
-        })
-        .await;
-        connection.close(end.reason());
+        web::bytes::copy(stream, upstream, &self.settings.copy, connection).await;
     }
 
     fn reset(&self, stream: Stream, error: &ConnectError) {

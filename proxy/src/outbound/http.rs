@@ -13,7 +13,6 @@ use crate::http::h2_server::Tunnel;
 use crate::http::{self as web, Abort, Body, Caller, Failure, Handler, headers, upgrade};
 use crate::metrics::{self, Tls};
 use crate::model::Protocol;
-use crate::net::copy;
 
 /// Serves the requests of one connection.
 pub(super) struct Connection {
@@ -57,12 +56,7 @@ impl Connection {
             let (outbound, route) = (Arc::clone(&self.outbound), Arc::clone(route));
             move |client, upstream| async move {
                 let connection = route.tcp(tls, &crate::sniff::Seen::Opaque).open();
-                let end = copy::copy(client, upstream, &outbound.settings.copy, |way, bytes| match way {
-                    copy::Way::Up => connection.sent(bytes),
-                    copy::Way::Down => connection.received(bytes),
-                })
-                .await;
-                connection.close(end.reason());
+                web::bytes::copy(client, upstream, &outbound.settings.copy, connection).await;
                 drop(load);
             }
         };

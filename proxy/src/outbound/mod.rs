@@ -186,12 +186,7 @@ impl Outbound {
             self.metrics.foreign_sni(DIRECTION, sni.as_deref());
         }
         let connection = route.tcp(load.endpoint().tls(), seen).open();
-        let end = copy::copy(stream, upstream, &self.settings.copy, |way, bytes| match way {
-            copy::Way::Up => connection.sent(bytes),
-            copy::Way::Down => connection.received(bytes),
-        })
-        .await;
-        connection.close(end.reason());
+        web::bytes::copy(stream, upstream, &self.settings.copy, connection).await;
     }
 
     /// No endpoint for opaque bytes: the application sees a connection that breaks, as without a mesh.

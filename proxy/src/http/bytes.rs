@@ -1,0 +1,14 @@
+//! Bytes that are not HTTP, or not any more: copied both ways and counted.
+
+use crate::metrics::Connection;
+use crate::net::{Stream, copy};
+
+/// Copies until both directions have ended or one side broke, and counts what passed on `connection`.
+pub async fn copy(client: Stream, upstream: Stream, settings: &copy::Settings, connection: Connection) {
+    let count = |way, bytes| match way {
+        copy::Way::Up => connection.sent(bytes),
+        copy::Way::Down => connection.received(bytes),
+    };
+    let end = copy::copy(client, upstream, settings, count).await;
+    connection.close(end.reason());
+}
