@@ -5,6 +5,9 @@
 
 use std::time::Duration;
 
+use futures_util::future::join_all;
+use mesh_tests::client::http::{Version, fetch};
+use mesh_tests::client::within;
 use mesh_tests::mesh::{Mesh, SOON};
 use mesh_tests::netns::until;
 
@@ -42,6 +45,30 @@ fn an_endpoint_is_killed_removed_and_replaced_without_a_failed_request() {
     println!("shares: {:?}", report.micros.iter().map(|(name, micros)| (name, micros.len())).collect::<Vec<_>>());
     for name in ["web-1", "web-2", "web-3", "web-4"] {
         assert!(report.micros.contains_key(name), "{name} was never asked");
+    }
+}
+
+/// A sidecar that has just started knows nothing of the service that is asked for many times at once.
+#[test]
+fn the_first_requests_of_a_new_sidecar_are_answered() {
+    const REQUESTS: u64 = 64;
+    let (mut mesh, addr) = mesh(&["web-1", "web-2"]);
+    mesh.start();
+    for round in 0..20 {
+        mesh.get_mut("client").proxy_mut().restart();
+        mesh.get("client").until_proxy_ready();
+        let answers = within(&mesh.get("client").host, async {
+            // Four in each millisecond, so that some come at every step of what the sidecar learns.
+            let requests = (0..REQUESTS).map(|n| async move {
+                tokio::time::sleep(Duration::from_millis(n / 4)).await;
+                fetch(addr, Version::H1, "/bytes?n=100").await
+            });
+            join_all(requests).await
+        });
+        for answer in answers {
+            let answer = answer.unwrap_or_else(|error| panic!("round {round}: {error}"));
+            assert_eq!(answer.status, 200, "round {round}: {:?}", answer.headers);
+        }
     }
 }
 
