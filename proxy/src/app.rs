@@ -84,12 +84,13 @@ struct WorkerState {
 }
 
 const SWEEP_EVERY: Duration = Duration::from_secs(60);
-const TUNNEL_ALPN: &[&[u8]] = &[b"h2"];
 
 /// Runs the proxy in this thread's runtime until it is told to end. True when all connections had finished.
 pub async fn run(config: Config, log: log::Handle, shutdown: Shutdown) -> Result<bool, Error> {
     let config = Arc::new(config);
     // Listen first: from here on connections wait in the kernel instead of being refused.
+    listen::probe(&config.inbound_listen)?;
+    listen::probe(&config.outbound_listen)?;
     let sockets = (0..config.workers).map(|_| Listeners::bind(&config)).collect::<Result<Vec<_>, _>>()?;
     let admin_sockets = listen::bind_all(&config.admin_listen)?;
     let credentials = Credentials::new(read_anchors(&config)?);
@@ -195,7 +196,7 @@ impl Worker {
         let http = Arc::new(config.http.clone());
         let reach = Reach::new(
             Connector::new(config.connect_out.clone()),
-            tls::Connector::new(credentials.clone(), TUNNEL_ALPN),
+            tls::Connector::new(credentials.clone(), crate::http::TUNNEL_ALPN),
             Arc::clone(&http),
             Arc::new(config.balance.clone()),
             metrics.clone(),
@@ -205,7 +206,7 @@ impl Worker {
             Arc::clone(&http),
             discovery.inbound(),
             Arc::clone(&local),
-            tls::Acceptor::new(credentials, tls::ClientAuth::Required, TUNNEL_ALPN),
+            credentials,
             Connector::new(config.connect_in.clone()),
             metrics.clone(),
         );
@@ -259,8 +260,12 @@ async fn accept<F>(
             (tcp, _) = listen::accept(&listener, &on_error) => {
                 tokio::spawn(serve(tcp, for_connections.clone()));
             }
-            () = drain.started() => return,
+            () = drain.started() => break,
         }
+    }
+    // The kernel has taken these for us; dropping the listener would reset them.
+    while let Some(tcp) = listen::accept_waiting(&listener) {
+        tokio::spawn(serve(tcp, for_connections.clone()));
     }
 }
 
@@ -272,6 +277,8 @@ fn spawn_thread(worker: Worker, sockets: Listeners, drains: Drains) -> io::Resul
             if let Err(error) = worker.accept(sockets, &drains) {
                 tracing::error!(%error, "a worker cannot accept");
             }
+            // Only connections keep a drain from its end.
+            drop(drains);
             std::future::pending::<()>().await;
         });
     })?;

@@ -10,6 +10,7 @@ use mesh_kit::env::{Env, Error, Value};
 use mesh_kit::log::{Format, Level};
 use mesh_mtls::{certify, spiffe};
 
+use crate::net::listen::Sharing;
 use crate::net::{connect, copy, listen};
 use crate::resilience::{backoff, idle_cache};
 use crate::{balance, control, http, inbound, metrics, outbound, sniff};
@@ -109,7 +110,9 @@ impl Value for Addresses {
 }
 
 fn read(env: &mut Env) -> Option<Config> {
-    let (outbound_listen, inbound_listen, admin_listen) = listeners(env);
+    let help = "worker threads";
+    let workers = count(env, "MESH_WORKERS", "1", 1, 256, help);
+    let (outbound_listen, inbound_listen, admin_listen) = listeners(env, workers);
     let own_ports = ports(&[&outbound_listen, &inbound_listen, &admin_listen]);
     let tunnel_port = inbound_listen.addrs.first().map_or(4143, SocketAddr::port);
     let control_plane = control_plane(env);
@@ -119,8 +122,6 @@ fn read(env: &mut Env) -> Option<Config> {
     let balance = balance_settings(env);
     let (connect_out, connect_in) = connect_settings(env);
     let log = log_settings(env);
-    let help = "worker threads";
-    let workers = count(env, "MESH_WORKERS", "1", 1, 256, help);
     let help = "beyond so many series new targets are counted together";
     let max_series = count(env, "MESH_METRICS_MAX_SERIES", "4000", 100, 1_000_000, help);
     let grace = seconds(env, "MESH_SHUTDOWN_GRACE", "30s", "longest time from SIGTERM to the end");
@@ -133,7 +134,8 @@ fn read(env: &mut Env) -> Option<Config> {
         admin_listen,
         trust_anchors,
         certify,
-        control: control::Settings { max_targets: outbound.targets.most, ..control },
+        // Each worker holds its own; the slack is for those that are in use beyond its cache.
+        control: control::Settings { max_targets: outbound.targets.most * workers + 1000, ..control },
         workload,
         outbound,
         inbound,
@@ -146,14 +148,16 @@ fn read(env: &mut Env) -> Option<Config> {
     })
 }
 
-fn listeners(env: &mut Env) -> (listen::Settings, listen::Settings, listen::Settings) {
+fn listeners(env: &mut Env, workers: usize) -> (listen::Settings, listen::Settings, listen::Settings) {
+    let sharing = if workers > 1 { Sharing::Workers } else { Sharing::Alone };
+    let shared = |settings| listen::Settings { sharing, ..settings };
     let help = "takes the application's own connections, redirected by mesh-init";
     let outbound = listener(env, "MESH_OUTBOUND_LISTEN", "127.0.0.1:4140,[::1]:4140", help);
     let help = "takes connections to the application, and tunnels from other sidecars";
     let inbound = listener(env, "MESH_INBOUND_LISTEN", "0.0.0.0:4143,[::]:4143", help);
     let help = "health and metrics for everybody, state and control for loopback";
     let admin = listener(env, "MESH_ADMIN_LISTEN", "0.0.0.0:4191,[::]:4191", help);
-    (outbound, inbound, admin)
+    (shared(outbound), shared(inbound), admin)
 }
 
 fn control_plane(env: &mut Env) -> Option<(certify::Settings, control::Settings, PathBuf)> {
@@ -248,6 +252,15 @@ fn http_settings(env: &mut Env) -> http::Settings {
             "1s",
             "a body held back by expect: 100-continue is sent after this all the same",
         ),
+        open_timeout: millis(
+            env,
+            "MESH_TUNNEL_TIMEOUT",
+            "3s",
+            1,
+            60_000,
+            "to set up a connection to another sidecar, and to open a byte stream through it",
+        ),
+        tunnel_age: seconds(env, "MESH_TUNNEL_AGE", "12h", "a tunnel from another sidecar is renewed after this"),
         drain_linger: seconds(
             env,
             "MESH_DRAIN_LINGER",
@@ -302,7 +315,7 @@ fn connect_settings(env: &mut Env) -> (connect::Settings, connect::Settings) {
 
 fn listener(env: &mut Env, name: &'static str, default: &str, help: &'static str) -> listen::Settings {
     const BACKLOG: i32 = 1024;
-    listen::Settings { addrs: env.get(name, default, help), backlog: BACKLOG }
+    listen::Settings { addrs: env.get(name, default, help), backlog: BACKLOG, sharing: Sharing::Alone }
 }
 
 /// Address and identity of a control-plane service.

@@ -18,8 +18,8 @@ pub enum Reason {
     PeerIdentity,
     /// The upstream broke off before its response.
     UpstreamReset,
-    /// The proxy is about to end.
-    Draining,
+    /// More is asked for than the proxy is set to hold.
+    Overload,
     /// The request would come back to this proxy.
     Loop,
     /// The request is not one that can be forwarded.
@@ -48,7 +48,7 @@ impl Reason {
             Reason::ConnectFailed => ("connect_failed", StatusCode::SERVICE_UNAVAILABLE, UNAVAILABLE),
             Reason::PeerIdentity => ("peer_identity", StatusCode::SERVICE_UNAVAILABLE, UNAVAILABLE),
             Reason::UpstreamReset => ("upstream_reset", StatusCode::BAD_GATEWAY, UNAVAILABLE),
-            Reason::Draining => ("draining", StatusCode::SERVICE_UNAVAILABLE, UNAVAILABLE),
+            Reason::Overload => ("overload", StatusCode::SERVICE_UNAVAILABLE, UNAVAILABLE),
             Reason::Loop => ("loop", StatusCode::LOOP_DETECTED, INTERNAL),
             Reason::BadRequest => ("bad_request", StatusCode::BAD_REQUEST, INTERNAL),
             Reason::NotLocal => ("not_local", StatusCode::FORBIDDEN, PERMISSION_DENIED),

@@ -14,6 +14,7 @@ use h2::{Ping, PingPong};
 use http::{Method, Request, StatusCode, Uri};
 use mesh_mtls::tls;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::timeout;
 
 use super::answer::Reason;
 use super::{Failure, Settings, headers};
@@ -133,7 +134,10 @@ impl Pool {
             request.headers_mut().insert(headers::PROTOCOL, value);
         }
         let (response, send) = sender.send_request(request, false)?;
-        let response = response.await?;
+        let Ok(response) = timeout(self.settings.open_timeout, response).await else {
+            return Err(Failure::App(format!("no answer to CONNECT within {:?}", self.settings.open_timeout)));
+        };
+        let response = response?;
         if response.status() == StatusCode::OK {
             return Ok(H2Io::new(send, response.into_body()).holding(slot).into());
         }
@@ -172,7 +176,10 @@ impl Pool {
                 return Err(failure.clone());
             }
         }
-        let result = self.connect().await;
+        let result = match timeout(self.settings.open_timeout, self.connect()).await {
+            Ok(result) => result,
+            Err(_) => Err(Failure::Peer(format!("no HTTP/2 connection within {:?}", self.settings.open_timeout))),
+        };
         let mut open = self.open();
         match result {
             Ok(connection) => {

@@ -16,15 +16,16 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use super::body::Body;
 use super::caller::{Caller, H2Caller};
 use super::{Abort, Handler, Settings, pump};
+use crate::net::Stream;
 use crate::net::h2io::H2Io;
-use crate::net::{Drain, Stream};
 
-/// Serves `io` until it ends; `window` is the connection's flow-control window, bytes.
+/// Serves `io` until it ends; `window` is the connection's flow-control window, bytes. When `retire` returns, the peer is
+/// asked to open no further stream.
 pub async fn serve<IO>(
     io: IO,
     settings: &Settings,
     window: u32,
-    mut drain: Drain,
+    retire: impl Future<Output = ()>,
     handler: Arc<impl Handler>,
 ) -> Result<(), h2::Error>
 where
@@ -35,7 +36,8 @@ where
         return Err(Reason::SETTINGS_TIMEOUT.into());
     };
     let mut connection = connection?;
-    let mut draining = false;
+    let mut retired = false;
+    tokio::pin!(retire);
     loop {
         tokio::select! {
             accepted = connection.accept() => match accepted {
@@ -45,8 +47,8 @@ where
                 Some(Err(error)) => return Err(error),
                 None => return Ok(()),
             },
-            () = drain.started(), if !draining => {
-                draining = true;
+            () = &mut retire, if !retired => {
+                retired = true;
                 connection.graceful_shutdown();
             }
         }

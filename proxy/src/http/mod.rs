@@ -29,6 +29,9 @@ pub use caller::Caller;
 
 use crate::net::connect::ConnectError;
 
+/// What sidecars speak on a tunnel.
+pub const TUNNEL_ALPN: &[&[u8]] = &[b"h2"];
+
 /// Limits of connections that the proxy serves and opens.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -54,6 +57,10 @@ pub struct Settings {
     pub pool_size: usize,
     /// A request with `expect: 100-continue` sends its body after this, even when nobody said so.
     pub continue_wait: Duration,
+    /// To set up an HTTP/2 connection, and to open a byte stream through it.
+    pub open_timeout: Duration,
+    /// A tunnel from another sidecar is asked to end after this, so that none outlives its certificates for long.
+    pub tunnel_age: Duration,
     /// How long idle HTTP/1 connections may make one last request when the proxy drains.
     pub drain_linger: Duration,
 }

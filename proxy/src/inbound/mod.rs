@@ -12,6 +12,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
+use mesh_mtls::credentials::Credentials;
 use mesh_mtls::spiffe;
 use mesh_mtls::tls;
 use serde::Serialize;
@@ -51,6 +52,7 @@ pub struct Inbound {
     http: Arc<web::Settings>,
     policy: Subscription<InboundPolicy>,
     local: Arc<LocalAddresses>,
+    credentials: Credentials,
     tls: tls::Acceptor,
     connector: Connector,
     metrics: Metrics,
@@ -95,12 +97,13 @@ impl Inbound {
         http: Arc<web::Settings>,
         policy: Subscription<InboundPolicy>,
         local: Arc<LocalAddresses>,
-        tls: tls::Acceptor,
+        credentials: Credentials,
         connector: Connector,
         metrics: Metrics,
     ) -> Arc<Self> {
+        let tls = tls::Acceptor::new(credentials.clone(), tls::ClientAuth::Required, web::TUNNEL_ALPN);
         let apps = Mutex::new(IdleCache::new(settings.apps));
-        Arc::new(Self { settings, http, policy, local, tls, connector, metrics, apps })
+        Arc::new(Self { settings, http, policy, local, credentials, tls, connector, metrics, apps })
     }
 
     /// Serves one accepted connection to its end.
@@ -194,7 +197,7 @@ impl Inbound {
         }
     }
 
-    async fn serve_http(self: Arc<Self>, stream: Stream, seen: &Seen, app: Arc<App>, peer: Peer, drain: Drain) {
+    async fn serve_http(self: Arc<Self>, stream: Stream, seen: &Seen, app: Arc<App>, peer: Peer, mut drain: Drain) {
         let (settings, metrics) = (Arc::clone(&self.http), self.metrics.clone());
         let handler = Arc::new(http::Connection::new(self, app, peer));
         if *seen == Seen::Http1 {
@@ -204,7 +207,7 @@ impl Inbound {
             return;
         }
         let window = settings.connection_window;
-        if let Err(error) = h2_server::serve(stream, &settings, window, drain, handler).await {
+        if let Err(error) = h2_server::serve(stream, &settings, window, drain.started(), handler).await {
             tracing::debug!(%error, "HTTP/2 connection of a client ended early");
         }
     }

@@ -4,9 +4,12 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::{Request, Response};
+use mesh_mtls::credentials::Anchors;
 use tokio::net::TcpStream;
+use tokio::sync::watch;
 
 use super::{DIRECTION, Inbound, Peer};
 use crate::http::answer::Reason;
@@ -39,8 +42,9 @@ impl Inbound {
         self.metrics.handshake(DIRECTION, "ok");
         let _open = self.metrics.tunnels().connection(DIRECTION);
         let settings = Arc::clone(&self.http);
-        let handler = Arc::new(Connection { inbound: self, peer: Peer::Mesh(id), drain: drain.clone() });
-        if let Err(error) = h2_server::serve(stream, &settings, settings.tunnel_window(), drain, handler).await {
+        let retire = retire(drain.clone(), self.credentials.watch_anchors(), settings.tunnel_age);
+        let handler = Arc::new(Connection { inbound: self, peer: Peer::Mesh(id), drain });
+        if let Err(error) = h2_server::serve(stream, &settings, settings.tunnel_window(), retire, handler).await {
             tracing::debug!(%error, "tunnel ended early");
         }
     }
@@ -52,6 +56,25 @@ impl Inbound {
         let mut first = [0];
         let peeked = tokio::time::timeout(self.http.head_timeout, tcp.peek(&mut first)).await;
         matches!(peeked, Ok(Ok(1))) && first[0] == HANDSHAKE
+    }
+}
+
+/// When a tunnel shall be followed by a new one: at the drain; before its certificates are old; and some time after a change
+/// of trust anchors, when everybody has a certificate of the new ones.
+async fn retire(mut drain: Drain, mut anchors: watch::Receiver<Anchors>, age: Duration) {
+    const RENEWED_WITHIN: Duration = Duration::from_secs(10);
+    // Spread, for tunnels that were opened together shall not end together.
+    let spread = |time: Duration| time.mul_f64(0.9 + 0.2 * fastrand::f64());
+    let untrusted = async {
+        if anchors.changed().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+        tokio::time::sleep(spread(RENEWED_WITHIN)).await;
+    };
+    tokio::select! {
+        () = drain.started() => {}
+        () = untrusted => {}
+        () = tokio::time::sleep(spread(age)) => {}
     }
 }
 

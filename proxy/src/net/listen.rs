@@ -1,12 +1,13 @@
 //! Listening sockets and the accept loop.
 //!
-//! Invariant: an accept error never spins; running out of file descriptors pauses the loop. One listener per worker and
-//! address, with SO_REUSEPORT, so that workers share nothing.
+//! Invariant: an accept error never spins; running out of file descriptors pauses the loop. With several workers there is one
+//! listener per worker and address, with SO_REUSEPORT, so that they share nothing.
 
 use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -17,15 +18,31 @@ pub struct Settings {
     pub addrs: Vec<SocketAddr>,
     /// Length of the kernel's accept queue.
     pub backlog: i32,
+    /// Whether others may listen there as well.
+    pub sharing: Sharing,
+}
+
+/// Who may listen on an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sharing {
+    /// One listener.
+    Alone,
+    /// One listener per worker (SO_REUSEPORT).
+    Workers,
 }
 
 const PAUSE_WHEN_EXHAUSTED: Duration = Duration::from_millis(100);
+
+/// An error if anybody listens on one of the addresses already: with SO_REUSEPORT the kernel would not say so.
+pub fn probe(settings: &Settings) -> io::Result<()> {
+    bind_all(&Settings { sharing: Sharing::Alone, ..settings.clone() }).map(drop)
+}
 
 /// Binds all addresses of `settings`.
 pub fn bind_all(settings: &Settings) -> io::Result<Vec<TcpListener>> {
     let mut listeners = Vec::with_capacity(settings.addrs.len());
     for addr in &settings.addrs {
-        match bind(*addr, settings.backlog) {
+        match bind(*addr, settings) {
             Ok(listener) => listeners.push(listener),
             Err(error) if addr.is_ipv6() && no_ipv6(&error) => {
                 tracing::info!(%addr, "no IPv6 on this host, not listening");
@@ -39,16 +56,16 @@ pub fn bind_all(settings: &Settings) -> io::Result<Vec<TcpListener>> {
     Ok(listeners)
 }
 
-fn bind(addr: SocketAddr, backlog: i32) -> io::Result<TcpListener> {
+fn bind(addr: SocketAddr, settings: &Settings) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
     if addr.is_ipv6() {
         socket.set_only_v6(true)?;
     }
     socket.set_reuse_address(true)?;
-    socket.set_reuse_port(true)?;
+    socket.set_reuse_port(settings.sharing == Sharing::Workers)?;
     socket.set_nonblocking(true)?;
     socket.bind(&addr.into())?;
-    socket.listen(backlog)?;
+    socket.listen(settings.backlog)?;
     TcpListener::from_std(socket.into())
 }
 
@@ -86,6 +103,14 @@ fn of_one_connection(error: &io::Error) -> bool {
     )
 }
 
+/// A connection that waits in the kernel already, if there is one.
+pub fn accept_waiting(listener: &TcpListener) -> Option<TcpStream> {
+    let (tcp, _) = listener.accept().now_or_never()?.ok()?;
+    // Fails only on sockets that are already dead, and reading will say so.
+    let _ = tcp.set_nodelay(true);
+    Some(tcp)
+}
+
 /// Where the client dialed before the redirect; `None` for a connection that was not redirected.
 pub fn original_destination(tcp: &TcpStream) -> Option<SocketAddr> {
     let socket = SockRef::from(tcp);
@@ -105,7 +130,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_connection_without_redirect_has_no_other_original_destination() {
-        let settings = Settings { addrs: vec![([127, 0, 0, 1], 0).into()], backlog: 8 };
+        let settings = Settings { addrs: vec![([127, 0, 0, 1], 0).into()], backlog: 8, sharing: Sharing::Alone };
         let listeners = bind_all(&settings).expect("loopback can be bound");
         let addr = listeners[0].local_addr().expect("bound");
         let client = TcpStream::connect(addr).await.expect("connects");
@@ -113,6 +138,15 @@ mod tests {
         assert_eq!(peer, client.local_addr().expect("connected"));
         let original = original_destination(&accepted);
         assert!(original.is_none() || original == Some(addr), "saw {original:?}");
+    }
+
+    #[tokio::test]
+    async fn a_second_listener_is_noticed() {
+        let any = Settings { addrs: vec![([127, 0, 0, 1], 0).into()], backlog: 8, sharing: Sharing::Workers };
+        let first = bind_all(&any).expect("loopback can be bound");
+        let same = Settings { addrs: vec![first[0].local_addr().expect("bound")], ..any };
+        assert!(probe(&same).is_err(), "two processes would share the port without a word");
+        bind_all(&same).expect("a worker of the same process may");
     }
 
     #[test]

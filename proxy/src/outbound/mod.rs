@@ -79,9 +79,14 @@ impl Outbound {
     /// Serves one accepted connection to its end.
     pub async fn serve(self: Arc<Self>, tcp: TcpStream, drain: Drain) {
         let Some(dialed) = self.destination(&tcp) else {
-            return self.refuse_loop(tcp.into()).await;
+            return self.refuse(tcp.into(), Reason::Loop, "dialed the proxy's own port").await;
         };
         let target = self.target(dialed);
+        if target.is_over_limit() {
+            // Nothing is known of it, and it may be meshed: passing it through could be the wrong thing.
+            let detail = "more destinations at a time than MESH_MAX_TARGETS";
+            return self.refuse(tcp.into(), Reason::Overload, detail).await;
+        }
         target.known(self.settings.discovery_wait).await;
         let route = target.route(&self.discovery, &self.reach, &self.metrics);
         let mut stream = Stream::from(tcp);
@@ -111,10 +116,11 @@ impl Outbound {
         (!would_loop).then_some(dialed)
     }
 
-    async fn refuse_loop(&self, stream: Stream) {
-        self.metrics.refused(DIRECTION, Reason::Loop.word());
-        self.metrics.error(DIRECTION, Reason::Loop.word());
-        sniff::refuse(stream, &self.settings.sniff, Reason::Loop, "dialed the proxy's own port").await;
+    async fn refuse(&self, stream: Stream, reason: Reason, detail: &str) {
+        self.metrics.refused(DIRECTION, reason.word());
+        self.metrics.error(DIRECTION, reason.word());
+        tracing::warn!(reason = reason.word(), detail, "connection refused");
+        sniff::refuse(stream, &self.settings.sniff, reason, detail).await;
     }
 
     fn target(&self, dialed: SocketAddr) -> Arc<Target> {
@@ -158,7 +164,7 @@ impl Outbound {
         }
     }
 
-    async fn serve_http(self: Arc<Self>, stream: Stream, seen: &Seen, target: Arc<Target>, drain: Drain) {
+    async fn serve_http(self: Arc<Self>, stream: Stream, seen: &Seen, target: Arc<Target>, mut drain: Drain) {
         let (settings, metrics) = (Arc::clone(&self.http), self.metrics.clone());
         let handler = Arc::new(http::Connection::new(self, target));
         if *seen == Seen::Http1 {
@@ -168,7 +174,7 @@ impl Outbound {
             return;
         }
         let window = settings.connection_window;
-        if let Err(error) = h2_server::serve(stream, &settings, window, drain, handler).await {
+        if let Err(error) = h2_server::serve(stream, &settings, window, drain.started(), handler).await {
             tracing::debug!(%error, "HTTP/2 connection of the application ended early");
         }
     }

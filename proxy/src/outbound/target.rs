@@ -27,7 +27,9 @@ pub(super) struct Target {
 pub(super) struct Route {
     of: Option<Arc<model::Target>>,
     pub(super) protocol: Protocol,
+    dialed: SocketAddr,
     backend: Arc<Backend>,
+    applied: AtomicBool,
     endpoints: Option<Subscription<EndpointSet>>,
     _follow: Option<Follow>,
     metrics: Metrics,
@@ -56,6 +58,11 @@ impl Target {
     pub(super) fn new(dialed: SocketAddr, subscription: Subscription<model::Target>) -> Self {
         let (asked_in_vain, server_first, route) = Default::default();
         Self { dialed, subscription, asked_in_vain, server_first, route }
+    }
+
+    /// Whether discovery was not even asked.
+    pub(super) fn is_over_limit(&self) -> bool {
+        self.subscription.is_over_limit()
     }
 
     /// Waits until discovery has answered, `within` at most, and only once in vain.
@@ -137,19 +144,17 @@ impl Route {
             }
             model::Target::Service { backend: id, .. } => Some(discovery.endpoints(id)),
         };
-        let follow = endpoints.clone().map(|endpoints| {
-            if let Some(set) = endpoints.current() {
-                backend.apply(set.of_family(&dialed));
-            }
-            Follow(tokio::spawn(follow(Arc::clone(&backend), endpoints, dialed)))
-        });
+        let follow =
+            endpoints.clone().map(|endpoints| Follow(tokio::spawn(follow(Arc::clone(&backend), endpoints, dialed))));
         Self {
             metrics: metrics.clone(),
             http: Default::default(),
             tcp: Default::default(),
             of: says,
             protocol,
+            dialed,
             backend,
+            applied: AtomicBool::new(false),
             endpoints,
             _follow: follow,
         }
@@ -158,11 +163,12 @@ impl Route {
     /// The endpoints behind it, once their first list is there; it is not waited for longer than `within`.
     pub(super) async fn backend(&self, within: Duration) -> &Backend {
         if let Some(endpoints) = &self.endpoints
-            && endpoints.current().is_none()
+            && !self.applied.load(Ordering::Relaxed)
+            && endpoints.first(within).await.is_some()
         {
-            endpoints.first(within).await;
-            // `follow` applies the list in its own task; that one goes first.
-            tokio::task::yield_now().await;
+            // `follow` may not have had its turn yet; both apply the newest list.
+            apply(&self.backend, endpoints, self.dialed);
+            self.applied.store(true, Ordering::Relaxed);
         }
         &self.backend
     }
@@ -215,9 +221,13 @@ impl Drop for Follow {
 
 async fn follow(backend: Arc<Backend>, mut endpoints: Subscription<EndpointSet>, dialed: SocketAddr) {
     loop {
-        if let Some(set) = endpoints.current() {
-            backend.apply(set.of_family(&dialed));
-        }
+        apply(&backend, &endpoints, dialed);
         endpoints.changed().await;
+    }
+}
+
+fn apply(backend: &Backend, endpoints: &Subscription<EndpointSet>, dialed: SocketAddr) {
+    if let Some(set) = endpoints.current() {
+        backend.apply(set.of_family(&dialed));
     }
 }

@@ -42,10 +42,11 @@ impl<K: Eq + Hash + Clone, V> IdleCache<K, V> {
             entry.used = now;
             return Arc::clone(&entry.value);
         }
-        let value = Arc::new(make());
+        // First, so that what the old entry holds is free for the new one.
         if self.entries.len() >= self.settings.most {
             self.evict_oldest();
         }
+        let value = Arc::new(make());
         if self.entries.len() < self.settings.most {
             self.entries.insert(key.clone(), Entry { value: Arc::clone(&value), used: now });
         }

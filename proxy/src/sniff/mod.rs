@@ -37,7 +37,7 @@ pub enum Seen {
     ServerFirst,
     /// Bytes came too slowly to decide.
     TooSlow,
-    /// The client went away without a byte.
+    /// The client ended its direction without a byte.
     Nothing,
 }
 
@@ -75,7 +75,8 @@ pub async fn client(stream: &mut Stream, settings: &Settings) -> io::Result<Opti
             Err(_) => return Ok(None),
             Ok(read) => {
                 if read? == 0 {
-                    return Ok(Some(Seen::Nothing));
+                    // It has nothing to say, which is no reason for the server not to.
+                    return Ok(None);
                 }
             }
         }
