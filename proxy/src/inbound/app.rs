@@ -76,6 +76,9 @@ impl App {
 
     /// Remembers the verdict for the connections to come.
     pub(super) fn remember(&self, seen: &Seen) {
+        if *seen == Seen::Nothing {
+            return;
+        }
         self.server_first.store(*seen == Seen::ServerFirst, Ordering::Relaxed);
     }
 
