@@ -49,6 +49,8 @@ pub(crate) enum Failure {
     Destination { direction: Direction, target: SocketAddr, found: SocketAddr },
     #[error("user {uid} (the proxy) is redirected, so its connections would loop; check --proxy-uid against the rules")]
     NotExempt { uid: u32 },
+    #[error("acting as user {uid} (the proxy): not permitted, so its exemption is not proved (needs CAP_SETUID)")]
+    Impersonation { uid: u32 },
     #[error("{0}")]
     Io(#[from] io::Error),
 }
@@ -192,7 +194,12 @@ impl Bench {
 
     /// The proxy's user must come out at the peer.
     fn exempt(&self, uid: u32, target: SocketAddr, peer: &TcpListener) -> Result<(), Failure> {
-        let ourselves = setfsuid(Uid::from_raw(uid));
+        let proxy = Uid::from_raw(uid);
+        let ourselves = setfsuid(proxy);
+        // It reports no failure, only the user that was in force before the call.
+        if setfsuid(proxy) != proxy {
+            return Err(Failure::Impersonation { uid });
+        }
         let client = connect(Direction::Outbound, target);
         setfsuid(ourselves);
         // Redirected and nobody there: refused.

@@ -3,6 +3,7 @@
 use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
+use mesh_tests::bin;
 use mesh_tests::netns::{Host, Net, Proc, until};
 use nix::sys::signal::Signal;
 
@@ -66,6 +67,18 @@ fn each_missing_piece_is_named() {
             refused(&host, if family == "iptables" { told } else { "" });
         }
     }
+}
+
+#[test]
+fn the_missing_right_to_act_as_the_proxy_is_not_taken_for_a_missing_rule() {
+    let net = Net::new();
+    let host = net.host("workload");
+    apply(&host, "");
+    let mut command = host.command("setpriv");
+    command.args(["--bounding-set=-setuid", "--inh-caps=-setuid"]).arg(bin("mesh-init")).arg("--verify");
+    let ran = run(&mut command);
+    assert_eq!(ran.code, Some(2), "{ran:?}");
+    assert!(ran.stderr.contains("CAP_SETUID") && !ran.stderr.contains("is redirected"), "{ran:?}");
 }
 
 #[test]
