@@ -9,6 +9,7 @@ mod scene;
 mod steps;
 mod wire;
 
+use std::fs;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
@@ -18,6 +19,11 @@ use clap::Parser;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, geteuid};
+
+/// In the folder of the second process: its exit status, once it only waits to be ended.
+const VERDICT: &str = "verdict";
+/// Ended before there was a verdict, as a shell says it for Ctrl-C.
+const INTERRUPTED: u8 = 130;
 
 /// In seconds. By itself the demo ends long before; if it runs for this long, something hangs.
 const LONGEST: u32 = 85;
@@ -56,11 +62,21 @@ fn play(dir: &Path, options: &Options) -> anyhow::Result<ExitCode> {
     Ok(scene::play(dir, options))
 }
 
+/// Leaves the exit status for the first process, which is about to end this one.
+fn record(dir: &Path, verdict: u8) {
+    let written = fs::write(dir.join(VERDICT), verdict.to_string());
+    written.unwrap_or_else(|error| eprintln!("the verdict is not kept: {error}"));
+}
+
+fn recorded(dir: &Path) -> Option<u8> {
+    fs::read_to_string(dir.join(VERDICT)).ok()?.parse().ok()
+}
+
 /// Starts the second process, waits for its end or ours, and removes what is left.
 fn supervise(options: &Options) -> anyhow::Result<ExitCode> {
     // Blocked before anything starts, so that none is lost.
-    let signals = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGCHLD, Signal::SIGALRM];
-    let signals = SigSet::from_iter(signals);
+    let ends = [Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGALRM];
+    let signals = SigSet::from_iter(ends.into_iter().chain([Signal::SIGCHLD]));
     signals.thread_block()?;
     if !options.keep {
         nix::unistd::alarm::set(LONGEST);
@@ -75,20 +91,19 @@ fn supervise(options: &Options) -> anyhow::Result<ExitCode> {
     command.process_group(0);
     let child = command.spawn().context("the demo's second process")?;
     let child = Pid::from_raw(child.id().cast_signed());
-    let status = watch(child, &signals, options.keep);
+    let status = watch(child, &signals, dir.path());
     mesh_tests::netns::sweep();
     status
 }
 
-fn watch(child: Pid, signals: &SigSet, keep: bool) -> anyhow::Result<ExitCode> {
+fn watch(child: Pid, signals: &SigSet, dir: &Path) -> anyhow::Result<ExitCode> {
     loop {
         let signal = signals.wait()?;
         if signal != Signal::SIGCHLD {
             nix::sys::signal::kill(child, Signal::SIGKILL)?;
             waitpid(child, None)?;
             eprintln!("\n{signal}: ending, cleaning up");
-            let asked = keep && signal != Signal::SIGALRM;
-            return Ok(if asked { ExitCode::SUCCESS } else { ExitCode::from(130) });
+            return Ok(ExitCode::from(recorded(dir).unwrap_or(INTERRUPTED)));
         }
         match waitpid(child, Some(WaitPidFlag::WNOHANG))? {
             WaitStatus::Exited(_, code) => return Ok(ExitCode::from(u8::try_from(code).unwrap_or(1))),

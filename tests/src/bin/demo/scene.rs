@@ -69,10 +69,12 @@ pub(crate) fn play(dir: &Path, options: &Options) -> ExitCode {
     if let Some(Err(error)) = options.logs.as_ref().map(|folder| scene.write_logs(folder)) {
         eprintln!("no logs: {error}");
     }
+    let verdict = u8::from(!failed.is_empty());
     if options.keep {
+        crate::record(dir, verdict);
         scene.keep();
     }
-    if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    ExitCode::from(verdict)
 }
 
 impl Scene {
@@ -123,7 +125,7 @@ impl Scene {
 
     /// Says what to try, and waits for the first process to end this one.
     fn keep(&self) -> ! {
-        let (client, web) = (self.namespace("client"), self.namespace("web-1"));
+        let (client, web) = (self.namespace("client"), self.namespace("web-2"));
         let manifests = self.mesh.manifests.path().display();
         println!(
             "\nStill running. To try in another terminal (as root):\n\
