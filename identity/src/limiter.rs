@@ -4,8 +4,9 @@
 //! from many addresses costs those that come new, not those that are known. Non-goal: fairness within a source.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv6Addr};
 use std::time::{Duration, Instant};
+
+pub use mesh_mtls::grpc::Source;
 
 /// The least time between two looks for entries that have run out.
 const SWEEP: Duration = Duration::from_secs(1);
@@ -19,22 +20,6 @@ pub struct Settings {
     pub burst: u32,
     /// Sources known at a time.
     pub table: usize,
-}
-
-/// Where requests come from: an IPv4 address, or the first half of an IPv6 address, which is what a host has to itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Source(IpAddr);
-
-impl From<IpAddr> for Source {
-    fn from(ip: IpAddr) -> Self {
-        match ip.to_canonical() {
-            IpAddr::V6(v6) => {
-                let network = v6.to_bits() & !u128::from(u64::MAX);
-                Self(Ipv6Addr::from_bits(network).into())
-            }
-            v4 @ IpAddr::V4(_) => Self(v4),
-        }
-    }
 }
 
 /// Says whether a request is within its source's rate.
@@ -88,6 +73,8 @@ fn take(empty_at: &mut Instant, settings: Settings, now: Instant) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::net::IpAddr;
+
     use super::*;
 
     const SETTINGS: Settings = Settings { per_second: 10, burst: 5, table: 4 };

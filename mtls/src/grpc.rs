@@ -4,6 +4,7 @@
 //! its name anew for each connection, and finds a dead peer by HTTP/2 pings. Non-goal: traffic of applications.
 
 mod incoming;
+mod places;
 
 use std::io;
 use std::net::SocketAddr;
@@ -16,6 +17,7 @@ use tokio_rustls::client::TlsStream;
 use tonic::transport::{Channel, Endpoint, Server, Uri};
 
 pub use incoming::{Connection, Incoming, Peer, incoming};
+pub use places::Source;
 
 use crate::spiffe::Id;
 use crate::tls::{self, Connector};

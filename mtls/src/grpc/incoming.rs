@@ -2,9 +2,8 @@
 //!
 //! Invariant: the stream never ends and never yields an error, so that no client and no lack of descriptors can stop a
 //! server; handshakes are bounded in time (by the acceptor) and number, and silent clients cannot hold all places for
-//! long. Non-goal: a bound on finished connections; that is the server's.
+//! long, see [`super::places`]. Non-goal: a bound on finished connections; that is the server's.
 
-use std::collections::VecDeque;
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
@@ -14,19 +13,16 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::task::{AbortHandle, JoinSet};
+use tokio::task::{AbortHandle, Id as TaskId, JoinSet};
 use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_rustls::server::TlsStream;
 use tokio_stream::Stream;
 use tonic::transport::server::Connected;
 
+use super::places::{MAX_HANDSHAKES, PATIENCE, Places, Room};
 use crate::spiffe::Id;
 use crate::tls::{self, Acceptor};
 
-/// Handshakes at the same time; further connections wait in the kernel's queue.
-const MAX_HANDSHAKES: usize = 256;
-/// When all places are taken, a handshake older than this gives up its place. A good one takes milliseconds.
-const PATIENCE: Duration = Duration::from_secs(1);
 /// How long to let others close descriptors when there are none left.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -45,8 +41,9 @@ pub fn incoming(listener: TcpListener, acceptor: Acceptor) -> Incoming {
         listener,
         acceptor,
         handshakes: JoinSet::new(),
-        started: VecDeque::new(),
-        timer: None,
+        places: Places::new(),
+        pause: None,
+        patience: None,
         refused: Box::new(|_, _| {}),
     }
 }
@@ -56,27 +53,21 @@ pub struct Incoming {
     listener: TcpListener,
     acceptor: Acceptor,
     handshakes: JoinSet<Result<Connection, Failed>>,
-    /// In the order of their start; some may have ended.
-    started: VecDeque<Started>,
-    /// Nothing is accepted before it ends.
-    timer: Option<Pin<Box<Sleep>>>,
+    /// Of those in `handshakes` that have not been told to end.
+    places: Places<Started>,
+    /// There are no descriptors; nothing is accepted before it ends.
+    pause: Option<Pin<Box<Sleep>>>,
+    /// All places are taken; then one of them will have had its time.
+    patience: Option<Pin<Box<Sleep>>>,
     refused: Refused,
 }
 
 type Refused = Box<dyn Fn(SocketAddr, &tls::Error) + Send + Sync>;
 
+#[derive(Debug)]
 struct Started {
-    at: Instant,
     addr: SocketAddr,
     task: AbortHandle,
-}
-
-enum Place {
-    Free,
-    /// A handshake is about to end.
-    FreeSoon,
-    /// None has ended yet, and the oldest may go on until then.
-    FreeAt(Instant),
 }
 
 struct Failed {
@@ -99,32 +90,34 @@ impl Incoming {
             let (tls, tls::Peer { id }) = acceptor.accept(tcp).await.map_err(failed)?;
             Ok(Connection { tls, peer: Peer { id, addr } })
         });
-        if self.started.len() >= 2 * MAX_HANDSHAKES {
-            self.started.retain(|started| !started.task.is_finished());
-        }
-        self.started.push_back(Started { at: Instant::now(), addr, task });
+        self.places.enter(addr.ip().into(), Started { addr, task }, Instant::now());
     }
 
-    /// Finds a place for one more handshake, if need be by ending the oldest.
-    fn make_place(&mut self) -> Place {
-        if self.handshakes.len() < MAX_HANDSHAKES {
-            return Place::Free;
+    /// Ready when there is a place for one more handshake, if need be by ending another.
+    fn poll_place(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        while self.handshakes.len() >= MAX_HANDSHAKES {
+            if self.places.len() < self.handshakes.len() {
+                return Poll::Pending; // one was told to end, and wakes us
+            }
+            if let Some(timer) = &mut self.patience {
+                ready!(timer.as_mut().poll(cx)); // a handshake that ends wakes us as well
+                self.patience = None;
+            }
+            match self.places.make_room(Instant::now()) {
+                Room::Evict(Started { addr, task }) => {
+                    task.abort();
+                    self.report(&Failed { addr, error: tls::Error::Timeout(PATIENCE) });
+                }
+                Room::At(time) => self.patience = Some(Box::pin(sleep_until(time))),
+                Room::Nobody => return Poll::Pending,
+            }
         }
-        while self.started.front().is_some_and(|oldest| oldest.task.is_finished()) {
-            self.started.pop_front();
-        }
-        let Some(Started { at, addr, .. }) = self.started.front() else {
-            return Place::FreeSoon;
-        };
-        let (until, addr) = (*at + PATIENCE, *addr);
-        if Instant::now() < until {
-            return Place::FreeAt(until);
-        }
-        if let Some(oldest) = self.started.pop_front() {
-            oldest.task.abort();
-        }
-        self.report(&Failed { addr, error: tls::Error::Timeout(PATIENCE) });
-        Place::FreeSoon
+        self.patience = None;
+        Poll::Ready(())
+    }
+
+    fn ended(&mut self, task: TaskId) {
+        self.places.leave(|started| started.task.id() == task);
     }
 
     fn report(&self, failed: &Failed) {
@@ -138,33 +131,33 @@ impl Stream for Incoming {
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         loop {
-            match self.handshakes.poll_join_next(cx) {
-                Poll::Ready(Some(Ok(Ok(connection)))) => return Poll::Ready(Some(Ok(connection))),
-                Poll::Ready(Some(Ok(Err(failed)))) => {
+            match self.handshakes.poll_join_next_with_id(cx) {
+                Poll::Ready(Some(Ok((task, Ok(connection))))) => {
+                    self.ended(task);
+                    return Poll::Ready(Some(Ok(connection)));
+                }
+                Poll::Ready(Some(Ok((task, Err(failed))))) => {
+                    self.ended(task);
                     self.report(&failed);
                     continue;
                 }
-                Poll::Ready(Some(Err(_))) => continue, // it gave up its place, or the runtime shuts down
-                Poll::Ready(None) | Poll::Pending => {}
-            }
-            if let Some(timer) = &mut self.timer {
-                ready!(timer.as_mut().poll(cx));
-                self.timer = None;
-            }
-            match self.make_place() {
-                Place::Free => {}
-                Place::FreeSoon => return Poll::Pending, // the handshake that ends wakes us
-                Place::FreeAt(time) => {
-                    self.timer = Some(Box::pin(sleep_until(time)));
+                Poll::Ready(Some(Err(error))) => {
+                    self.ended(error.id()); // it gave up its place, or the runtime shuts down
                     continue;
                 }
+                Poll::Ready(None) | Poll::Pending => {}
             }
+            if let Some(timer) = &mut self.pause {
+                ready!(timer.as_mut().poll(cx));
+                self.pause = None;
+            }
+            ready!(self.poll_place(cx));
             match ready!(self.listener.poll_accept(cx)) {
                 Ok((tcp, addr)) => self.start(tcp, addr),
                 Err(error) if is_of_the_connection(&error) => {}
                 Err(error) => {
                     tracing::warn!("cannot accept: {error}");
-                    self.timer = Some(Box::pin(sleep_until(Instant::now() + PAUSE)));
+                    self.pause = Some(Box::pin(sleep_until(Instant::now() + PAUSE)));
                 }
             }
         }

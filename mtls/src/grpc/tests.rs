@@ -6,6 +6,7 @@ use rcgen::{CertificateParams, KeyPair};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tonic::Code;
 
+use super::places::{MAX_HANDSHAKES, PATIENCE, SHARE};
 use super::*;
 use crate::credentials::Credentials;
 use crate::testing::authority::Authority;
@@ -124,4 +125,63 @@ async fn silent_clients_in_all_handshake_places_give_way_to_others() {
     assert!(waited < tls::Settings::default().handshake_timeout, "waited for the time limit: {waited:?}");
     until(&mut authority.refused(), |reasons| reasons.len() >= 45).await;
     assert!(authority.refused().borrow().iter().all(|reason| *reason == "timeout"));
+}
+
+/// A connection from an address of our own choosing.
+async fn from(source: [u8; 4], addr: SocketAddr) -> TcpStream {
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind((source, 0).into()).unwrap();
+    socket.connect(addr).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_flood_of_silent_clients_from_one_address_delays_no_other_one() {
+    const FLOOD: usize = 2000;
+    let ca = Ca::root("root");
+    let connector = connector(&ca).with_alpn(ALPN);
+    let authority = Authority::start(ca).await;
+    let addr = authority.addr();
+    let mut silent = Vec::new();
+    for _ in 0..300 {
+        silent.push(from([127, 0, 0, 2], addr).await);
+    }
+    let (stop, mut stopped) = tokio::sync::oneshot::channel::<()>();
+    let flood = tokio::spawn(async move {
+        let mut tick = tokio::time::interval(Duration::from_micros(500));
+        while silent.len() < FLOOD && stopped.try_recv().is_err() {
+            tick.tick().await;
+            silent.push(from([127, 0, 0, 2], addr).await);
+        }
+    });
+    let mut slowest = Duration::ZERO;
+    for _ in 0..10 {
+        let started = Instant::now();
+        let tcp = from([127, 0, 0, 3], addr).await;
+        connector.connect(tcp, &id("identity")).await.unwrap();
+        slowest = slowest.max(started.elapsed());
+    }
+    drop(stop);
+    flood.await.unwrap();
+    assert!(slowest < PATIENCE, "{slowest:?}");
+}
+
+#[tokio::test]
+async fn a_place_that_comes_free_is_used_at_once() {
+    let ca = Ca::root("root");
+    let connector = connector(&ca).with_alpn(ALPN);
+    let authority = Authority::start(ca).await;
+    let mut silent = Vec::new();
+    // Eight sources with their share each: nobody has to give way before its time.
+    for n in 0..MAX_HANDSHAKES {
+        silent.push(from([127, 0, 1, u8::try_from(n / SHARE).unwrap()], authority.addr()).await);
+    }
+    // One that has to wait, so the timer runs; then all places come free.
+    let (waiting, expected) = (from([127, 0, 2, 1], authority.addr()).await, id("identity"));
+    let started = Instant::now();
+    let mut handshake = Box::pin(connector.connect(waiting, &expected));
+    tokio::time::timeout(Duration::from_millis(100), &mut handshake).await.expect_err("has to wait for a place");
+    drop(silent);
+    handshake.await.unwrap();
+    let waited = started.elapsed();
+    assert!(waited < PATIENCE / 2, "{waited:?}");
 }
