@@ -170,6 +170,12 @@ impl Issuer {
         self.chain.iter().filter(|certificate| !anchors.der().contains(certificate)).cloned()
     }
 
+    /// Whether what it signs now holds now.
+    #[must_use]
+    pub fn is_valid(&self, now: SystemTime) -> bool {
+        (self.not_before..self.not_after).contains(&now)
+    }
+
     /// The last second in which it can sign.
     #[must_use]
     pub fn not_after(&self) -> SystemTime {

@@ -18,7 +18,7 @@ use tonic::codegen::Bytes;
 use tonic::transport::Channel;
 
 pub use request::Error;
-use schedule::{Now, Schedule};
+use schedule::{Now, Schedule, Validity};
 
 use crate::anchors::Anchors;
 use crate::credentials::{Credentials, Leaf};
@@ -113,7 +113,8 @@ async fn renew(
                 let leaf = credentials.set_leaf(leaf);
                 let left = leaf.not_after().duration_since(SystemTime::now()).unwrap_or_default();
                 tracing::info!(id = %leaf.id(), ?left, "certified");
-                schedule.issued(leaf.not_after(), Now::read(), fastrand::f64());
+                let validity = Validity { not_before: leaf.not_before(), not_after: leaf.not_after() };
+                schedule.issued(validity, Now::read(), fastrand::f64());
                 observer.certified(&leaf);
             }
             Err(error) => {

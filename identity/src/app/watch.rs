@@ -168,8 +168,7 @@ impl Watcher {
     }
 
     fn tell_readiness(&self, authority: &Authority, now: SystemTime) {
-        let can_sign = now < authority.issuer.not_after();
-        self.issuer_check.set(if can_sign { Status::Ready } else { Status::Waiting });
+        self.issuer_check.set(if authority.issuer.is_valid(now) { Status::Ready } else { Status::Waiting });
     }
 
     fn certify_ourselves(&self, authority: &Authority, now: SystemTime) {
@@ -184,15 +183,36 @@ impl Watcher {
     fn renew_when_due(&self, now: SystemTime) {
         let authority = self.authority.borrow().clone();
         self.tell_readiness(&authority, now);
-        if now < authority.issuer.not_after() && self.credentials.leaf().is_none_or(|leaf| is_due(&leaf, now)) {
+        if authority.issuer.is_valid(now) && self.credentials.leaf().is_none_or(|leaf| is_due(&leaf, now)) {
             self.certify_ourselves(&authority, now);
         }
     }
 }
 
-/// At 70 % of its life. As the issuer's end comes near, clipped leaves are renewed ever sooner, in the last seconds at
-/// each look; a signature is cheap.
+/// At 70 % of its life, or when the clock has been set back before it. As the issuer's end comes near, clipped leaves
+/// are renewed ever sooner, in the last seconds at each look; a signature is cheap.
 fn is_due(leaf: &Leaf, now: SystemTime) -> bool {
     let life = leaf.not_after().duration_since(leaf.not_before()).unwrap_or_default();
-    now >= leaf.not_before() + life.mul_f64(0.7)
+    now < leaf.not_before() || now >= leaf.not_before() + life.mul_f64(0.7)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{Ca, HOUR, files, id};
+
+    #[test]
+    fn our_own_leaf_is_renewed_at_70_percent_of_its_life_and_when_the_clock_is_set_back() {
+        let (root, now) = (Ca::root("root"), SystemTime::now());
+        let authority = authority::first(files(&root, &root.issuer(|_| {})), &id(), now).unwrap();
+        let leaf = authority.issuer.own_leaf(&authority.anchors, &id(), now, 10 * HOUR).unwrap();
+        let seconds = Duration::from_secs;
+        assert!(!is_due(&leaf, now) && !is_due(&leaf, now - seconds(19)) && !is_due(&leaf, now + 6 * HOUR));
+        assert!(is_due(&leaf, now + 7 * HOUR));
+        let set_back = now - seconds(30 * 60);
+        assert!(is_due(&leaf, set_back), "peers take it for not valid yet");
+        let next = authority.issuer.own_leaf(&authority.anchors, &id(), set_back, 10 * HOUR).unwrap();
+        assert!(authority.issuer.is_valid(set_back) && !is_due(&next, set_back));
+        assert!(!authority.issuer.is_valid(now - 2 * HOUR), "its leaves would not hold, so making them is no use");
+    }
 }

@@ -1,7 +1,8 @@
 //! When to ask for the next certificate. Pure: the clocks are arguments.
 //!
 //! Invariant: renewals follow the wall clock, because validity does, and are looked at once a minute, so that a clock
-//! that is set or a machine that slept cannot carry us past the end; retries follow the steady clock.
+//! that is set, ahead or back, or a machine that slept cannot leave us with a leaf that does not hold; retries follow
+//! the steady clock.
 
 use std::time::{Duration, Instant, SystemTime};
 
@@ -28,18 +29,35 @@ impl Now {
 /// The next request is due when either time has come.
 #[derive(Debug, Default)]
 pub(super) struct Schedule {
-    renewal: Option<SystemTime>,
+    renewal: Option<Renewal>,
     sooner: Option<Instant>,
     backoff: Backoff,
 }
 
+/// When the leaf in force is to be replaced.
+#[derive(Clone, Copy, Debug)]
+struct Renewal {
+    at: SystemTime,
+    /// Earlier than this the leaf does not hold: the clock has been set back.
+    not_before: SystemTime,
+}
+
+/// The times between which a leaf holds.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Validity {
+    pub(super) not_before: SystemTime,
+    pub(super) not_after: SystemTime,
+}
+
 impl Schedule {
     /// A leaf was issued. `random` is in 0..1.
-    pub(super) fn issued(&mut self, not_after: SystemTime, now: Now, random: f64) {
+    pub(super) fn issued(&mut self, validity: Validity, now: Now, random: f64) {
+        let Validity { not_before, not_after } = validity;
         let left = not_after.duration_since(now.wall).unwrap_or_default();
         let part = RENEW_AT + RENEW_JITTER * (2.0 * random - 1.0);
         let wait = left.mul_f64(part).max(MIN_WAIT);
-        *self = Self { renewal: now.wall.checked_add(wait), ..Self::default() };
+        let renewal = now.wall.checked_add(wait).map(|at| Renewal { at, not_before });
+        *self = Self { renewal, ..Self::default() };
     }
 
     /// A request failed. `random` is in 0..1.
@@ -56,9 +74,18 @@ impl Schedule {
 
     /// How long to sleep; zero when a request is due. Ask again after sleeping.
     pub(super) fn wait(&self, now: Now) -> Duration {
-        let renewal = self.renewal.map(|at| at.duration_since(now.wall).unwrap_or_default());
+        let renewal = self.renewal.map(|renewal| renewal.wait(now.wall));
         let sooner = self.sooner.map(|at| at.saturating_duration_since(now.steady));
         [renewal, sooner].into_iter().flatten().min().unwrap_or_default().min(MAX_SLEEP)
+    }
+}
+
+impl Renewal {
+    fn wait(self, wall: SystemTime) -> Duration {
+        if wall < self.not_before {
+            return Duration::ZERO;
+        }
+        self.at.duration_since(wall).unwrap_or_default()
     }
 }
 
@@ -92,6 +119,11 @@ mod tests {
 
     const HOUR: Duration = Duration::from_secs(3600);
 
+    /// The validity of a leaf that was issued just now.
+    fn until(not_after: SystemTime, now: Now) -> Validity {
+        Validity { not_before: now.wall - Duration::from_secs(20), not_after }
+    }
+
     fn later(now: Now, by: Duration) -> Now {
         Now { wall: now.wall + by, steady: now.steady + by }
     }
@@ -119,7 +151,7 @@ mod tests {
         let now = Now::read();
         for (random, part) in [(0.0, 0.65), (0.5, 0.70), (1.0, 0.75)] {
             let mut schedule = Schedule::default();
-            schedule.issued(now.wall + 24 * HOUR, now, random);
+            schedule.issued(until(now.wall + 24 * HOUR, now), now, random);
             let expected = (24 * HOUR).mul_f64(part);
             let found = slept(&schedule, now);
             assert!(found.abs_diff(expected) < Duration::from_millis(1), "{random}: {found:?} {expected:?}");
@@ -131,7 +163,7 @@ mod tests {
         let now = Now::read();
         for not_after in [now.wall, now.wall - HOUR, now.wall + Duration::from_millis(10)] {
             let mut schedule = Schedule::default();
-            schedule.issued(not_after, now, 0.0);
+            schedule.issued(until(not_after, now), now, 0.0);
             assert_eq!(slept(&schedule, now), MIN_WAIT);
         }
     }
@@ -158,7 +190,7 @@ mod tests {
         for _ in 0..10 {
             schedule.failed(now, 1.0);
         }
-        schedule.issued(now.wall + HOUR, now, 0.5);
+        schedule.issued(until(now.wall + HOUR, now), now, 0.5);
         schedule.failed(now, 1.0);
         assert_eq!(schedule.wait(now), Duration::from_millis(200));
     }
@@ -167,7 +199,7 @@ mod tests {
     fn a_change_hastens_and_never_delays() {
         let now = Now::read();
         let mut schedule = Schedule::default();
-        schedule.issued(now.wall + 24 * HOUR, now, 0.5);
+        schedule.issued(until(now.wall + 24 * HOUR, now), now, 0.5);
         schedule.hasten(now, Duration::from_secs(2));
         assert_eq!(slept(&schedule, now), Duration::from_secs(2));
         schedule.hasten(now, Duration::from_secs(9));
@@ -178,9 +210,23 @@ mod tests {
     fn a_clock_that_jumps_ahead_brings_the_renewal_forward() {
         let now = Now::read();
         let mut schedule = Schedule::default();
-        schedule.issued(now.wall + 24 * HOUR, now, 0.5);
+        schedule.issued(until(now.wall + 24 * HOUR, now), now, 0.5);
         let jumped = Now { wall: now.wall + 20 * HOUR, steady: now.steady };
         assert_eq!(schedule.wait(jumped), Duration::ZERO);
+    }
+
+    #[test]
+    fn a_clock_that_jumps_back_before_the_leaf_brings_the_renewal_forward() {
+        let now = Now::read();
+        let mut schedule = Schedule::default();
+        schedule.issued(until(now.wall + 24 * HOUR, now), now, 0.5);
+        let back = |by| Now { wall: now.wall - by, steady: now.steady };
+        assert_eq!(schedule.wait(back(Duration::from_secs(19))), MAX_SLEEP, "it still holds");
+        let jumped = back(20 * HOUR);
+        assert_eq!(schedule.wait(jumped), Duration::ZERO);
+        // While the authority cannot help, its failures are retried with patience.
+        schedule.failed(jumped, 1.0);
+        assert_eq!(schedule.wait(jumped), Duration::from_millis(200));
     }
 
     #[test]
