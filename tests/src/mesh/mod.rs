@@ -22,7 +22,7 @@ pub use control::Control;
 pub use daemon::{Daemon, Memory};
 pub use manifest::{Folder, Port};
 pub use metrics::Metrics;
-pub use rotation::Rotation;
+pub use rotation::{Pending, Rotation};
 pub use service::Service;
 pub use workload::{App, Spec, Workload};
 

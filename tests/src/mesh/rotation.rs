@@ -1,7 +1,7 @@
 //! A change of trust anchors in its three steps, by editing the files that identity watches.
 //!
 //! Invariant: at every moment the issuer in use leads to an anchor in the file; each file is replaced by a rename.
-//! Non-goal: waiting until a step has arrived everywhere; who takes the next one must see to that.
+//! Non-goal: waiting until a step has arrived everywhere. Who takes the next one must see to that; [`Pending`] tells.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,11 +11,18 @@ use mesh_identity::init;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 
+use super::{INBOUND_PORT, Mesh};
+use crate::client::{tcp, within};
+use crate::netns::Host;
+
 /// The way from one CA to another.
 pub struct Rotation {
     used: PathBuf,
     next: PathBuf,
 }
+
+/// The sidecars that a step has not come to yet.
+pub struct Pending(Vec<(String, f64)>);
 
 impl Rotation {
     /// Makes a second root and issuer beside the folder `used`, and changes nothing yet.
@@ -67,4 +74,44 @@ impl Rotation {
         let written = fs::write(&hidden, text).and_then(|()| fs::rename(&hidden, &path));
         written.unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     }
+}
+
+impl Pending {
+    /// All sidecars that run. To be made before the step.
+    #[must_use]
+    pub fn of(mesh: &Mesh) -> Self {
+        let running = mesh.workloads().filter(|workload| workload.proxy().is_some_and(|proxy| proxy.pid().is_some()));
+        Self(running.map(|workload| (workload.name.clone(), bundles(mesh, &workload.name))).collect())
+    }
+
+    /// How many are left.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether each has taken new anchors since.
+    pub fn have_new_anchors(&mut self, mesh: &Mesh) -> bool {
+        self.0.retain(|(name, before)| bundles(mesh, name) <= *before);
+        self.0.is_empty()
+    }
+
+    /// Whether each shows `onlooker` a certificate of this issuer. Each look is a handshake that fails for want of a
+    /// certificate: not too many of them.
+    pub fn have_issuer(&mut self, mesh: &Mesh, onlooker: &Host, issuer: &[u8]) -> bool {
+        self.0.retain(|(name, _)| !presents(mesh, name, onlooker, issuer));
+        self.0.is_empty()
+    }
+}
+
+/// How many times a sidecar has taken anchors from identity.
+fn bundles(mesh: &Mesh, name: &str) -> f64 {
+    mesh.get(name).metric("mesh_identity_trust_bundle_updates_total", &[])
+}
+
+/// Whether a sidecar's inbound port shows a chain with this issuer to whoever asks.
+fn presents(mesh: &Mesh, name: &str, onlooker: &Host, issuer: &[u8]) -> bool {
+    let addr = mesh.get(name).at(INBOUND_PORT)[0];
+    let shown = within(onlooker, async { tcp::tls(addr, "mesh").await.map(|(_, chain)| chain) });
+    shown.is_ok_and(|chain| chain.iter().any(|der| der == issuer))
 }

@@ -107,11 +107,11 @@ async fn r43_of_24_csrs_3_are_granted_and_21_refused_with_their_code() {
 }
 
 #[tokio::test]
-async fn r43_a_csr_over_64_kib_is_refused_by_its_size() {
+async fn r43_a_csr_over_5_kib_is_refused_by_its_size() {
     let home = Home::new();
     let token = home.token(WEB);
     let server = home.start(&[]);
-    let answer = certify(&mut server.client(), &token, WEB, &vec![0x30; 64 * 1024 + 1]).await;
+    let answer = certify(&mut server.client(), &token, WEB, &vec![0x30; 5 * 1024 + 1]).await;
     assert_eq!(code(&answer), Code::InvalidArgument);
     assert!(server.metric("mesh_identity_requests_refused_total{reason=\"csr_size\"}") == 1.0, "{}", server.metrics());
 }

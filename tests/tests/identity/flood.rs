@@ -6,6 +6,7 @@ use std::fs;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use hyper_util::rt::TokioIo;
 use mesh_mtls::anchors::Anchors;
 use mesh_mtls::credentials::Credentials;
@@ -17,7 +18,7 @@ use tokio::time::interval;
 use tonic::Code;
 use tonic::transport::{Channel, Endpoint, Uri};
 
-use crate::server::{Home, OWN, Server, WEB, certify, code, plain_csr};
+use crate::server::{Home, OWN, SOON, Server, WEB, certify, code, plain_csr};
 
 #[tokio::test]
 async fn r46_one_source_cannot_use_up_what_others_may_ask() {
@@ -46,7 +47,9 @@ fn client_from(server: &Server, home: &Home, source: &str) -> IdentityClient<Cha
         async move {
             let socket = TcpSocket::new_v4()?;
             socket.bind(source)?;
-            let stream = connector.connect(socket.connect(target).await?, &OWN.parse().unwrap()).await;
+            let tcp = socket.connect(target).await?;
+            tcp.set_nodelay(true)?;
+            let stream = connector.connect(tcp, &OWN.parse().unwrap()).await;
             stream.map(TokioIo::new).map_err(std::io::Error::other)
         }
     });
@@ -91,6 +94,58 @@ async fn r46_a_flood_of_bad_requests_delays_no_good_one() {
     assert!(grown <= 16 * 1024, "{grown} KiB more than the {idle} KiB while idle");
     let lines = server.process.output().lines().count();
     assert!(lines < 200, "{lines} lines of log");
+}
+
+/// A bare HTTP/2 connection.
+async fn connection(server: &Server) -> (h2::client::SendRequest<Bytes>, h2::client::Connection<Tls, Bytes>) {
+    let anchors = Anchors::from_pem(&fs::read(server.anchors()).unwrap()).unwrap();
+    let connector = Connector::anonymous(Credentials::new(anchors), grpc::ALPN);
+    let tcp = tokio::net::TcpStream::connect(server.addr).await.unwrap();
+    let tls = connector.connect(tcp, &OWN.parse().unwrap()).await.unwrap();
+    h2::client::handshake(tls).await.unwrap()
+}
+
+type Tls = tokio_rustls::client::TlsStream<tokio::net::TcpStream>;
+
+fn certify_head() -> http::Request<()> {
+    let head = http::Request::post("http://identity/mesh.identity.v1.Identity/Certify");
+    head.header("content-type", "application/grpc").header("te", "trailers").body(()).unwrap()
+}
+
+/// The beginning of a message of `announced` bytes: no compression, the length, and `sent` bytes of it.
+fn beginning(announced: u32, sent: usize) -> Bytes {
+    [&[0][..], &announced.to_be_bytes(), &vec![0; sent]].concat().into()
+}
+
+#[tokio::test]
+async fn r46_what_strangers_leave_unfinished_costs_little_memory() {
+    let home = Home::new();
+    home.token(WEB);
+    let server = home.start(&[]);
+    let (mut client, mut connection) = connection(&server).await;
+    let mut pings = connection.ping_pong().unwrap();
+    let connection = tokio::spawn(connection);
+    // More than a message may have is refused by its announcement; after that the server's settings are known.
+    let (answer, mut body) = client.send_request(certify_head(), false).unwrap();
+    body.send_data(beginning(24 * 1024 + 1, 0), false).unwrap();
+    let answer = tokio::time::timeout(SOON, answer).await.expect("does not wait for the rest").unwrap();
+    assert_eq!(answer.headers()["grpc-status"], "11", "{answer:?}");
+    drop(body);
+    let streams = client.current_max_send_streams();
+    assert_eq!(streams, 4, "at a time");
+    let idle = resident(&server);
+    let mut unfinished = Vec::new();
+    for _ in 0..streams {
+        client = client.ready().await.unwrap();
+        let (answer, mut body) = client.send_request(certify_head(), false).unwrap();
+        body.send_data(beginning(24 * 1024, 23 * 1024), false).unwrap();
+        unfinished.push((answer, body));
+    }
+    pings.ping(h2::Ping::opaque()).await.unwrap(); // the server has read what came before
+    let grown = resident(&server).saturating_sub(idle);
+    assert!(grown <= 1024, "{grown} KiB");
+    drop(unfinished);
+    connection.abort();
 }
 
 /// KiB.

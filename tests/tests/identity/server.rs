@@ -96,6 +96,11 @@ impl Server {
         self.client_that_trusts(anchors)
     }
 
+    /// Where its anchors are on disk.
+    pub(crate) fn anchors(&self) -> &Path {
+        &self.anchors
+    }
+
     pub(crate) fn client_that_trusts(&self, anchors: Anchors) -> IdentityClient<Channel> {
         let own: Id = OWN.parse().unwrap();
         let connector = Connector::anonymous(Credentials::new(anchors), grpc::ALPN);

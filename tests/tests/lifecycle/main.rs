@@ -8,6 +8,7 @@ mod conversations;
 mod drain;
 mod expiry;
 mod rollout;
+mod rotation;
 
 use std::net::SocketAddr;
 use std::time::Duration;

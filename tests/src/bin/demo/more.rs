@@ -6,8 +6,8 @@
 use std::time::{Duration, Instant};
 
 use mesh_tests::client::load::{Load, Report};
-use mesh_tests::client::{self, http, tcp};
-use mesh_tests::mesh::{INBOUND_PORT, Rotation};
+use mesh_tests::client::{self, http};
+use mesh_tests::mesh::{Pending, Rotation};
 
 use crate::scene::{Held, Scene, wait};
 
@@ -92,36 +92,30 @@ pub(crate) fn headless(scene: &mut Scene) -> Held {
 
 pub(crate) fn rotated(scene: &mut Scene) -> Held {
     let load = load(scene);
-    let rotation = Rotation::begin(&scene.mesh.control().issuer_dir());
-    let meshed: Vec<String> = alive(scene).collect();
-    let counts = |scene: &Scene, name: &'static str| -> Vec<f64> {
-        meshed.iter().map(|workload| scene.mesh.get(workload).metric(name, &[])).collect()
-    };
-    let grown =
-        |scene: &Scene, name, before: &[f64]| counts(scene, name).iter().zip(before).all(|(now, before)| now > before);
-    const BUNDLES: &str = "mesh_identity_trust_bundle_updates_total";
+    let Scene { mesh, onlooker, .. } = scene;
+    let rotation = Rotation::begin(&mesh.control().issuer_dir());
+    let mut pending = Pending::of(mesh);
+    let meshed = pending.count();
     let begin = Instant::now();
-    let before = counts(scene, BUNDLES);
     rotation.trust_both();
-    wait(SETTLE, "every sidecar has both anchors", || grown(scene, BUNDLES, &before))?;
-    println!("   old and new root trusted by {} sidecars after {}", meshed.len(), since(begin));
+    wait(SETTLE, "every sidecar has both anchors", || pending.have_new_anchors(mesh))?;
+    println!("   old and new root trusted by {meshed} sidecars after {}", since(begin));
     let begin = Instant::now();
+    let mut pending = Pending::of(mesh);
     rotation.issue_from_next();
     let issuer = rotation.next_issuer();
-    let mut left = meshed.clone();
     wait(SETTLE * 2, "every sidecar has a certificate of the new issuer", || {
-        left.retain(|name| !presents(scene, name, &issuer));
-        // Each look is a handshake that fails for want of a certificate: not too many of them.
-        if !left.is_empty() {
+        let have = pending.have_issuer(mesh, onlooker, &issuer);
+        if !have {
             std::thread::sleep(LOOK);
         }
-        left.is_empty()
+        have
     })?;
     println!("   each presents a certificate of the new issuer after {}", since(begin));
     let begin = Instant::now();
-    let before = counts(scene, BUNDLES);
+    let mut pending = Pending::of(mesh);
     rotation.trust_next_only();
-    wait(SETTLE, "every sidecar has only the new anchor", || grown(scene, BUNDLES, &before))?;
+    wait(SETTLE, "every sidecar has only the new anchor", || pending.have_new_anchors(mesh))?;
     println!("   old root gone everywhere after {}", since(begin));
     go_on(&load, 500)?;
     none_failed(&load.stop())
@@ -131,13 +125,6 @@ pub(crate) fn rotated(scene: &mut Scene) -> Held {
 fn alive(scene: &Scene) -> impl Iterator<Item = String> {
     let running = scene.mesh.workloads().filter(|workload| workload.proxy().is_some_and(|proxy| proxy.pid().is_some()));
     running.map(|workload| workload.name.clone())
-}
-
-/// Whether a sidecar's inbound port shows a chain with this issuer to whoever asks.
-fn presents(scene: &Scene, name: &str, issuer: &[u8]) -> bool {
-    let addr = scene.mesh.get(name).at(INBOUND_PORT)[0];
-    let shown = client::within(&scene.onlooker, async { tcp::tls(addr, "mesh").await.map(|(_, chain)| chain) });
-    shown.is_ok_and(|chain| chain.iter().any(|der| der == issuer))
 }
 
 pub(crate) fn memory(scene: &mut Scene) -> Held {

@@ -1,0 +1,102 @@
+//! Requests that come before the answers to those in front of them.
+//!
+//! Invariant: all of them leave the client in one write.
+//! Non-goal: whether the sidecar asks the app one by one or at once.
+
+use http::StatusCode;
+use mesh_tests::mesh::Mesh;
+use mesh_tests::raw;
+
+use super::{APP, mesh, pairs};
+
+/// Status and length of each answer, in order; all bodies are made of `x`.
+fn answers(bytes: &[u8]) -> Vec<(u16, usize)> {
+    let text = String::from_utf8_lossy(bytes);
+    let parts = text.split("HTTP/1.1 ").skip(1);
+    let answer = |part: &str| {
+        let body = part.split_once("\r\n\r\n").map_or("", |(_, body)| body);
+        (part[..3].parse().unwrap_or_default(), body.len())
+    };
+    parts.map(answer).collect()
+}
+
+fn with_app(mesh: &mut Mesh) {
+    use mesh_tests::mesh::App;
+    mesh.workload("client").service_account("client").add();
+    mesh.workload("outsider").plain().add();
+    mesh.workload("web").of("web").app(App::demo("demo-http", APP, &[])).add();
+    mesh.workload("legacy").of("legacy").plain().app(App::demo("demo-http", APP, &[])).add();
+}
+
+#[test]
+fn pipelined_requests_are_answered_in_order() {
+    let mut mesh = Mesh::new();
+    with_app(&mut mesh);
+    let pairs = pairs(&mut mesh, APP);
+    mesh.start();
+    // The first takes longest: whoever answers as it comes mixes them up.
+    let paths = ["/bytes?n=11&delay=200ms", "/bytes?n=22&delay=50ms", "/bytes?n=33&close"];
+    let requests: String = paths.map(|path| format!("GET {path} HTTP/1.1\r\nhost: web\r\n\r\n")).concat();
+    for (client, addr) in pairs {
+        let answer = raw::send(&mesh.get(client).host, addr, requests.as_bytes()).expect("answers");
+        let found = answers(&answer);
+        assert_eq!(
+            found,
+            [(200, 11), (200, 22), (200, 33)],
+            "{client} to {addr}: {}",
+            String::from_utf8_lossy(&answer)
+        );
+    }
+}
+
+#[test]
+fn bodies_of_pipelined_requests_stay_with_their_requests() {
+    let mut mesh = mesh();
+    let pairs = pairs(&mut mesh, APP);
+    let serve = |mut conversation: raw::Conversation| loop {
+        let head = conversation.head()?.to_lowercase();
+        let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")?.trim().parse().ok());
+        let body = conversation.take(length.unwrap_or(0))?;
+        let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", body.len());
+        conversation.say(&[answer.as_bytes(), &body].concat())?;
+    };
+    let servers = ["web", "legacy"].map(|name| raw::Server::start(&mesh.get(name).host, APP, serve));
+    mesh.start();
+    let post = |body: &str, more: &str| {
+        format!("POST / HTTP/1.1\r\nhost: web\r\ncontent-length: {}\r\n{more}\r\n{body}", body.len())
+    };
+    // One body looks like a request, which it must never become.
+    let inner = "GET /inner HTTP/1.1\r\nhost: web\r\n\r\n";
+    let requests = [post("one", ""), post(inner, ""), post("three", "connection: close\r\n")].concat();
+    for (client, addr) in pairs {
+        let answer = raw::send(&mesh.get(client).host, addr, requests.as_bytes()).expect("answers");
+        let text = String::from_utf8_lossy(&answer);
+        let bodies: Vec<_> =
+            text.split("HTTP/1.1 200 OK\r\n").skip(1).filter_map(|part| part.split_once("\r\n\r\n")).collect();
+        let bodies: Vec<_> = bodies.iter().map(|(_, body)| *body).collect();
+        assert_eq!(bodies, ["one", inner, "three"], "{client} to {addr}: {text}");
+    }
+    let heads: usize = servers.iter().flat_map(raw::Server::received).map(|bytes| count(&bytes, b"POST / ")).sum();
+    assert_eq!(heads, 3 * pairs.len());
+}
+
+fn count(bytes: &[u8], pattern: &[u8]) -> usize {
+    bytes.windows(pattern.len()).filter(|window| *window == pattern).count()
+}
+
+#[test]
+fn what_follows_an_upgrade_that_is_refused_is_a_request_again() {
+    let mut mesh = Mesh::new();
+    with_app(&mut mesh);
+    let pairs = pairs(&mut mesh, APP);
+    mesh.start();
+    // Without a key it is no WebSocket handshake: 426, and HTTP goes on.
+    let requests = "GET /ws HTTP/1.1\r\nhost: web\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n\
+        GET /bytes?n=44&close HTTP/1.1\r\nhost: web\r\n\r\n";
+    for (client, addr) in pairs {
+        let answer = raw::send(&mesh.get(client).host, addr, requests.as_bytes()).expect("answers");
+        let found = answers(&answer);
+        let refused = (StatusCode::UPGRADE_REQUIRED.as_u16(), "WebSocket only\n".len());
+        assert_eq!(found, [refused, (200, 44)], "{client} to {addr}: {}", String::from_utf8_lossy(&answer));
+    }
+}
