@@ -22,15 +22,21 @@ use tokio::net::TcpListener;
 
 use crate::cli::Serve;
 use crate::connections::{self, Bounded};
+use crate::csr;
 use crate::init::{self, Outcome};
 use crate::limiter::{self, Limiter};
 use crate::metrics::Metrics;
-use crate::service::Service;
+use crate::service::{Service, TOKEN_LIMIT};
 
 mod watch;
 
-/// Bytes of a request; the largest CSR and token, and a bit.
-const MESSAGE_LIMIT: usize = 96 * 1024;
+/// Bytes of a request: the largest token and CSR, a name, and a bit. Anybody may send that much before it is judged.
+const MESSAGE_LIMIT: usize = 24 * 1024;
+const _: () = assert!(TOKEN_LIMIT + csr::SIZE_LIMIT + 2048 < MESSAGE_LIMIT);
+/// Requests of one connection at a time. A caller has two: its certificate, and the trust bundle.
+const STREAMS: u32 = 4;
+/// Bytes on the way in, of a stream and of a connection.
+const WINDOW: u32 = 65_535;
 /// Bytes of a request's headers.
 const HEADER_LIMIT: u32 = 16 * 1024;
 /// From a request's headers to its answer's.
@@ -116,6 +122,9 @@ async fn serve_grpc(
         per_source: usize::try_from(settings.source_connections)?,
     };
     grpc::server()
+        .max_concurrent_streams(STREAMS)
+        .initial_stream_window_size(WINDOW)
+        .initial_connection_window_size(WINDOW)
         .http2_max_header_list_size(HEADER_LIMIT)
         .timeout(REQUEST_TIMEOUT)
         .add_service(IdentityServer::new(service).max_decoding_message_size(MESSAGE_LIMIT))

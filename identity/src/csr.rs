@@ -16,8 +16,8 @@ use x509_parser::oid_registry::{
 use x509_parser::prelude::FromDer;
 use x509_parser::x509::{SubjectPublicKeyInfo as ParsedKey, X509Name, X509Version};
 
-/// Bytes of a CSR; a plain one has about 300.
-pub const SIZE_LIMIT: usize = 64 * 1024;
+/// Bytes of a CSR; a plain one has about 300, and the longest identity as name and as common name takes 4 KiB.
+pub const SIZE_LIMIT: usize = 5 * 1024;
 /// An uncompressed point: its mark and two coordinates.
 const POINT_LENGTH: usize = 65;
 

@@ -27,7 +27,7 @@ use crate::metrics::Metrics;
 use crate::tokens::Table;
 
 /// Bytes of a token; those of Kubernetes have about a thousand.
-const TOKEN_LIMIT: usize = 16 * 1024;
+pub const TOKEN_LIMIT: usize = 16 * 1024;
 
 /// Answers requests out of what is in force at the moment.
 pub struct Service {
