@@ -1,11 +1,11 @@
 //! The composition root: manifests to the index, the index to the service, certificates to both ends of it.
 //!
-//! Invariant: what can fail at the start fails before anybody is served: listeners, manifests, anchors. Proxies are served
-//! when the manifests are read and the certificate is there, not before. Non-goal: decisions; they are in the other rooms.
+//! Invariant: what can fail at the start fails before anybody is served: listeners, anchors. Proxies are served when all
+//! manifests are read and the certificate is there; before, they are refused, and keep what they know. Non-goal: decisions; they are in the other rooms.
 
 use std::fs;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context as _;
 use mesh_kit::admin::Admin;
@@ -45,10 +45,7 @@ pub async fn serve(settings: Serve) -> anyhow::Result<()> {
 
     let credentials = Credentials::new(anchors(&settings)?);
     let index = Arc::new(Mutex::new(Index::new(settings.trust_domain.clone())));
-    let directory =
-        Directory::open(&settings.manifests, directory::Settings::default(), metrics::Source::default(), &index);
-    let directory = directory.await.context("manifests")?;
-    manifests.set(Status::Ready);
+    let directory = Directory::new(&settings.manifests, directory::Settings::default(), metrics::Source::default());
     let admin = admin(&prometheus, &readiness, &index, &credentials).log_level(log).shutdown(shutdown.clone());
     let identity = certify::run(identity(&settings)?, credentials.clone(), Observer);
 
@@ -67,7 +64,7 @@ pub async fn serve(settings: Serve) -> anyhow::Result<()> {
     tokio::select! {
         served = server => served,
         () = end => Ok(()),
-        () = directory.run(&index) => anyhow::bail!("the directory is not followed any more"),
+        () = directory.run(&index, || manifests.set(Status::Ready)) => anyhow::bail!("the directory is not followed any more"),
         () = identity => Ok(()),
         () = follow_certificate(&credentials, &certified) => Ok(()),
         () = admin.serve(admin_listeners) => Ok(()),
@@ -170,21 +167,26 @@ async fn serve_proxies(
     Ok(())
 }
 
+/// The longest that a certificate goes unlooked at: timers do not see that the wall clock was set, or that the machine slept.
+const RECHECK: Duration = Duration::from_mins(1);
+
+/// Whether a certificate that is good until then is good now, and when to ask again.
+fn standing(not_after: Option<SystemTime>, now: SystemTime) -> (Status, Duration) {
+    match not_after.and_then(|not_after| not_after.duration_since(now).ok()) {
+        Some(left) => (Status::Ready, left.min(RECHECK)),
+        None => (Status::Waiting, RECHECK),
+    }
+}
+
 /// Ready is who has a certificate that has not expired.
 async fn follow_certificate(credentials: &Credentials, certified: &Check) {
     let mut leaves = credentials.watch_leaf();
     loop {
         let leaf = leaves.borrow_and_update().clone();
-        let left = leaf.and_then(|leaf| leaf.not_after().duration_since(SystemTime::now()).ok());
-        certified.set(if left.is_some() { Status::Ready } else { Status::Waiting });
-        let expired = async {
-            match left {
-                Some(left) => tokio::time::sleep(left).await,
-                None => std::future::pending().await,
-            }
-        };
+        let (status, recheck) = standing(leaf.map(|leaf| leaf.not_after()), SystemTime::now());
+        certified.set(status);
         tokio::select! {
-            () = expired => {}
+            () = tokio::time::sleep(recheck) => {}
             changed = leaves.changed() => if changed.is_err() { return },
         }
     }
@@ -200,5 +202,23 @@ impl certify::Observer for Observer {
 
     fn failed(&self, error: &certify::Error) {
         metrics::certify_failed(error.reason());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_certificate_is_held_against_the_wall_clock_each_minute() {
+        let now = SystemTime::now();
+        let day = Duration::from_hours(24);
+        assert_eq!(standing(Some(now + day), now), (Status::Ready, RECHECK));
+        // The clock is set forward past the end, and back again.
+        assert_eq!(standing(Some(now + day), now + 2 * day), (Status::Waiting, RECHECK));
+        assert_eq!(standing(Some(now + day), now), (Status::Ready, RECHECK));
+        let second = Duration::from_secs(1);
+        assert_eq!(standing(Some(now + second), now), (Status::Ready, second));
+        assert_eq!(standing(None, now), (Status::Waiting, RECHECK));
     }
 }

@@ -40,7 +40,7 @@ pub enum Command {
     /// Check manifests and print findings as file:line:column: severity: field: message
     ///
     /// The exit status is 0 when the manifests can be used, 1 when there is an error in them, and 64 when the command
-    /// line is wrong or the path cannot be read.
+    /// line is wrong, the path cannot be read or there is no manifest at all.
     Validate {
         /// A directory of manifests, or one manifest
         #[arg(value_name = "PATH")]
@@ -51,7 +51,7 @@ pub enum Command {
 /// How to serve.
 #[derive(Clone, Debug, Args)]
 pub struct Serve {
-    /// The directory of manifests, with those within it; followed
+    /// The directory of manifests, with those within it; followed. Nobody is served until all of it could be used once
     #[arg(long, value_name = "DIR")]
     pub manifests: PathBuf,
     /// Where to serve proxies, gRPC over mutual TLS; may be repeated

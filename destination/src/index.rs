@@ -21,7 +21,7 @@ use std::time::Instant;
 use cell::Cell;
 pub use cell::{Marked, Marks, Watch};
 use objects::Objects;
-pub use resolve::{MAX_ENDPOINTS, SIDECAR_PORTS, TUNNEL_PORT};
+pub use resolve::{SIDECAR_PORTS, TUNNEL_PORT};
 pub use snapshot::{Backend, Endpoint, Proxy, Resource, Snapshot, State, Target};
 
 use crate::model::{Key, Kind, Name, Object};
@@ -37,6 +37,16 @@ pub struct Index {
     watched: HashMap<Resource, Arc<Cell>>,
     sweep_at: usize,
     revision: u64,
+    completeness: Completeness,
+}
+
+/// Whether the source has told of all that there is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Completeness {
+    /// Not yet: what is not here may well exist, and nobody is to be told that it does not.
+    Partial,
+    /// It has; what is not here does not exist.
+    Whole,
 }
 
 /// What changed since the last publication.
@@ -72,7 +82,18 @@ impl Index {
             watched: HashMap::new(),
             sweep_at: SWEEP_EVERY,
             revision: 1,
+            completeness: Completeness::Partial,
         }
+    }
+
+    /// Whether all that there is has been told of.
+    pub fn completeness(&self) -> Completeness {
+        self.completeness
+    }
+
+    /// All that there is has been applied and published. This is for good: later on the source keeps what it cannot read.
+    pub fn complete(&mut self) {
+        self.completeness = Completeness::Whole;
     }
 
     /// Adds an object, in place of its predecessor if there is one.
@@ -137,7 +158,7 @@ impl Index {
         }
         // Changes that wait for publication are told of twice to a newcomer at worst: publication compares.
         let state = self.objects.resolve(&resource);
-        let cell = Arc::new(Cell::new(Snapshot::new(self.revision, None, state)));
+        let cell = Arc::new(Cell::new(resource.clone(), Snapshot::new(self.revision, None, state)));
         self.watched.insert(resource, Arc::clone(&cell));
         cell
     }

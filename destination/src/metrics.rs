@@ -16,6 +16,7 @@ const OBJECTS: &str = "mesh_destination_objects";
 const RELOADS: &str = "mesh_destination_reloads_total";
 const MANIFEST_ERRORS: &str = "mesh_destination_manifest_errors_total";
 const MANIFESTS: &str = "mesh_destination_manifests";
+const LOST: &str = "mesh_destination_manifests_lost";
 const LAST_RELOAD: &str = "mesh_destination_last_successful_reload_timestamp_seconds";
 const APPLY: &str = "mesh_destination_index_apply_duration_seconds";
 const WATCHED: &str = "mesh_destination_watched_resources";
@@ -26,6 +27,7 @@ const STREAMS_OPENED: &str = "mesh_destination_streams_opened_total";
 const STREAMS_ENDED: &str = "mesh_destination_streams_ended_total";
 const SUBSCRIPTIONS: &str = "mesh_destination_subscriptions";
 const UPDATES_SENT: &str = "mesh_destination_updates_sent_total";
+const SNAPSHOTS_TRUNCATED: &str = "mesh_destination_snapshots_truncated_total";
 const UPDATES_COALESCED: &str = "mesh_destination_updates_coalesced_total";
 const ACKNOWLEDGEMENTS: &str = "mesh_destination_acknowledgements_total";
 const PROPAGATION: &str = "mesh_destination_propagation_delay_seconds";
@@ -41,6 +43,7 @@ pub fn install() -> Prometheus {
     for (name, help) in [
         (OBJECTS, "Objects known, by kind"),
         (MANIFESTS, "Manifest files, by whether their newest content is in use"),
+        (LOST, "1 while the directory of manifests is missing, empty or unreadable"),
         (LAST_RELOAD, "When all manifests were last found to be in use"),
         (WATCHED, "Resources that proxies watch, counted once each"),
         (CONNECTIONS, "Open connections of proxies"),
@@ -57,6 +60,7 @@ pub fn install() -> Prometheus {
         (STREAMS_OPENED, "Discovery streams opened"),
         (STREAMS_ENDED, "Discovery streams ended, by reason"),
         (UPDATES_SENT, "Snapshots sent, by resource"),
+        (SNAPSHOTS_TRUNCATED, "Snapshots with more endpoints than a proxy takes, of which the last were left out"),
         (UPDATES_COALESCED, "Snapshots never sent because a newer one took their place"),
         (ACKNOWLEDGEMENTS, "Answers of proxies to snapshots, by result"),
         (CERTIFY_FAILURES, "Requests for a certificate that failed, by reason"),
@@ -93,6 +97,7 @@ pub struct Source {
     errors: Counter,
     good: Gauge,
     broken: Gauge,
+    lost: Gauge,
     last: Gauge,
     apply: Histogram,
 }
@@ -108,6 +113,7 @@ impl Default for Source {
             errors: counter!(MANIFEST_ERRORS),
             good: gauge!(MANIFESTS, "state" => "good"),
             broken: gauge!(MANIFESTS, "state" => "broken"),
+            lost: gauge!(LOST),
             last: gauge!(LAST_RELOAD),
             apply: histogram!(APPLY),
         }
@@ -124,6 +130,12 @@ impl Source {
         }
     }
 
+    /// The directory as a whole cannot be read, or there is nothing in it.
+    pub fn lost(&self) {
+        self.reloaded(Reload::Failed);
+        self.lost.set(1.0);
+    }
+
     /// An error was found in a manifest.
     pub fn error(&self) {
         self.errors.increment(1);
@@ -131,6 +143,7 @@ impl Source {
 
     /// So many files are in use, and so many are broken.
     pub fn manifests(&self, good: usize, broken: usize) {
+        self.lost.set(0.0);
         self.good.set(count(good));
         self.broken.set(count(broken));
     }
@@ -169,6 +182,7 @@ pub struct Service {
     opened: Counter,
     subscriptions: [Gauge; 3],
     sent: [Counter; 3],
+    truncated: Counter,
     coalesced: Counter,
     applied: Counter,
     refused: Counter,
@@ -183,6 +197,7 @@ impl Default for Service {
             opened: counter!(STREAMS_OPENED),
             subscriptions: RESOURCES.map(|kind| gauge!(SUBSCRIPTIONS, "resource" => kind)),
             sent: RESOURCES.map(|kind| counter!(UPDATES_SENT, "resource" => kind)),
+            truncated: counter!(SNAPSHOTS_TRUNCATED),
             coalesced: counter!(UPDATES_COALESCED),
             applied: counter!(ACKNOWLEDGEMENTS, "result" => "applied"),
             refused: counter!(ACKNOWLEDGEMENTS, "result" => "refused"),
@@ -212,6 +227,11 @@ impl Service {
     /// A snapshot was handed to the connection.
     pub fn sent(&self, resource: Resource) {
         self.sent[resource as usize].increment(1);
+    }
+
+    /// A snapshot was too large, and was cut.
+    pub fn truncated(&self) {
+        self.truncated.increment(1);
     }
 
     /// So many changes came too fast to be sent each.

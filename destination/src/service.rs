@@ -4,7 +4,7 @@
 //! `stream` (the task that drives one), `connection` (limits, and the end of those who do not read), `codec`.
 //!
 //! Invariant: a proxy costs a bounded amount, whatever it sends or does not read: subscriptions, streams, connections and
-//! waits have limits, and what waits to be sent is a mark. Non-goal: authorizing what a proxy may ask; addresses of
+//! waits have limits, and what waits to be sent is a mark. An index that is not whole answers nobody. Non-goal: authorizing what a proxy may ask; addresses of
 //! endpoints are no secret within the mesh, and an inbound policy is given by proven identity only.
 
 mod codec;
@@ -17,7 +17,7 @@ mod tests;
 mod wire;
 
 use std::convert::Infallible;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -33,11 +33,14 @@ use codec::{Codec, Update};
 pub use connection::{Admission, Client, Guarded};
 use session::Session;
 
-use crate::index::Index;
+use crate::index::{Completeness, Index};
 use crate::metrics::Service as Metrics;
 
 /// The one method.
 const WATCH: &str = "/mesh.discovery.v1.Discovery/Watch";
+
+/// Why nobody is told anything, so that a proxy keeps what it has and asks again.
+const NOT_LOADED: &str = "not all manifests could be read since the start; the log of destination says which";
 
 /// What a proxy may cost, and how long it may take.
 #[derive(Clone, Copy, Debug)]
@@ -165,6 +168,12 @@ impl Watch {
         };
         client.lifeline.greeted();
         let shared = &self.0;
+        let completeness = shared.index.lock().unwrap_or_else(PoisonError::into_inner).completeness();
+        if completeness == Completeness::Partial {
+            let _open = shared.metrics.stream();
+            shared.metrics.ended("not_loaded");
+            return Err(Box::new(Status::unavailable(NOT_LOADED)));
+        }
         let session = Session::new(shared.settings, Arc::clone(&shared.index), shared.metrics.clone(), id);
         let (updates, response) = mpsc::channel(1);
         let stream = stream::Stream {

@@ -23,7 +23,7 @@ pub struct Verdict {
 /// Checks a directory of manifests, or one manifest.
 ///
 /// # Errors
-/// It cannot be read.
+/// It cannot be read, or there is no manifest.
 pub fn validate(path: &Path) -> Result<Verdict, Error> {
     let look = directory::look(path)?;
     let mut reports = together(&look);
@@ -58,7 +58,7 @@ impl Verdict {
 /// A finding a line.
 impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.reports.iter().try_for_each(|Report { path, finding }| writeln!(f, "{}:{finding}", path.display()))
+        self.reports.iter().try_for_each(|report| writeln!(f, "{report}"))
     }
 }
 
@@ -239,5 +239,15 @@ mod tests {
             ]
         );
         assert!(verdict.is_usable());
+    }
+
+    #[test]
+    fn a_directory_without_manifests_is_an_error_and_one_without_objects_is_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let error = validate(dir.path()).unwrap_err().to_string();
+        assert!(error.starts_with(&format!("no manifest in {}; ", dir.path().display())), "{error}");
+        std::fs::write(dir.path().join("none.yaml"), "").unwrap();
+        let verdict = validate(dir.path()).unwrap();
+        assert_eq!(verdict.summary(), "1 manifests, 0 objects: 0 errors, 0 warnings");
     }
 }

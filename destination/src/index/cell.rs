@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use tokio::sync::Notify;
 
-use super::snapshot::Snapshot;
+use super::snapshot::{Resource, Snapshot};
 
 /// The subscriptions of one reader that changed since it last looked.
 #[derive(Debug, Default)]
@@ -64,6 +64,11 @@ impl Watch {
         Self { cell, marks, id }
     }
 
+    /// What is watched.
+    pub fn resource(&self) -> &Resource {
+        &self.cell.resource
+    }
+
     /// The newest snapshot.
     pub fn latest(&self) -> Arc<Snapshot> {
         self.cell.latest()
@@ -79,6 +84,7 @@ impl Drop for Watch {
 
 #[derive(Debug)]
 pub(super) struct Cell {
+    resource: Resource,
     inner: Mutex<Inner>,
 }
 
@@ -90,10 +96,10 @@ struct Inner {
 }
 
 impl Cell {
-    pub(super) fn new(snapshot: Snapshot) -> Self {
+    pub(super) fn new(resource: Resource, snapshot: Snapshot) -> Self {
         let (latest, followers) = (Arc::new(snapshot), HashMap::new());
         let inner = Mutex::new(Inner { latest, followers });
-        Self { inner }
+        Self { resource, inner }
     }
 
     pub(super) fn latest(&self) -> Arc<Snapshot> {

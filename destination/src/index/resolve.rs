@@ -20,8 +20,6 @@ use crate::model::{
 pub const TUNNEL_PORT: u16 = 4143;
 /// A sidecar's own ports, which no application can have: inbound, tap, admin. Spoken to as they are.
 pub const SIDECAR_PORTS: [u16; 3] = [TUNNEL_PORT, 4190, 4191];
-/// Most endpoints of a backend; of more, the first by address. A proxy takes no more.
-pub const MAX_ENDPOINTS: usize = 10_000;
 
 impl Objects {
     pub(super) fn resolve(&self, resource: &Resource) -> State {
@@ -76,7 +74,7 @@ impl Objects {
         for member in self.selected(&service.name) {
             collect_workload(member, port, &mut found);
         }
-        found.into_values().flatten().take(MAX_ENDPOINTS).collect()
+        found.into_values().flatten().collect()
     }
 
     fn collect_slice(

@@ -145,6 +145,11 @@ impl<'a, 'f> Fields<'a, 'f> {
             let name = format!("{name}[{index}]");
             let text = self.as_text(item, &name);
             let address = text.and_then(|text| self.as_address(item, &name, text));
+            if address.is_some_and(|address| address.is_loopback()) {
+                // A proxy would refuse all endpoints that this one is among.
+                self.error(item, &name, "no other host reaches a loopback address".to_owned());
+                continue;
+            }
             addresses.extend(address);
         }
         addresses
@@ -163,10 +168,6 @@ impl<'a, 'f> Fields<'a, 'f> {
         if nobody {
             self.error(node, name, format!("{address} is not the address of one host"));
             return None;
-        }
-        if address.is_loopback() {
-            let message = format!("{address} is a loopback address: only this host reaches it");
-            self.warning(node, name, message);
         }
         Some(address)
     }

@@ -67,7 +67,14 @@ fn cluster_ip(spec: &mut Fields<'_, '_>, node: &Node, field: &str) -> Option<IpA
     };
     match text.as_str() {
         "None" | "" => None,
-        text => spec.as_address(node, field, text),
+        text => {
+            let address = spec.as_address(node, field, text)?;
+            if address.is_loopback() {
+                let message = format!("{address} is a loopback address: only this host reaches it");
+                spec.warning(node, field, message);
+            }
+            Some(address)
+        }
     }
 }
 

@@ -8,6 +8,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
+use bytes::Bytes;
 use mesh_mtls::spiffe;
 use mesh_proto::discovery::WatchRequest;
 
@@ -15,7 +16,7 @@ use super::Settings;
 use super::codec::Update;
 use super::pace::{Marked, Pace};
 use super::wire::{self, Malformed, Request, Wanted};
-use crate::index::{Index, Marks, Proxy, Resource, Watch};
+use crate::index::{Backend, Index, Marks, Proxy, Resource, Snapshot, Watch};
 use crate::metrics::{Raised, Resource as Label, Service as Metrics};
 
 /// Snapshots whose acknowledgement is waited for; of more, only the older ones are measured.
@@ -222,8 +223,21 @@ impl Session {
                 subscription.awaited.push((snapshot.version, seen));
             }
             self.metrics.sent(subscription.label);
-            return Some(Update { id, snapshot: snapshot.encoded(wire::encode) });
+            let encode = |snapshot: &Snapshot| encode(snapshot, &subscription.watch, &self.metrics);
+            return Some(Update { id, snapshot: snapshot.encoded(encode) });
         }
         None
     }
+}
+
+/// Happens once for each snapshot, whoever asks.
+fn encode(snapshot: &Snapshot, watch: &Watch, metrics: &Metrics) -> Bytes {
+    let (bytes, omitted) = wire::encode(snapshot);
+    if omitted > 0 {
+        metrics.truncated();
+        if let Resource::Endpoints(Backend { service, port }) = watch.resource() {
+            tracing::error!(%service, port, omitted, "more endpoints than a proxy takes: the last by address are left out");
+        }
+    }
+    bytes
 }

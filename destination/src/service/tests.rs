@@ -30,6 +30,13 @@ struct Mesh {
 
 impl Mesh {
     fn start(settings: Settings) -> Self {
+        let mesh = Self::load(settings);
+        mesh.index.lock().unwrap().complete();
+        mesh
+    }
+
+    /// One whose index is not complete.
+    fn load(settings: Settings) -> Self {
         metrics::install();
         let index = Arc::new(Mutex::new(Index::new("cluster.local")));
         let shutdown = Shutdown::manual();
@@ -60,7 +67,7 @@ impl Mesh {
         (client, self.admission.admit(server, Some(id), addr))
     }
 
-    async fn stream(&self) -> Stream {
+    async fn client(&self) -> DiscoveryClient<tonic::transport::Channel> {
         let (client, server) = self.connection();
         self.connections.send(Ok(server.unwrap())).await.unwrap();
         let mut client = Some(client);
@@ -69,9 +76,13 @@ impl Mesh {
             async move { client.ok_or(std::io::Error::from(std::io::ErrorKind::ConnectionRefused)) }
         });
         let endpoint = Endpoint::from_static("http://destination");
-        let channel = endpoint.connect_with_connector(connector).await.unwrap();
+        DiscoveryClient::new(endpoint.connect_with_connector(connector).await.unwrap())
+    }
+
+    async fn stream(&self) -> Stream {
+        let mut client = self.client().await;
         let (requests, outgoing) = mpsc::channel(64);
-        let updates = DiscoveryClient::new(channel).watch(ReceiverStream::new(outgoing)).await.unwrap();
+        let updates = client.watch(ReceiverStream::new(outgoing)).await.unwrap();
         Stream { requests, updates: updates.into_inner() }
     }
 
@@ -399,6 +410,64 @@ async fn connections_are_bounded_and_give_their_place_back() {
     assert!(first.is_some() && second.is_some() && mesh.connection().1.is_none());
     drop(first);
     assert!(mesh.connection().1.is_some());
+}
+
+#[tokio::test]
+async fn nobody_is_told_anything_before_the_index_is_complete() {
+    let mesh = Mesh::load(Settings::default());
+    mesh.apply(WEB);
+    let mut client = mesh.client().await;
+    let refused = client.watch(tokio_stream::pending()).await.unwrap_err();
+    assert_eq!((refused.code(), refused.message()), (Code::Unavailable, NOT_LOADED));
+    mesh.index.lock().unwrap().complete();
+    // On the same connection.
+    let (requests, outgoing) = mpsc::channel(4);
+    let updates = client.watch(ReceiverStream::new(outgoing)).await.unwrap().into_inner();
+    let mut stream = Stream { requests, updates };
+    stream.hello().await;
+    stream.subscribe(1, web(80)).await;
+    assert!(addresses(&stream.next().await).is_empty());
+}
+
+/// So many workloads in manifests that are short enough.
+fn crowd(count: u32, name: &str, zone: &str) -> Vec<String> {
+    let workloads = (0..count).map(|n| {
+        let address = std::net::Ipv4Addr::from(0x0a03_0000 + n);
+        format!(
+            "---\n{{apiVersion: mesh.internal/v1alpha1, kind: Workload,
+             metadata: {{name: {name}{n}, namespace: shop, labels: {{app: web}}}},
+             spec: {{addresses: [{address}], serviceAccount: web, zone: {zone}}}}}\n"
+        )
+    });
+    workloads.collect::<Vec<_>>().chunks(1000).map(<[String]>::concat).collect()
+}
+
+#[tokio::test]
+async fn a_backend_with_more_endpoints_than_a_proxy_takes_is_cut_and_the_stream_goes_on() {
+    use prost::Message as _;
+    let truncated = "mesh_destination_snapshots_truncated_total";
+    let long = vec!["a".repeat(60); 4].join(".");
+    let mut parts = vec![];
+    for (count, name, zone) in [(10_050, "w".to_owned(), "z".to_owned()), (9_000, format!("{long}.w"), long)] {
+        let mesh = Mesh::start(Settings::default());
+        mesh.apply(WEB);
+        crowd(count, &name, &zone).iter().for_each(|part| mesh.apply(part));
+        let mut stream = mesh.greeted().await;
+        let before = counted(truncated);
+        stream.subscribe(1, web(80)).await;
+        let update = stream.next().await;
+        let kept = addresses(&update);
+        let first =
+            (0..u32::try_from(kept.len()).unwrap()).map(|n| std::net::Ipv4Addr::from(0x0a03_0000 + n).to_string());
+        assert_eq!(kept, first.collect::<Vec<_>>(), "the first by address stay");
+        assert!(counted(truncated) > before);
+        parts.push((kept.len(), update.encoded_len()));
+        stream.subscribe(2, outbound(&[10, 96, 0, 1], 80)).await;
+        assert_eq!(stream.next().await.id, 2);
+    }
+    let [(most, _), (fewer, bytes)] = parts[..] else { panic!("{parts:?}") };
+    assert_eq!(most, 10_000);
+    assert!(fewer < 9_000 && (3_400 * 1024..3_600 * 1024).contains(&bytes), "{fewer} endpoints in {bytes} bytes");
 }
 
 #[tokio::test]

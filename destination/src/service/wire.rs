@@ -101,11 +101,34 @@ fn port(port: u32) -> Result<u16, Malformed> {
     u16::try_from(port).ok().filter(|port| *port != 0).ok_or(Malformed::Port(port))
 }
 
+/// Most endpoints that a proxy takes of a backend.
+const MAX_ENDPOINTS: usize = 10_000;
+/// Most bytes of a snapshot's endpoints: a proxy takes no message above 4 MiB, and ends the stream that brings one.
+const MAX_ENDPOINT_BYTES: usize = 3_584 * 1024;
+
+/// The endpoints that proxies take, by address; those after them are left out.
+fn fitting(endpoints: &[Endpoint]) -> impl Iterator<Item = wire::Endpoint> {
+    let endpoints = endpoints.iter().take(MAX_ENDPOINTS).map(wire::Endpoint::from);
+    endpoints.scan(MAX_ENDPOINT_BYTES, |room, endpoint| {
+        let length = endpoint.encoded_len();
+        // One byte says that an endpoint follows.
+        let length = 1 + prost::length_delimiter_len(length) + length;
+        *room = room.checked_sub(length)?;
+        Some(endpoint)
+    })
+}
+
 /// All of the response but the subscription's id, so that all subscriptions share the bytes. Fields may stand in any
-/// order, and an id of zero is not written (both: protobuf's encoding).
-pub(super) fn encode(snapshot: &Snapshot) -> Bytes {
-    let response = wire::WatchResponse { id: 0, version: snapshot.version, snapshot: Some((&snapshot.state).into()) };
-    response.encode_to_vec().into()
+/// order, and an id of zero is not written (both: protobuf's encoding). Beside it, how many endpoints it leaves out;
+/// other resources are small: their bounds are the length of a name, and the number of ports.
+pub(super) fn encode(snapshot: &Snapshot) -> (Bytes, usize) {
+    let message = wire::watch_response::Snapshot::from(&snapshot.state);
+    let omitted = match (&snapshot.state, &message) {
+        (State::Endpoints(all), wire::watch_response::Snapshot::Endpoints(kept)) => all.len() - kept.endpoints.len(),
+        _ => 0,
+    };
+    let response = wire::WatchResponse { id: 0, version: snapshot.version, snapshot: Some(message) };
+    (response.encode_to_vec().into(), omitted)
 }
 
 impl From<&State> for wire::watch_response::Snapshot {
@@ -113,7 +136,7 @@ impl From<&State> for wire::watch_response::Snapshot {
         match state {
             State::Outbound(target) => Self::Outbound(target.into()),
             State::Endpoints(endpoints) => {
-                let endpoints = endpoints.iter().map(Into::into).collect();
+                let endpoints = fitting(endpoints).collect();
                 Self::Endpoints(wire::Endpoints { endpoints })
             }
             State::Inbound(ports) => {

@@ -1,7 +1,8 @@
 //! A directory of manifests as a source: read at once, then followed.
 //!
 //! Invariant: the index gets each scan's outcome as a whole, and readers see all of it or nothing; whatever becomes of the
-//! directory, the last good state stays. Non-goal: manifests that change faster than a scan takes; the newest one counts.
+//! directory, the last good state stays. At the start there is none: the index is not complete before a scan finds
+//! nothing that is broken, missing or half written. Non-goal: manifests that change faster than a scan takes; the newest one counts.
 
 mod notice;
 mod scan;
@@ -17,7 +18,7 @@ use notice::Notices;
 pub use scan::Report;
 use scan::{Change, Scan, Scanner, Writers};
 use tokio::task;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 pub use walk::Error;
 
 use crate::index::Index;
@@ -25,8 +26,8 @@ use crate::manifest::Severity;
 use crate::metrics::{Reload, Source as Metrics};
 use crate::model::Object;
 
-/// At the start: one to find the directories, one more now that they are watched, others for files that are being written.
-const FIRST_LOOKS: usize = 10;
+/// Of broken files, in one line of the log.
+const NAMED: usize = 3;
 
 /// How long to wait, and for what.
 #[derive(Clone, Copy, Debug)]
@@ -37,7 +38,7 @@ pub struct Settings {
     pub patience: Duration,
     /// Looks without a notice, for what notices miss.
     pub periodic: Duration,
-    /// The same, where there are no notices.
+    /// The same, where there are no notices, or as long as something is amiss: of mounts there are none.
     pub periodic_without_notices: Duration,
 }
 
@@ -52,16 +53,26 @@ impl Default for Settings {
     }
 }
 
-/// The source. Made by [`Directory::open`].
+/// The source.
 #[derive(Debug)]
 pub struct Directory {
+    path: PathBuf,
     settings: Settings,
     /// Not there while a scan has it.
     scanner: Option<Scanner>,
     notices: Notices,
     metrics: Metrics,
+    stage: Stage,
     /// Said once, until it is over.
     failure: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// There has been no scan that could use everything.
+    Loading,
+    /// There has, so that there is a last good state of everything.
+    Following,
 }
 
 /// What one look at a directory finds, for people.
@@ -91,11 +102,14 @@ pub struct Placed {
 /// Looks once, at a directory or a file, without any index.
 ///
 /// # Errors
-/// It cannot be read.
+/// It cannot be read, or there is no manifest.
 pub fn look(path: &Path) -> Result<Look, Error> {
     let mut scanner = Scanner::new(path.to_owned());
     // Nobody is writing: what is there is what is meant.
     let scan = scanner.scan(&Writers::none(), SystemTime::now())?;
+    if scan.is_empty {
+        return Err(Error::Empty { path: path.to_owned() });
+    }
     let (files, _) = scanner.counts();
     let objects = scanner.declared();
     let objects = objects.map(|(path, object, line, column)| Placed {
@@ -108,41 +122,27 @@ pub fn look(path: &Path) -> Result<Look, Error> {
 }
 
 impl Directory {
-    /// Reads the directory into `index`. Must be called within a tokio runtime.
-    ///
-    /// # Errors
-    /// There is no such directory, or it cannot be read. Broken manifests are no error: they are told of and left out.
-    pub async fn open(path: &Path, settings: Settings, metrics: Metrics, index: &Mutex<Index>) -> Result<Self, Error> {
-        let mut directory = Self {
+    /// A directory that need not be there yet. Must be called within a tokio runtime.
+    pub fn new(path: &Path, settings: Settings, metrics: Metrics) -> Self {
+        Self {
+            path: path.to_owned(),
             settings,
             scanner: Some(Scanner::new(path.to_owned())),
             notices: Notices::new(path.to_owned()),
             metrics,
+            stage: Stage::Loading,
             failure: None,
-        };
-        for _ in 0..FIRST_LOOKS {
-            match directory.scan(index, Instant::now()).await? {
-                Again::Now => {}
-                Again::Soon => sleep(scan::SETTLE).await,
-                Again::Periodically => break,
-            }
         }
-        let (_, broken) = directory.scanner.as_ref().map(Scanner::counts).unwrap_or_default();
-        if broken > 0 {
-            tracing::error!(
-                broken,
-                "broken manifests have no last good state at the start: what they declare is missing"
-            );
-        }
-        Ok(directory)
     }
 
-    /// Follows the directory. Returns only when the runtime is shut down.
-    pub async fn run(mut self, index: &Mutex<Index>) {
-        let mut again = Again::Periodically;
+    /// Reads the directory into `index`, and follows it. Once all of it could be used, the index is complete, and `loaded`
+    /// is called: until then an object that is not known may stand in what is broken, missing or not mounted. Returns only
+    /// when the runtime is shut down.
+    pub async fn run(mut self, index: &Mutex<Index>, loaded: impl FnOnce()) {
+        let mut loaded = Some(loaded);
+        let mut seen = Instant::now();
         while self.scanner.is_some() {
-            let seen = self.wait(again).await;
-            again = match self.scan(index, seen).await {
+            let again = match self.scan(index, seen).await {
                 Ok(again) => again,
                 Err(error) => {
                     self.failed(&error);
@@ -150,13 +150,22 @@ impl Directory {
                     Again::Periodically
                 }
             };
+            if self.stage == Stage::Following
+                && let Some(loaded) = loaded.take()
+            {
+                loaded();
+            }
+            seen = self.wait(again).await;
         }
     }
 
     /// Waits until the next scan is due; since when that is known.
     async fn wait(&mut self, again: Again) -> Instant {
-        let periodic =
-            if self.notices.is_active() { self.settings.periodic } else { self.settings.periodic_without_notices };
+        let periodic = if self.notices.is_active() && self.failure.is_none() {
+            self.settings.periodic
+        } else {
+            self.settings.periodic_without_notices
+        };
         let pause = match again {
             Again::Now => Duration::ZERO,
             Again::Soon => scan::SETTLE,
@@ -187,17 +196,48 @@ impl Directory {
         let (files, broken) = scanner.counts();
         self.scanner = Some(scanner);
         let scan = scan?;
-        self.failure = None;
-        self.metrics.manifests(files - broken.min(files), broken);
         let missed = self.notices.follow(&scan.directories);
-        let held = scan.held;
-        self.report(&scan.reports);
-        self.apply(scan, broken, index, seen);
-        Ok(match (missed, held) {
+        let again = match (missed, scan.held) {
             (true, _) => Again::Now,
             (false, true) => Again::Soon,
             (false, false) => Again::Periodically,
-        })
+        };
+        if scan.is_empty {
+            self.failed(&Error::Empty { path: self.path.clone() });
+            return Ok(again);
+        }
+        self.metrics.manifests(files - broken.min(files), broken);
+        self.report(&scan.reports);
+        self.apply(scan, broken, index, seen);
+        match self.stage {
+            Stage::Following => self.failure = None,
+            Stage::Loading if broken > 0 => self.hold(broken),
+            // What is half written, or was not watched yet, is looked at again at once.
+            Stage::Loading if !matches!(again, Again::Periodically) => {}
+            Stage::Loading => self.loaded(files, index),
+        }
+        Ok(again)
+    }
+
+    /// Nobody is to be told that what a broken file declares does not exist.
+    fn hold(&mut self, broken: usize) {
+        let paths = self.scanner.iter().flat_map(Scanner::broken).take(NAMED).map(scan::shown);
+        let mut paths = paths.collect::<Vec<_>>().join(", ");
+        if broken > NAMED {
+            paths.push_str(", ...");
+        }
+        self.amiss(format!("{broken} broken: {paths}"));
+    }
+
+    fn loaded(&mut self, files: usize, index: &Mutex<Index>) {
+        (self.stage, self.failure) = (Stage::Following, None);
+        index.lock().unwrap_or_else(PoisonError::into_inner).complete();
+        let objects = self.scanner.as_ref().map(Scanner::objects).unwrap_or_default();
+        if objects == 0 {
+            tracing::warn!(manifests = files, "all manifests are in use, and declare nothing: the mesh is empty");
+        } else {
+            tracing::info!(manifests = files, objects, "all manifests are in use");
+        }
     }
 
     fn apply(&self, scan: Scan, broken: usize, index: &Mutex<Index>, seen: Instant) {
@@ -228,22 +268,28 @@ impl Directory {
     }
 
     fn report(&self, reports: &[Report]) {
-        for Report { path, finding } in reports {
-            let path = path.display();
-            if finding.severity == Severity::Error {
+        for report in reports {
+            if report.finding.severity == Severity::Error {
                 self.metrics.error();
-                tracing::error!("{path}:{finding}");
+                tracing::error!("{report}");
             } else {
-                tracing::warn!("{path}:{finding}");
+                tracing::warn!("{report}");
             }
         }
     }
 
     fn failed(&mut self, error: &Error) {
-        self.metrics.reloaded(Reload::Failed);
-        let failure = error.to_string();
+        self.metrics.lost();
+        self.amiss(error.to_string());
+    }
+
+    /// Says what is amiss, once.
+    fn amiss(&mut self, failure: String) {
         if self.failure.as_ref() != Some(&failure) {
-            tracing::error!("{failure}; the last good state stays in use");
+            match self.stage {
+                Stage::Loading => tracing::error!("{failure}; no proxy is served until all manifests can be used"),
+                Stage::Following => tracing::error!("{failure}; the last good state stays in use"),
+            }
         }
         self.failure = Some(failure);
     }

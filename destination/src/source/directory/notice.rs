@@ -150,13 +150,11 @@ impl Kernel {
 
     fn follow(&mut self, directories: impl Iterator<Item = Watched>) -> bool {
         let before = std::mem::take(&mut self.watches);
-        let mut missed = false;
         for watched in directories {
             let Owned(inotify) = self.inotify.get_ref();
             let asked = if watched.only.is_some() { ENTRIES } else { CHANGES };
             match inotify.add_watch(&watched.path, asked | AddWatchFlags::IN_ONLYDIR) {
                 Ok(descriptor) => {
-                    missed |= before.get(&descriptor) != Some(&watched);
                     self.watches.insert(descriptor, watched);
                 }
                 // Gone again: the parent's watch tells. Anything else: the periodic look is what remains.
@@ -169,7 +167,8 @@ impl Kernel {
                 let _ = self.inotify.get_ref().0.rm_watch(*descriptor);
             }
         }
-        missed
+        // Seen at the end, for a directory that is reached in two ways has one watch.
+        self.watches.iter().any(|(descriptor, watched)| before.get(descriptor) != Some(watched))
     }
 }
 

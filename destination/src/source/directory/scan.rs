@@ -1,13 +1,14 @@
 //! Reads what changed below a directory, and says what that changes.
 //!
 //! Invariant: a file that is broken, unreadable or still being written keeps its last good objects; a directory that is
-//! lost keeps all; only a file that is gone takes its objects along. Of two declarations of an object the first by path
+//! lost, or has no manifest left, keeps all; only a file that is gone from among others takes its objects along. Of two declarations of an object the first by path
 //! counts. Unchanged files are not read again. Non-goal: when to scan (`notice`), and the index.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::fs::{File, Metadata, OpenOptions};
+use std::fmt;
+use std::fs::{self, File, FileType, Metadata, OpenOptions};
 use std::io::{self, Read as _};
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -37,6 +38,22 @@ pub struct Report {
     pub finding: Finding,
 }
 
+/// As compilers print it, on one line whatever the file is called.
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", shown(&self.path), self.finding)
+    }
+}
+
+/// A path without what terminals and line readers take for more than a name.
+pub(super) fn shown(path: &Path) -> String {
+    let mut shown = String::new();
+    for c in path.to_string_lossy().chars() {
+        if c.is_control() { shown.extend(c.escape_default()) } else { shown.push(c) }
+    }
+    shown
+}
+
 /// The outcome of a scan.
 #[derive(Debug, Default)]
 pub(super) struct Scan {
@@ -45,6 +62,8 @@ pub(super) struct Scan {
     pub(super) reports: Vec<Report>,
     /// Some files are being written: to be looked at again soon.
     pub(super) held: bool,
+    /// There is no manifest at all.
+    pub(super) is_empty: bool,
     pub(super) directories: Vec<PathBuf>,
 }
 
@@ -129,9 +148,12 @@ impl Scanner {
         }
     }
 
-    /// Looks at everything. After an error nothing has changed.
+    /// Looks at everything. After an error, and where there is no manifest at all, nothing has changed.
     pub(super) fn scan(&mut self, writers: &Writers, now: SystemTime) -> Result<Scan, Error> {
         let found = walk(&self.root)?;
+        if found.files.is_empty() && found.unreadable.is_empty() {
+            return Ok(Scan { is_empty: true, directories: found.directories, ..Scan::default() });
+        }
         let mut scan = Scan::default();
         self.forget_deleted(&found, &mut scan);
         for path in found.files {
@@ -148,6 +170,17 @@ impl Scanner {
         (self.manifests.len(), broken + self.unreadable.len())
     }
 
+    /// What is broken, by path.
+    pub(super) fn broken(&self) -> impl Iterator<Item = &Path> {
+        let manifests = self.manifests.iter().filter(|(_, manifest)| manifest.broken);
+        manifests.map(|(path, _)| path.as_path()).chain(self.unreadable.iter().map(PathBuf::as_path))
+    }
+
+    /// How many objects there are.
+    pub(super) fn objects(&self) -> usize {
+        self.current.len()
+    }
+
     /// All objects that count, with their places, by path.
     pub(super) fn declared(&self) -> impl Iterator<Item = (&Path, &Object, u64, u64)> {
         self.manifests.iter().flat_map(|(path, manifest)| {
@@ -162,7 +195,7 @@ impl Scanner {
         self.manifests.retain(|path, _| there.contains(path) || lost.iter().any(|lost| path.starts_with(lost)));
         for (path, error) in &found.unreadable {
             if !self.unreadable.contains(path) {
-                scan.report(path, format!("cannot be read: {error}"));
+                scan.report(path, why_unreadable(path, error));
             }
         }
         self.unreadable = lost.into_iter().cloned().collect();
@@ -193,6 +226,9 @@ impl Scanner {
     fn take(&mut self, path: PathBuf, stamp: Stamp, text: &str, scan: &mut Scan) {
         let parsed = manifest::parse(text);
         let broken = parsed.is_broken();
+        if path.to_str().is_none_or(|name| name.contains(char::is_control)) {
+            scan.push(&path, (1, 1), Severity::Warning, "the name has bytes that do not print".to_owned());
+        }
         scan.reports.extend(parsed.findings.into_iter().map(|finding| Report { path: path.clone(), finding }));
         let objects = if broken {
             let before = self.manifests.remove(&path);
@@ -224,7 +260,7 @@ impl Scanner {
                 };
                 let clash = (path.clone(), held.line);
                 if !self.clashes.contains(&clash) {
-                    let (first, line) = (first.display(), other.line);
+                    let (first, line) = (shown(first), other.line);
                     let message = format!("{key} is declared in {first}:{line} already");
                     scan.report_at(path, held, message);
                 }
@@ -248,15 +284,15 @@ impl Scanner {
 
 impl Scan {
     fn report(&mut self, path: &Path, message: String) {
-        self.push(path, 1, 1, message);
+        self.push(path, (1, 1), Severity::Error, message);
     }
 
     fn report_at(&mut self, path: &Path, held: &Held, message: String) {
-        self.push(path, held.line, held.column, message);
+        self.push(path, (held.line, held.column), Severity::Error, message);
     }
 
-    fn push(&mut self, path: &Path, line: u64, column: u64, message: String) {
-        let finding = Finding { line, column, severity: Severity::Error, field: String::new(), message };
+    fn push(&mut self, path: &Path, (line, column): (u64, u64), severity: Severity, message: String) {
+        let finding = Finding { line, column, severity, field: String::new(), message };
         let path = path.to_owned();
         self.reports.push(Report { path, finding });
     }
@@ -267,11 +303,24 @@ fn attempt(path: &Path, known: Option<Stamp>, writers: &Writers, now: SystemTime
         Ok(attempt) => attempt,
         // It went away since it was found: the next look, which is due, will not find it.
         Err(error) if error.kind() == io::ErrorKind::NotFound => Attempt::BeingWritten,
-        Err(error) => Attempt::Refused(None, format!("cannot be read: {error}")),
+        Err(error) => Attempt::Refused(None, why_unreadable(path, &error)),
+    }
+}
+
+fn why_unreadable(path: &Path, error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::NotFound if path.is_symlink() => "cannot be read: a link that leads nowhere".to_owned(),
+        _ => format!("cannot be read: {error}"),
     }
 }
 
 fn read(path: &Path, known: Option<Stamp>, writers: &Writers, now: SystemTime) -> io::Result<Attempt> {
+    // Before it is opened, for opening a device may do something.
+    let looked_at = fs::metadata(path)?;
+    if !looked_at.is_file() {
+        // Without its stamp: others may write to it all day long.
+        return Ok(Attempt::Refused(None, irregular(looked_at.file_type())));
+    }
     // Does not wait for the other end of what has become a FIFO meanwhile.
     let mut options = OpenOptions::new();
     let file = options.read(true).custom_flags(nix::libc::O_NONBLOCK).open(path)?;
@@ -284,9 +333,11 @@ fn read(path: &Path, known: Option<Stamp>, writers: &Writers, now: SystemTime) -
         return Ok(Attempt::BeingWritten);
     }
     let limit = u64::try_from(MAX_BYTES).unwrap_or(u64::MAX);
-    if !metadata.is_file() || metadata.len() > limit {
-        let why = format!("no regular file of at most {MAX_BYTES} bytes");
-        return Ok(Attempt::Refused(Some(stamp), why));
+    if !metadata.is_file() {
+        return Ok(Attempt::Refused(None, irregular(metadata.file_type())));
+    }
+    if metadata.len() > limit {
+        return Ok(Attempt::Refused(Some(stamp), format!("longer than {MAX_BYTES} bytes")));
     }
     let bytes = read_all(&file, limit)?;
     if Stamp::of(&file.metadata()?) != stamp {
@@ -299,6 +350,16 @@ fn read(path: &Path, known: Option<Stamp>, writers: &Writers, now: SystemTime) -
             Attempt::Refused(Some(stamp), format!("byte {at} is not UTF-8"))
         }
     })
+}
+
+fn irregular(kind: FileType) -> String {
+    let what = match kind {
+        kind if kind.is_fifo() => "a FIFO",
+        kind if kind.is_socket() => "a socket",
+        kind if kind.is_block_device() || kind.is_char_device() => "a device",
+        _ => "of another kind",
+    };
+    format!("{what}, no regular file")
 }
 
 fn read_all(file: &File, limit: u64) -> io::Result<Vec<u8>> {

@@ -7,9 +7,10 @@ use std::os::unix::fs::symlink;
 use std::sync::Arc;
 
 use tempfile::TempDir;
+use tokio::sync::oneshot;
 
 use super::*;
-use crate::index::{Backend, Marks, Resource, State, Watch};
+use crate::index::{Backend, Completeness, Marks, Resource, State, Watch};
 use crate::model::{Kind, Name};
 
 const SERVICE: &str =
@@ -28,6 +29,7 @@ struct Fixture {
     index: Arc<Mutex<Index>>,
     marks: Arc<Marks>,
     watch: Watch,
+    loaded: Option<oneshot::Receiver<()>>,
     task: task::JoinHandle<()>,
 }
 
@@ -43,17 +45,43 @@ impl Fixture {
     }
 
     async fn of(dir: TempDir, manifests: &Path) -> Self {
+        let mut mesh = Self::start(dir, manifests);
+        mesh.until_loaded().await;
+        mesh
+    }
+
+    fn start(dir: TempDir, manifests: &Path) -> Self {
         let index = Arc::new(Mutex::new(Index::new("cluster.local")));
         // Only notices may find changes here, so that a test that passes by the periodic look fails.
-        let settings = Settings { periodic: Duration::from_secs(3600), ..Settings::default() };
-        let source = Directory::open(manifests, settings, Metrics::default(), &index).await.unwrap();
+        let never = Duration::from_hours(1);
+        let settings = Settings { periodic: never, periodic_without_notices: never, ..Settings::default() };
+        let source = Directory::new(manifests, settings, Metrics::default());
         let marks = Arc::new(Marks::default());
-        let service = Name::new("default", "web");
-        let backend = Resource::Endpoints(Backend { service, port: 80 });
-        let watch = index.lock().unwrap().watch(backend, &marks, 1);
+        let watch = watch(&index, &marks);
         let shared = Arc::clone(&index);
-        let task = tokio::spawn(async move { source.run(&shared).await });
-        Self { dir, index, marks, watch, task }
+        let (tell, loaded) = oneshot::channel();
+        let told = || tell.send(()).unwrap_or_default();
+        let task = tokio::spawn(async move { source.run(&shared, told).await });
+        Self { dir, index, marks, watch, loaded: Some(loaded), task }
+    }
+
+    fn completeness(&self) -> Completeness {
+        self.index.lock().unwrap().completeness()
+    }
+
+    async fn until_loaded(&mut self) {
+        let loaded = self.loaded.take().unwrap();
+        timeout(Duration::from_secs(10), loaded).await.expect("loaded in time").unwrap();
+        assert_eq!(self.completeness(), Completeness::Whole);
+        // Without marks of what was there at the start.
+        self.marks = Arc::new(Marks::default());
+        self.watch = watch(&self.index, &self.marks);
+    }
+
+    /// What is there is looked at by the time a while has passed, and found wanting.
+    async fn is_not_loaded(&mut self) {
+        let loaded = timeout(Duration::from_millis(300), self.loaded.as_mut().unwrap()).await;
+        assert!(loaded.is_err() && self.completeness() == Completeness::Partial);
     }
 
     fn manifests(&self) -> PathBuf {
@@ -93,6 +121,12 @@ impl Drop for Fixture {
     }
 }
 
+fn watch(index: &Mutex<Index>, marks: &Arc<Marks>) -> Watch {
+    let service = Name::new("default", "web");
+    let backend = Resource::Endpoints(Backend { service, port: 80 });
+    index.lock().unwrap().watch(backend, marks, 1)
+}
+
 fn write(dir: &Path, name: &str, text: &str) {
     let path = dir.join(name);
     fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -122,11 +156,76 @@ async fn what_is_there_at_the_start_is_known_at_once() {
 }
 
 #[tokio::test]
-async fn a_missing_directory_at_the_start_is_an_error() {
-    let index = Mutex::new(Index::new("cluster.local"));
-    let path = Path::new("/nowhere/at/all");
-    let opened = Directory::open(path, Settings::default(), Metrics::default(), &index).await;
-    assert!(opened.unwrap_err().to_string().starts_with("cannot read /nowhere/at/all: "));
+async fn a_missing_directory_at_the_start_is_waited_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let manifests = dir.path().join("manifests");
+    let mut mesh = Fixture::start(dir, &manifests);
+    mesh.is_not_loaded().await;
+    write(&manifests, "web.yaml", &format!("{SERVICE}{}", workload("a", "10.0.0.1")));
+    mesh.until_loaded().await;
+    mesh.until(&["10.0.0.1"]).await;
+}
+
+#[tokio::test]
+async fn a_broken_file_at_the_start_is_waited_for_until_it_is_repaired() {
+    let dir = tempfile::tempdir().unwrap();
+    let manifests = dir.path().join("manifests");
+    write(&manifests, "web.yaml", SERVICE);
+    write(&manifests, "a.yaml", &workload("a", "10.0.0.1"));
+    write(&manifests, "b.yaml", &workload("b", "10.0.0.300"));
+    let mut mesh = Fixture::start(dir, &manifests);
+    mesh.until(&["10.0.0.1"]).await;
+    mesh.is_not_loaded().await;
+    replace(&manifests, "a.yaml", &workload("a", "10.0.0.2"));
+    mesh.until(&["10.0.0.2"]).await;
+    assert_eq!(mesh.completeness(), Completeness::Partial);
+    replace(&manifests, "b.yaml", &workload("b", "10.0.0.3"));
+    mesh.until_loaded().await;
+    mesh.until(&["10.0.0.2", "10.0.0.3"]).await;
+    // From now on there is a last good state.
+    replace(&manifests, "b.yaml", "a: [b");
+    mesh.settle("10.1.0.1").await;
+    assert_eq!(mesh.addresses(), ["10.0.0.2", "10.0.0.3", "10.1.0.1"]);
+    assert_eq!(mesh.completeness(), Completeness::Whole);
+}
+
+#[tokio::test]
+async fn an_empty_directory_at_the_start_is_waited_for_and_an_empty_manifest_is_an_empty_mesh() {
+    let dir = tempfile::tempdir().unwrap();
+    let manifests = dir.path().join("manifests");
+    fs::create_dir_all(manifests.join("sub")).unwrap();
+    write(&manifests, "README.md", "# no manifest");
+    let mut mesh = Fixture::start(dir, &manifests);
+    mesh.is_not_loaded().await;
+    write(&manifests, "sub/none.yaml", "# nobody yet\n");
+    mesh.until_loaded().await;
+    assert!(mesh.addresses().is_empty());
+}
+
+#[tokio::test]
+async fn a_directory_that_becomes_empty_takes_nothing_along() {
+    let mesh = Fixture::new(&[("web.yaml", SERVICE), ("a.yaml", &workload("a", "10.0.0.1"))]).await;
+    let dir = mesh.manifests();
+    // In one step, as a mount does it, and an unmounting.
+    fs::rename(&dir, mesh.dir.path().join("away")).unwrap();
+    fs::create_dir(&dir).unwrap();
+    let marks = timeout(Duration::from_millis(300), mesh.marks.changed()).await;
+    assert!(marks.is_err(), "{:?}", mesh.addresses());
+    assert_eq!(mesh.addresses(), ["10.0.0.1"]);
+    replace(&dir, "b.yaml", &format!("{SERVICE}{}", workload("b", "10.0.0.2")));
+    mesh.until(&["10.0.0.2"]).await;
+}
+
+#[tokio::test]
+async fn a_directory_that_is_reached_in_two_ways_is_not_news_forever() {
+    let dir = tempfile::tempdir().unwrap();
+    let manifests = dir.path().join("manifests");
+    fs::create_dir(&manifests).unwrap();
+    symlink("..", manifests.join("up")).unwrap();
+    let directories = walk::walk(&manifests).unwrap().directories;
+    assert_eq!(directories.len(), 2, "{directories:?}");
+    let mut notices = Notices::new(manifests);
+    assert_eq!((notices.follow(&directories), notices.follow(&directories)), (true, false));
 }
 
 #[tokio::test]
@@ -265,19 +364,66 @@ fn of_two_declarations_the_first_by_path_counts_and_the_other_is_told() {
 }
 
 #[test]
-fn what_cannot_be_read_is_told_and_what_is_no_file_is_not_opened() {
+fn what_cannot_be_read_is_told_once_and_never_waited_for() {
     let dir = tempfile::tempdir().unwrap();
-    fs::write(dir.path().join("latin.yaml"), b"a: \xe9").unwrap();
-    fs::write(dir.path().join("large.yaml"), vec![b'#'; crate::manifest::MAX_BYTES + 1]).unwrap();
-    symlink("nowhere.yaml", dir.path().join("dangling.yaml")).unwrap();
-    symlink(".", dir.path().join("loop")).unwrap();
-    nix::unistd::mkfifo(&dir.path().join("fifo.yaml"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let path = |name: &str| dir.path().join(name);
+    fs::write(path("latin.yaml"), b"a: \xe9").unwrap();
+    fs::write(path("large.yaml"), vec![b'#'; crate::manifest::MAX_BYTES + 1]).unwrap();
+    symlink("nowhere.yaml", path("dangling.yaml")).unwrap();
+    symlink("nowhere", path("unmounted")).unwrap();
+    symlink("nowhere.md", path("README.md")).unwrap();
+    symlink(".", path("loop")).unwrap();
+    symlink("self.yaml", path("self.yaml")).unwrap();
+    symlink("/dev/zero", path("device.yaml")).unwrap();
+    symlink("/proc/self/mem", path("unreadable.yaml")).unwrap();
+    nix::unistd::mkfifo(&path("fifo.yaml"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let _socket = std::os::unix::net::UnixListener::bind(path("socket.yaml")).unwrap();
     let mut scanner = Scanner::new(dir.path().to_owned());
     let scan = scanner.scan(&Writers::none(), SystemTime::now()).unwrap();
-    let messages: BTreeSet<_> = scan.reports.iter().map(|r| r.finding.message.as_str()).collect();
-    let large = format!("no regular file of at most {} bytes", crate::manifest::MAX_BYTES);
-    assert_eq!(messages, BTreeSet::from(["byte 3 is not UTF-8", &large]));
+    let told = scan.reports.iter().map(|r| (r.path.file_name().unwrap().to_str().unwrap(), r.finding.message.as_str()));
+    let large = format!("longer than {} bytes", crate::manifest::MAX_BYTES);
+    let expected = BTreeSet::from([
+        ("dangling.yaml", "cannot be read: a link that leads nowhere"),
+        ("device.yaml", "a device, no regular file"),
+        ("fifo.yaml", "a FIFO, no regular file"),
+        ("large.yaml", &large),
+        ("latin.yaml", "byte 3 is not UTF-8"),
+        ("self.yaml", "cannot be read: Too many levels of symbolic links (os error 40)"),
+        ("socket.yaml", "a socket, no regular file"),
+        ("unmounted", "cannot be read: a link that leads nowhere"),
+        ("unreadable.yaml", "cannot be read: Input/output error (os error 5)"),
+    ]);
+    assert_eq!(told.collect::<BTreeSet<_>>(), expected);
+    assert_eq!((scanner.broken().count(), scanner.counts().1, scan.held), (9, 9, false));
     assert!(scanner.scan(&Writers::none(), SystemTime::now()).unwrap().reports.is_empty());
+}
+
+#[test]
+fn a_file_that_cannot_be_read_any_more_keeps_its_last_good_objects() {
+    let dir = tempfile::tempdir().unwrap();
+    write(dir.path(), "web.yaml", SERVICE);
+    write(dir.path(), "a.yaml", &workload("a", "10.0.0.1"));
+    let mut scanner = Scanner::new(dir.path().to_owned());
+    assert_eq!(scanner.scan(&Writers::none(), SystemTime::now()).unwrap().changes.len(), 2);
+    for target in ["nowhere", "/dev/null", "/proc/self/mem"] {
+        fs::remove_file(dir.path().join("a.yaml")).unwrap();
+        symlink(target, dir.path().join("a.yaml")).unwrap();
+        let scan = scanner.scan(&Writers::none(), SystemTime::now()).unwrap();
+        assert!(scan.changes.is_empty() && scanner.broken().count() == 1, "{target}: {scan:?}");
+    }
+}
+
+#[test]
+fn names_with_control_characters_are_told_on_one_line() {
+    let dir = tempfile::tempdir().unwrap();
+    write(dir.path(), "a\x1b[31m\nb.yaml", &workload("a", "10.0.0.1").replace("name: a", "name: \"a\\e[31m\\nb\""));
+    let mut scanner = Scanner::new(dir.path().to_owned());
+    let scan = scanner.scan(&Writers::none(), SystemTime::now()).unwrap();
+    let told: Vec<_> = scan.reports.iter().map(ToString::to_string).collect();
+    let path = format!("{}/a\\u{{1b}}[31m\\nb.yaml", dir.path().display());
+    let warning = format!("{path}:1:1: warning: the name has bytes that do not print");
+    assert!(told.contains(&warning), "{told:?}");
+    assert!(told.len() == 2 && told.iter().all(|line| !line.contains(char::is_control)), "{told:?}");
 }
 
 #[test]

@@ -26,6 +26,13 @@ pub enum Error {
         /// What the system says.
         source: io::Error,
     },
+    /// Nothing there says that there is a mesh, not even an empty one: it is not mounted yet, or being replaced.
+    #[error("no manifest in {path}; a mesh without objects is a manifest without any, such as an empty file none.yaml",
+        path = .path.display())]
+    Empty {
+        /// The directory.
+        path: PathBuf,
+    },
     /// To read a part of them would look as if the others had been deleted.
     #[error("more than {MAX_FILES} manifests")]
     TooManyFiles,
@@ -34,11 +41,11 @@ pub enum Error {
 /// What there is.
 #[derive(Debug, Default)]
 pub(super) struct Found {
-    /// Manifests, in order.
+    /// What is called like a manifest, in order; it may be anything but a directory.
     pub(super) files: Vec<PathBuf>,
     /// All directories visited, the first included.
     pub(super) directories: Vec<PathBuf>,
-    /// Directories that cannot be read, with the reason.
+    /// Directories that cannot be read, and links that cannot be followed, with the reason.
     pub(super) unreadable: Vec<(PathBuf, io::Error)>,
 }
 
@@ -83,24 +90,26 @@ fn visit(
         return Err(io::Error::other(format!("deeper than {MAX_DEPTH} directories")));
     }
     let mut further = Vec::new();
-    let mut files = Vec::new();
+    let (mut files, mut lost) = (Vec::new(), Vec::new());
     for entry in fs::read_dir(directory)? {
         let entry = entry?;
         if is_hidden(&entry.file_name()) {
             continue;
         }
         let path = entry.path();
-        // Follows symbolic links. One that leads nowhere (any more) is no file.
-        let Ok(metadata) = fs::metadata(&path) else {
-            continue;
-        };
-        if metadata.is_dir() {
-            further.push(path);
-        } else if metadata.is_file() && is_manifest(&path) {
-            files.push(path);
+        // Follows symbolic links.
+        match fs::metadata(&path) {
+            Ok(metadata) if metadata.is_dir() => further.push(path),
+            Ok(_) if is_manifest(&path) => files.push(path),
+            Ok(_) => {}
+            // What it leads to may be gone for good, or not be mounted: that is not known.
+            Err(error) if path.is_symlink() && may_matter(&path) => lost.push((path, error)),
+            // It went away meanwhile.
+            Err(_) => {}
         }
     }
     found.files.append(&mut files);
+    found.unreadable.append(&mut lost);
     found.directories.push(directory.to_owned());
     Ok(further)
 }
@@ -108,6 +117,11 @@ fn visit(
 /// Dotfiles: among them the temporary files of editors and the `..data` of Kubernetes' volumes.
 fn is_hidden(name: &OsStr) -> bool {
     name.as_encoded_bytes().starts_with(b".")
+}
+
+/// Whether what is there could be a manifest or a directory, by its name.
+fn may_matter(path: &Path) -> bool {
+    is_manifest(path) || path.extension().is_none()
 }
 
 /// Whether a file's name is one of a manifest. Backups and lock files of editors have other endings.
