@@ -1,7 +1,8 @@
 //! The composition root: manifests to the index, the index to the service, certificates to both ends of it.
 //!
 //! Invariant: what can fail at the start fails before anybody is served: listeners, anchors. Proxies are served when all
-//! manifests are read and the certificate is there; before, they are refused, and keep what they know. Non-goal: decisions; they are in the other rooms.
+//! manifests are read and the certificate is there; before, they are refused, and keep what they know. Non-goal: decisions;
+//! they are in the other rooms.
 
 use std::fs;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,7 +13,7 @@ use mesh_kit::admin::Admin;
 use mesh_kit::metrics::Prometheus;
 use mesh_kit::ready::{Check, Readiness, Status};
 use mesh_kit::shutdown::Shutdown;
-use mesh_kit::{listen, log};
+use mesh_kit::{limits, listen, log};
 use mesh_mtls::certify;
 use mesh_mtls::credentials::{Anchors, Credentials, Leaf};
 use mesh_mtls::grpc;
@@ -36,6 +37,9 @@ use crate::source::directory::{self, Directory};
 /// When it cannot start, or a server fails.
 pub async fn serve(settings: Serve) -> anyhow::Result<()> {
     let log = log::init(settings.log_format.into(), &settings.log)?;
+    if let Err(error) = limits::raise_files() {
+        tracing::warn!(%error, "the limit of open files stays as it is");
+    }
     let shutdown = Shutdown::on_signals().context("signals")?;
     let listeners = bind(&settings.listen)?;
     let admin_listeners = bind(&settings.admin)?;
@@ -167,7 +171,7 @@ async fn serve_proxies(
     Ok(())
 }
 
-/// The longest that a certificate goes unlooked at: timers do not see that the wall clock was set, or that the machine slept.
+/// The longest that a certificate goes unlooked at: timers do not see that the wall clock was set.
 const RECHECK: Duration = Duration::from_mins(1);
 
 /// Whether a certificate that is good until then is good now, and when to ask again.

@@ -4,8 +4,9 @@
 //! `stream` (the task that drives one), `connection` (limits, and the end of those who do not read), `codec`.
 //!
 //! Invariant: a proxy costs a bounded amount, whatever it sends or does not read: subscriptions, streams, connections and
-//! waits have limits, and what waits to be sent is a mark. An index that is not whole answers nobody. Non-goal: authorizing what a proxy may ask; addresses of
-//! endpoints are no secret within the mesh, and an inbound policy is given by proven identity only.
+//! waits have limits, and what waits to be sent is a mark. An index that is not whole answers nobody.
+//! Non-goal: authorizing what a proxy may ask; addresses of endpoints are no secret within the mesh, and an inbound policy
+//! is given by proven identity only.
 
 mod codec;
 mod connection;

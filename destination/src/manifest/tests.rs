@@ -269,3 +269,13 @@ fn no_cut_of_a_good_manifest_makes_a_panic() {
         parse(&text[..end]);
     }
 }
+
+#[test]
+fn an_endpoint_that_proxies_would_refuse_is_an_error() {
+    for address in ["127.0.0.1", "::1", "::ffff:127.0.0.1", "0.0.0.0", "224.0.0.1", "255.255.255.255"] {
+        let workload = format!(
+            "{{apiVersion: mesh.internal/v1alpha1, kind: Workload, metadata: {{name: a}}, spec: {{addresses: ['{address}']}}}}"
+        );
+        assert!(parse(&workload).is_broken(), "{address}");
+    }
+}

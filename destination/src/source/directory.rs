@@ -2,7 +2,8 @@
 //!
 //! Invariant: the index gets each scan's outcome as a whole, and readers see all of it or nothing; whatever becomes of the
 //! directory, the last good state stays. At the start there is none: the index is not complete before a scan finds
-//! nothing that is broken, missing or half written. Non-goal: manifests that change faster than a scan takes; the newest one counts.
+//! nothing that is broken, missing or half written. Non-goal: manifests that change faster than a scan takes; the newest one
+//! counts.
 
 mod notice;
 mod scan;

@@ -1,8 +1,8 @@
 //! Reads what changed below a directory, and says what that changes.
 //!
 //! Invariant: a file that is broken, unreadable or still being written keeps its last good objects; a directory that is
-//! lost, or has no manifest left, keeps all; only a file that is gone from among others takes its objects along. Of two declarations of an object the first by path
-//! counts. Unchanged files are not read again. Non-goal: when to scan (`notice`), and the index.
+//! lost, or has no manifest left, keeps all; only a file that is gone from among others takes its objects along. Of two
+//! declarations of an object the first by path counts. Unchanged files are not read again. Non-goal: when to scan (`notice`), and the index.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
