@@ -61,7 +61,7 @@ fn connect_becomes_bytes_both_ways_and_each_end_is_carried() {
 }
 
 #[test]
-fn a_connect_that_the_app_refuses_stays_http() {
+fn a_connect_or_upgrade_that_the_app_refuses_stays_http() {
     let mut mesh = mesh();
     let pairs = pairs(&mut mesh, APP);
     let refuse = |mut conversation: raw::Conversation| {
@@ -70,10 +70,17 @@ fn a_connect_that_the_app_refuses_stays_http() {
     };
     let _servers = ["web", "legacy"].map(|name| raw::Server::start(&mesh.get(name).host, APP, refuse));
     mesh.start();
+    let requests = ["CONNECT far.test:443 HTTP/1.1\r\n", "GET /up HTTP/1.1\r\nupgrade: far\r\nconnection: upgrade\r\n"];
+    let mut failures = Vec::new();
     for (client, addr) in pairs {
-        let request = b"CONNECT far.test:443 HTTP/1.1\r\nhost: far.test:443\r\nconnection: close\r\n\r\n";
-        let answer = raw::send(&mesh.get(client).host, addr, request).expect("an answer");
-        let text = String::from_utf8_lossy(&answer);
-        assert!(raw::status(&answer) == Some(403) && text.ends_with("\r\n\r\nno\n"), "{client} to {addr}: {text}");
+        for request in requests {
+            let whole = format!("{request}host: far.test:443\r\nconnection: close\r\n\r\n");
+            let answer = raw::send(&mesh.get(client).host, addr, whole.as_bytes()).expect("an answer");
+            let text = String::from_utf8_lossy(&answer);
+            if raw::status(&answer) != Some(403) || !text.ends_with("\r\n\r\nno\n") {
+                failures.push(format!("{client} to {addr}, {request:?}: {text:?}"));
+            }
+        }
     }
+    assert!(failures.is_empty(), "{failures:#?}");
 }

@@ -35,8 +35,9 @@ fn pipelined_requests_are_answered_in_order() {
     let pairs = pairs(&mut mesh, APP);
     mesh.start();
     // The first takes longest: whoever answers as it comes mixes them up.
-    let paths = ["/bytes?n=11&delay=200ms", "/bytes?n=22&delay=50ms", "/bytes?n=33&close"];
-    let requests: String = paths.map(|path| format!("GET {path} HTTP/1.1\r\nhost: web\r\n\r\n")).concat();
+    let paths = ["/bytes?n=11&delay=200ms", "/bytes?n=22&delay=50ms", "/bytes?n=33"];
+    let mut requests: String = paths.map(|path| format!("GET {path} HTTP/1.1\r\nhost: web\r\n\r\n")).concat();
+    requests.insert_str(requests.len() - 2, "connection: close\r\n");
     for (client, addr) in pairs {
         let answer = raw::send(&mesh.get(client).host, addr, requests.as_bytes()).expect("answers");
         let found = answers(&answer);
@@ -92,7 +93,7 @@ fn what_follows_an_upgrade_that_is_refused_is_a_request_again() {
     mesh.start();
     // Without a key it is no WebSocket handshake: 426, and HTTP goes on.
     let requests = "GET /ws HTTP/1.1\r\nhost: web\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n\
-        GET /bytes?n=44&close HTTP/1.1\r\nhost: web\r\n\r\n";
+        GET /bytes?n=44 HTTP/1.1\r\nhost: web\r\nconnection: close\r\n\r\n";
     for (client, addr) in pairs {
         let answer = raw::send(&mesh.get(client).host, addr, requests.as_bytes()).expect("answers");
         let found = answers(&answer);
