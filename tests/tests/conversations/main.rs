@@ -4,6 +4,7 @@
 //! Non-goal: what happens on failure; here everybody behaves.
 
 mod cells;
+mod workers;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -98,6 +99,12 @@ fn every_protocol_passes_between_every_pair_over_both_families() {
     }
     for (conversation, server) in services.keys() {
         failures.extend(encryption(mesh.get("client"), *conversation, server).err());
+    }
+    // Foreign TLS is not opened, but the name that its client asks for is there to be read.
+    for (sidecar, direction) in [("client", "outbound"), ("meshed", "inbound")] {
+        let labels = [("direction", direction), ("sni", "shop.test")];
+        let count = mesh.get(sidecar).metric("mesh_tls_passthrough_connections_total", &labels);
+        failures.extend((count < 0.5).then(|| format!("{sidecar} has counted no shop.test")));
     }
     assert!(failures.is_empty(), "{} cells failed:\n{}", failures.len(), failures.join("\n"));
 }
