@@ -83,6 +83,7 @@ struct WorkerState {
     inbound: inbound::State,
 }
 
+const OUTBOUND_RESERVE: Duration = Duration::from_secs(5);
 const SWEEP_EVERY: Duration = Duration::from_secs(60);
 
 /// Runs the proxy in this thread's runtime until it is told to end. True when all connections had finished.
@@ -128,7 +129,9 @@ pub async fn run(config: Config, log: log::Handle, shutdown: Shutdown) -> Result
     readiness.drain();
     let started = Instant::now();
     tracing::info!(grace = ?config.grace, "draining");
-    let whole = finish(&mut inbound_end, config.grace).await;
+    // Outbound needs some of the grace for itself, however long inbound takes.
+    let reserve = (config.grace / 4).min(OUTBOUND_RESERVE);
+    let whole = finish(&mut inbound_end, config.grace - reserve).await;
     let left = config.grace.saturating_sub(started.elapsed());
     let whole = finish(&mut outbound_end, left).await && whole;
     tracing::info!(took = ?started.elapsed(), whole, "drained");

@@ -10,6 +10,7 @@ use mesh_kit::env::{Env, Error, Value};
 use mesh_kit::log::{Format, Level};
 use mesh_mtls::{certify, spiffe};
 
+use crate::net::connect::Vigilance;
 use crate::net::listen::Sharing;
 use crate::net::{connect, copy, listen};
 use crate::resilience::{backoff, idle_cache};
@@ -53,6 +54,9 @@ pub struct Config {
     /// Longest time between SIGTERM and the end.
     pub grace: Duration,
 }
+
+/// Length of the kernel's accept queues.
+const BACKLOG: i32 = 1024;
 
 /// Whom the proxy stands beside.
 #[derive(Clone, Debug, Default)]
@@ -112,7 +116,9 @@ impl Value for Addresses {
 fn read(env: &mut Env) -> Option<Config> {
     let help = "worker threads";
     let workers = count(env, "MESH_WORKERS", "1", 1, 256, help);
-    let (outbound_listen, inbound_listen, admin_listen) = listeners(env, workers);
+    let vigilance = vigilance(env);
+    let (connect_out, connect_in) = connect_settings(env, vigilance);
+    let (outbound_listen, inbound_listen, admin_listen) = listeners(env, workers, vigilance);
     let own_ports = ports(&[&outbound_listen, &inbound_listen, &admin_listen]);
     let tunnel_port = inbound_listen.addrs.first().map_or(4143, SocketAddr::port);
     let control_plane = control_plane(env);
@@ -120,7 +126,6 @@ fn read(env: &mut Env) -> Option<Config> {
     let (outbound, inbound) = stories(env, own_ports, tunnel_port);
     let http = http_settings(env);
     let balance = balance_settings(env);
-    let (connect_out, connect_in) = connect_settings(env);
     let log = log_settings(env);
     let help = "beyond so many series new targets are counted together";
     let max_series = count(env, "MESH_METRICS_MAX_SERIES", "4000", 100, 1_000_000, help);
@@ -148,16 +153,20 @@ fn read(env: &mut Env) -> Option<Config> {
     })
 }
 
-fn listeners(env: &mut Env, workers: usize) -> (listen::Settings, listen::Settings, listen::Settings) {
+fn listeners(
+    env: &mut Env,
+    workers: usize,
+    vigilance: Vigilance,
+) -> (listen::Settings, listen::Settings, listen::Settings) {
     let sharing = if workers > 1 { Sharing::Workers } else { Sharing::Alone };
-    let shared = |settings| listen::Settings { sharing, ..settings };
+    let shared = |addrs| listen::Settings { addrs, backlog: BACKLOG, sharing, vigilance };
     let help = "takes the application's own connections, redirected by mesh-init";
-    let outbound = listener(env, "MESH_OUTBOUND_LISTEN", "127.0.0.1:4140,[::1]:4140", help);
+    let outbound = env.get("MESH_OUTBOUND_LISTEN", "127.0.0.1:4140,[::1]:4140", help);
     let help = "takes connections to the application, and tunnels from other sidecars";
-    let inbound = listener(env, "MESH_INBOUND_LISTEN", "0.0.0.0:4143,[::]:4143", help);
+    let inbound = env.get("MESH_INBOUND_LISTEN", "0.0.0.0:4143,[::]:4143", help);
     let help = "health and metrics for everybody, state and control for loopback";
-    let admin = listener(env, "MESH_ADMIN_LISTEN", "0.0.0.0:4191,[::]:4191", help);
-    (shared(outbound), shared(inbound), admin)
+    let admin = env.get("MESH_ADMIN_LISTEN", "0.0.0.0:4191,[::]:4191", help);
+    (shared(outbound), shared(inbound), listen::Settings { sharing: Sharing::Alone, ..shared(admin) })
 }
 
 fn control_plane(env: &mut Env) -> Option<(certify::Settings, control::Settings, PathBuf)> {
@@ -303,19 +312,18 @@ fn balance_settings(env: &mut Env) -> balance::Settings {
     }
 }
 
-fn connect_settings(env: &mut Env) -> (connect::Settings, connect::Settings) {
+fn vigilance(env: &mut Env) -> Vigilance {
     let keepalive = seconds(env, "MESH_TCP_KEEPALIVE", "10s", "silence before the first TCP keep-alive probe");
     let user_timeout = seconds(env, "MESH_TCP_USER_TIMEOUT", "20s", "how long sent data may stay unacknowledged");
-    let out =
-        millis(env, "MESH_OUTBOUND_CONNECT_TIMEOUT", "1s", 1, 60_000, "to connect to another sidecar or endpoint");
-    let inb = millis(env, "MESH_INBOUND_CONNECT_TIMEOUT", "300ms", 1, 60_000, "to connect to the application");
-    let settings = |timeout| connect::Settings { timeout, keepalive, user_timeout };
-    (settings(out), settings(inb))
+    Vigilance { keepalive, user_timeout }
 }
 
-fn listener(env: &mut Env, name: &'static str, default: &str, help: &'static str) -> listen::Settings {
-    const BACKLOG: i32 = 1024;
-    listen::Settings { addrs: env.get(name, default, help), backlog: BACKLOG, sharing: Sharing::Alone }
+fn connect_settings(env: &mut Env, vigilance: Vigilance) -> (connect::Settings, connect::Settings) {
+    let help = "to connect to another sidecar or endpoint";
+    let out = millis(env, "MESH_OUTBOUND_CONNECT_TIMEOUT", "1s", 1, 60_000, help);
+    let inb = millis(env, "MESH_INBOUND_CONNECT_TIMEOUT", "300ms", 1, 60_000, "to connect to the application");
+    let settings = |timeout| connect::Settings { timeout, vigilance };
+    (settings(out), settings(inb))
 }
 
 /// Address and identity of a control-plane service.

@@ -104,10 +104,14 @@ impl Backend {
             let failure = match once(load.endpoint(), &mut request, caller).await {
                 Ok(response) => {
                     load.answered(Instant::now());
-                    return Ok(response);
+                    return Ok(response.map(|body| body.holding(load)));
                 }
                 Err(failure) => failure,
             };
+            if failure.is_connect() {
+                load.endpoint().failed();
+                self.count();
+            }
             let safe = failure.is_unprocessed() || (failure.is_lost() && request.is_harmless());
             if !safe || !request.restore() {
                 return Err(self.failed(Some(failure)));
@@ -126,7 +130,13 @@ impl Backend {
                     load.answered(Instant::now());
                     return Ok((stream, load));
                 }
-                Err(failure) => self.pass_by(&load, failure, &mut tried),
+                Err(failure) => {
+                    if failure.is_connect() {
+                        load.endpoint().failed();
+                        self.count();
+                    }
+                    self.pass_by(&load, failure, &mut tried);
+                }
             }
         }
     }
@@ -154,10 +164,6 @@ impl Backend {
 
     fn pass_by(&self, load: &Load, failure: Failure, tried: &mut Tried) {
         tracing::debug!(endpoint = %load.endpoint().model.addr, %failure, "passed by");
-        if failure.is_connect() {
-            load.endpoint().failed();
-            self.count();
-        }
         self.metrics.retry(failure.word());
         tried.endpoints.push(Arc::clone(load.endpoint()));
         tried.last = Some(failure);

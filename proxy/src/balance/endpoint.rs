@@ -128,7 +128,8 @@ impl Endpoint {
         match line {
             Line::Mesh(ready) => {
                 headers::into_tunnel(&mut request, self.model.addr);
-                h2_client::send(ready, request, caller, &self.reach.http).await
+                let response = h2_client::send(ready, request, caller, &self.reach.http).await;
+                response.map(headers::from_peer)
             }
             Line::H1(lease) => {
                 headers::strip_ours(request.headers_mut());

@@ -3,6 +3,7 @@
 //! Invariant: a body is streamed, never gathered; it ends cleanly only if its sender ended it cleanly. The metrics guard of
 //! its exchange rides along and ends with the last byte.
 
+use std::any::Any;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::task::AtomicWaker;
-use h2::{Reason, RecvStream, SendStream};
+use h2::{Reason, RecvStream};
 use http::header::CONTENT_LENGTH;
 use http::{HeaderMap, Response};
 use http_body::{Frame, SizeHint};
@@ -21,6 +22,7 @@ use tokio::time::Sleep;
 use super::h1_pool::Lease;
 use super::h2_pool::Slot;
 use super::replay::Reader;
+use super::request_half::RequestHalf;
 use crate::metrics;
 
 /// A request's or response's body.
@@ -28,6 +30,7 @@ use crate::metrics;
 pub struct Body {
     kind: Kind,
     rider: Option<Box<Rider>>,
+    held: Option<Box<dyn Any + Send + Sync>>,
 }
 
 #[derive(Default)]
@@ -78,8 +81,8 @@ impl From<h2::Error> for BodyError {
 struct H2Body {
     recv: RecvStream,
     owed: usize,
-    /// The other half of the stream, when it is done sending: to reset it with the caller's own code.
-    request: Option<SendStream<Bytes>>,
+    /// The other half of a stream that we opened: to reset it with the caller's own code.
+    request: Option<RequestHalf>,
     /// Its place among the streams of its connection.
     _slot: Option<Slot>,
 }
@@ -105,8 +108,8 @@ impl Body {
         Kind::H2(H2Body { recv, owed: 0, request: None, _slot: None }).into()
     }
 
-    /// The response on a stream that we opened: `request` is its other half, if that is done sending.
-    pub fn h2_response(recv: RecvStream, request: Option<SendStream<Bytes>>, slot: Slot) -> Self {
+    /// The response on a stream that we opened: `request` is its other half.
+    pub fn h2_response(recv: RecvStream, request: Option<RequestHalf>, slot: Slot) -> Self {
         Kind::H2(H2Body { recv, owed: 0, request, _slot: Some(slot) }).into()
     }
 
@@ -135,10 +138,21 @@ impl Body {
         self
     }
 
+    /// Keeps `guard` until the last byte has passed, or the body is dropped.
+    #[must_use]
+    pub fn holding(mut self, guard: impl Any + Send + Sync) -> Self {
+        if !http_body::Body::is_end_stream(&self) {
+            self.held = Some(Box::new(guard));
+        }
+        self
+    }
+
     /// The receiver has given up with `reason`: tells the sender, where it speaks HTTP/2.
     pub fn cancel(&mut self, reason: Reason) {
-        if let Kind::H2(H2Body { request: Some(request), .. }) = &mut self.kind {
-            request.send_reset(reason);
+        if let Kind::H2(h2) = &mut self.kind
+            && let Some(request) = h2.request.take()
+        {
+            request.reset(reason);
         }
     }
 
@@ -158,6 +172,7 @@ impl Body {
         if let Some(rider) = self.rider.take() {
             rider.request.finish(Instant::now());
         }
+        self.held = None;
     }
 }
 
@@ -178,7 +193,7 @@ fn grpc_status(headers: &HeaderMap) -> Option<u16> {
 
 impl From<Kind> for Body {
     fn from(kind: Kind) -> Self {
-        Self { kind, rider: None }
+        Self { kind, rider: None, held: None }
     }
 }
 
@@ -203,7 +218,7 @@ impl http_body::Body for Body {
     type Error = BodyError;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Polled {
-        let frame = ready!(match &mut self.kind {
+        let mut frame = ready!(match &mut self.kind {
             Kind::Empty => Poll::Ready(None),
             Kind::Full(bytes) if bytes.is_empty() => Poll::Ready(None),
             Kind::Full(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
@@ -213,8 +228,13 @@ impl http_body::Body for Body {
             Kind::Replayed(reader) => reader.poll_frame(cx),
             Kind::Awaited(awaited) => awaited.poll_frame(cx),
         });
-        match &frame {
-            Some(Ok(frame)) => self.ride(frame),
+        match &mut frame {
+            Some(Ok(frame)) => {
+                if let Some(trailers) = frame.trailers_mut() {
+                    super::headers::strip_ours(trailers);
+                }
+                self.ride(frame);
+            }
             Some(Err(_)) => self.rider = None,
             None => self.arrive(),
         }
@@ -250,6 +270,17 @@ fn poll_h1(incoming: &mut Incoming, lease: &mut Option<Lease>, cx: &mut Context<
         lease.give_back();
     }
     Poll::Ready(frame.map(|frame| frame.map_err(|error| BodyError::Cut(super::h1::describe(&error)))))
+}
+
+impl Drop for H2Body {
+    /// A response that nobody reads to its end: the upstream need not send it, nor take the rest of the request.
+    fn drop(&mut self) {
+        if let Some(request) = self.request.take()
+            && !self.recv.is_end_stream()
+        {
+            request.reset(Reason::CANCEL);
+        }
+    }
 }
 
 impl H2Body {

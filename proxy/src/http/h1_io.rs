@@ -13,6 +13,7 @@ use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use bytes::{Buf, Bytes};
+use futures_util::task::AtomicWaker;
 use http::{Response, StatusCode};
 use hyper::rt::{ReadBufCursor, Sleep, Timer};
 use tokio::io::AsyncWrite;
@@ -29,6 +30,8 @@ pub struct Shared {
     /// What hyper writes next is an answer of ours.
     answering: AtomicBool,
     interim: Mutex<Bytes>,
+    /// The task that serves the connection; an interim response may come from another one.
+    serving: AtomicWaker,
 }
 
 impl Shared {
@@ -48,6 +51,8 @@ impl Shared {
         text.push_str("\r\n");
         let mut waiting = self.waiting();
         *waiting = [waiting.as_ref(), text.as_bytes()].concat().into();
+        drop(waiting);
+        self.serving.wake();
     }
 
     /// An answer is on its way to hyper: what it writes from now on is not its own.
@@ -111,6 +116,11 @@ impl ServerIo {
 
 impl hyper::rt::Read for ServerIo {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
+        // hyper polls for reading whenever it is woken; between messages this is the place to let interim responses out.
+        self.shared.serving.register(cx.waker());
+        if let Poll::Ready(Err(error)) = self.poll_interim(cx) {
+            return Poll::Ready(Err(error));
+        }
         let polled = read_into(&mut self.stream, cx, buf);
         if polled.is_ready() {
             self.shared.reading.store(true, Ordering::Relaxed);

@@ -5,6 +5,7 @@
 //! closed before any byte of a response.
 
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -29,14 +30,22 @@ pub struct Pool {
 
 #[derive(Debug)]
 struct Idle {
-    sender: SendRequest<Body>,
+    client: Client,
     since: Instant,
+}
+
+/// An HTTP/1 connection as a client has it.
+#[derive(Debug)]
+pub struct Client {
+    sender: SendRequest<Body>,
+    /// A byte has come since the last request was sent.
+    heard: Arc<AtomicBool>,
 }
 
 /// A connection in use; `give_back` returns it to its pool.
 #[derive(Debug)]
 pub struct Lease {
-    sender: SendRequest<Body>,
+    client: Client,
     pool: Arc<Pool>,
     reused: bool,
 }
@@ -60,8 +69,8 @@ impl Lease {
 
     /// Puts the connection back, for the next request.
     pub fn give_back(self) {
-        let Self { sender, pool, .. } = self;
-        pool.put(sender);
+        let Self { client, pool, .. } = self;
+        pool.put(client);
     }
 }
 
@@ -74,34 +83,34 @@ impl Pool {
     /// A connection: an idle one, or a new one.
     pub async fn lease(self: &Arc<Self>) -> Result<Lease, Failure> {
         match self.take() {
-            Some(sender) => Ok(Lease { sender, pool: Arc::clone(self), reused: true }),
+            Some(client) => Ok(Lease { client, pool: Arc::clone(self), reused: true }),
             None => self.open().await,
         }
     }
 
     async fn open(self: &Arc<Self>) -> Result<Lease, Failure> {
         let tcp = self.connector.connect(self.addr).await?;
-        let sender = handshake(tcp.into(), &self.settings).await?;
-        Ok(Lease { sender, pool: Arc::clone(self), reused: false })
+        let client = handshake(tcp.into(), &self.settings).await?;
+        Ok(Lease { client, pool: Arc::clone(self), reused: false })
     }
 
-    fn take(&self) -> Option<SendRequest<Body>> {
+    fn take(&self) -> Option<Client> {
         let mut idle = self.idle();
-        idle.retain(|idle| !idle.sender.is_closed() && idle.since.elapsed() < self.settings.pool_idle);
+        idle.retain(|idle| !idle.client.sender.is_closed() && idle.since.elapsed() < self.settings.pool_idle);
         // The youngest first: the others may then age and go.
-        let ready = idle.iter().rposition(|idle| idle.sender.is_ready())?;
-        Some(idle.remove(ready).sender)
+        let ready = idle.iter().rposition(|idle| idle.client.sender.is_ready())?;
+        Some(idle.remove(ready).client)
     }
 
-    fn put(self: &Arc<Self>, sender: SendRequest<Body>) {
-        if sender.is_closed() {
+    fn put(self: &Arc<Self>, client: Client) {
+        if client.sender.is_closed() {
             return;
         }
         let mut idle = self.idle();
         if idle.len() >= self.settings.pool_size {
             return;
         }
-        idle.push(Idle { sender, since: Instant::now() });
+        idle.push(Idle { client, since: Instant::now() });
         if idle.len() == 1 {
             tokio::spawn(sweep(Arc::downgrade(self)));
         }
@@ -119,7 +128,7 @@ async fn sweep(pool: std::sync::Weak<Pool>) {
         tokio::time::sleep(limit).await;
         let Some(pool) = pool.upgrade() else { return };
         let mut idle = pool.idle();
-        idle.retain(|idle| !idle.sender.is_closed() && idle.since.elapsed() < limit);
+        idle.retain(|idle| !idle.client.sender.is_closed() && idle.since.elapsed() < limit);
         if idle.is_empty() {
             *idle = Vec::new();
             return;
@@ -128,18 +137,18 @@ async fn sweep(pool: std::sync::Weak<Pool>) {
 }
 
 /// Speaks HTTP/1 as a client on `stream`.
-pub async fn handshake(stream: Stream, settings: &Settings) -> Result<SendRequest<Body>, Failure> {
-    let handshake = http1::Builder::new()
-        .max_buf_size(settings.max_head)
-        .max_headers(settings.max_headers)
-        .handshake(TokioIo::new(stream));
-    let (sender, connection) = handshake.await.map_err(|error| failure(&error))?;
+pub async fn handshake(stream: Stream, settings: &Settings) -> Result<Client, Failure> {
+    let heard = Arc::new(AtomicBool::new(false));
+    let io = TokioIo::new(stream.noting(Arc::clone(&heard)));
+    let handshake =
+        http1::Builder::new().max_buf_size(settings.max_head).max_headers(settings.max_headers).handshake(io);
+    let (sender, connection) = handshake.await.map_err(|error| failure(&error, false))?;
     tokio::spawn(async move {
         if let Err(error) = connection.with_upgrades().await {
             tracing::debug!(error = %super::h1::describe(&error), "HTTP/1 connection to the upstream ended early");
         }
     });
-    Ok(sender)
+    Ok(Client { sender, heard })
 }
 
 /// One exchange on a connection of its own or from a pool.
@@ -150,7 +159,7 @@ async fn exchange(
     settings: &Settings,
 ) -> Result<Response<Body>, (Failure, Option<Box<Request<Body>>>)> {
     let keep = request.version() == Version::HTTP_11;
-    let response = send(&mut lease.sender, request, caller, settings).await?;
+    let response = send(&mut lease.client, request, caller, settings).await?;
     let lease = keep.then_some(lease);
     Ok(response.map(|incoming| {
         if incoming.is_end_stream() {
@@ -165,17 +174,18 @@ async fn exchange(
 
 /// Sends one request; on failure the request comes back if no byte of it was written.
 pub async fn send(
-    sender: &mut SendRequest<Body>,
+    client: &mut Client,
     request: Request<Body>,
     caller: &Caller,
     settings: &Settings,
 ) -> Result<Response<hyper::body::Incoming>, (Failure, Option<Box<Request<Body>>>)> {
     let (request, gate) = hold_body_if_expecting(request, settings);
     let request = listen_for_interim(request, caller, gate.as_ref());
-    let result = sender.try_send_request(request).await;
+    client.heard.store(false, Ordering::Relaxed);
+    let result = client.sender.try_send_request(request).await;
     result.map_err(|mut error| {
         let unsent = error.take_message().map(Box::new);
-        (failure(error.error()), unsent)
+        (failure(error.error(), client.heard.load(Ordering::Relaxed)), unsent)
     })
 }
 
@@ -220,7 +230,7 @@ fn head_of(request: &Request<Body>) -> Request<Body> {
     copy
 }
 
-fn failure(error: &hyper::Error) -> Failure {
+fn failure(error: &hyper::Error, heard: bool) -> Failure {
     let text = super::h1::describe(error);
-    if error.is_parse() { Failure::Protocol(text) } else { Failure::Closed(text) }
+    if error.is_parse() || heard { Failure::Protocol(text) } else { Failure::Closed(text) }
 }

@@ -3,15 +3,15 @@
 use std::future::poll_fn;
 use std::task::{Context, Poll};
 
-use bytes::Bytes;
+use h2::Reason;
 use h2::client::ResponseFuture;
-use h2::{Reason, SendStream};
 use http::{Request, Response, StatusCode};
 use http_body::Body as _;
 
 use super::body::{Body, Gate};
 use super::caller::Caller;
 use super::h2_pool::Ready;
+use super::request_half::RequestHalf;
 use super::{Failure, Settings};
 
 /// Sends `request`, in HTTP/2 form, on a connection that is ready for a stream.
@@ -27,43 +27,44 @@ pub async fn send(
     let end = body.is_end_stream();
     let (response, stream) = sender.send_request(Request::from_parts(parts, ()), end)?;
     drop(sender);
-    let stream = if end {
-        Some(stream)
-    } else {
-        tokio::spawn(super::pump::pump(stream, body));
-        None
-    };
-    let mut exchange = Exchange { response, stream, caller, gate };
+    let request = if end { RequestHalf::Sent(stream) } else { RequestHalf::send(stream, body) };
+    let mut exchange = Exchange { response, request: Some(request), caller, gate, interim: false };
     let response = poll_fn(|cx| exchange.poll(cx)).await?;
-    let stream = exchange.stream.take();
-    Ok(response.map(|recv| if recv.is_end_stream() { Body::empty() } else { Body::h2_response(recv, stream, slot) }))
+    let request = exchange.request.take();
+    Ok(response.map(|recv| if recv.is_end_stream() { Body::empty() } else { Body::h2_response(recv, request, slot) }))
 }
 
 /// Waits for the response; dropped before it, resets the stream with the caller's own code.
 struct Exchange<'a> {
     response: ResponseFuture,
-    stream: Option<SendStream<Bytes>>,
+    request: Option<RequestHalf>,
     caller: &'a Caller,
     gate: Option<std::sync::Arc<Gate>>,
+    /// The upstream has said something already.
+    interim: bool,
 }
 
 impl Exchange<'_> {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Response<h2::RecvStream>, Failure>> {
         while let Poll::Ready(Some(interim)) = self.response.poll_informational(cx) {
             let interim = interim?;
+            self.interim = true;
             if let (StatusCode::CONTINUE, Some(gate)) = (interim.status(), &self.gate) {
                 gate.open();
             }
             self.caller.interim(interim);
         }
-        std::pin::Pin::new(&mut self.response).poll(cx).map_err(Failure::from)
+        std::pin::Pin::new(&mut self.response).poll(cx).map_err(|error| match error.into() {
+            Failure::Lost(text) if self.interim => Failure::Closed(text),
+            failure => failure,
+        })
     }
 }
 
 impl Drop for Exchange<'_> {
     fn drop(&mut self) {
-        if let Some(mut stream) = self.stream.take() {
-            stream.send_reset(self.caller.reset().unwrap_or(Reason::CANCEL));
+        if let Some(request) = self.request.take() {
+            request.reset(self.caller.reset().unwrap_or(Reason::CANCEL));
         }
     }
 }

@@ -20,6 +20,7 @@ use super::answer::Reason;
 use super::{Failure, Settings, headers};
 use crate::metrics::{self, Direction};
 use crate::model::{Peer, Protocol};
+use crate::net::connect::ConnectError;
 use crate::net::h2io::H2Io;
 use crate::net::{Connector, Stream};
 
@@ -85,6 +86,15 @@ impl Drop for Slot {
     }
 }
 
+/// How much a connection must have left.
+#[derive(Clone, Copy, Debug)]
+enum Room {
+    /// So much that no sibling is wanted.
+    ToSpare,
+    /// One stream.
+    ForOne,
+}
+
 /// A connection with so many streams gets a sibling, up to `MOST_CONNECTIONS`.
 const BUSY_STREAMS: usize = 100;
 const MOST_CONNECTIONS: usize = 128;
@@ -92,6 +102,11 @@ const MOST_CONNECTIONS: usize = 128;
 impl Connection {
     fn streams(&self) -> usize {
         self.state.streams.load(Ordering::Relaxed)
+    }
+
+    /// How many the far end takes.
+    fn most_streams(&self) -> usize {
+        self.sender.current_max_send_streams()
     }
 }
 
@@ -105,9 +120,13 @@ impl Pool {
     /// A connection that is ready for a stream.
     pub async fn ready(self: &Arc<Self>) -> Result<Ready, Failure> {
         loop {
-            let connection = match self.usable() {
+            let connection = match self.usable(Room::ToSpare) {
                 Some(connection) => connection,
-                None => self.connect_once().await?,
+                // A busy connection is better than none.
+                None => match self.connect_once().await {
+                    Ok(connection) => connection,
+                    Err(failure) => self.usable(Room::ForOne).ok_or(failure)?,
+                },
             };
             let Connection { mut sender, state } = connection;
             let slot = Slot::new(Arc::clone(&state));
@@ -149,24 +168,26 @@ impl Pool {
         }
     }
 
-    /// How many connections are open, and how many streams they carry.
-    pub fn load(&self) -> (usize, usize) {
-        let open = self.open();
-        (open.connections.len(), open.connections.iter().map(Connection::streams).sum())
-    }
-
-    fn usable(&self) -> Option<Connection> {
+    /// The least busy connection, if it has room.
+    fn usable(&self, room: Room) -> Option<Connection> {
         let mut open = self.open();
         open.connections.retain(|connection| !connection.state.closed.load(Ordering::Relaxed));
         let least = open.connections.iter().min_by_key(|connection| connection.streams())?;
-        (least.streams() < BUSY_STREAMS || open.connections.len() >= MOST_CONNECTIONS).then(|| least.clone())
+        let room = match room {
+            Room::ToSpare => least.most_streams().min(BUSY_STREAMS),
+            Room::ForOne => least.most_streams(),
+        };
+        (least.streams() < room).then(|| least.clone())
     }
 
     async fn connect_once(self: &Arc<Self>) -> Result<Connection, Failure> {
         let failed_before = self.open().failed.0;
         let _only = self.connecting.lock().await;
-        if let Some(connection) = self.usable() {
+        if let Some(connection) = self.usable(Room::ToSpare) {
             return Ok(connection);
+        }
+        if self.open().connections.len() >= MOST_CONNECTIONS {
+            return Err(Failure::Busy);
         }
         {
             let open = self.open();
@@ -178,7 +199,7 @@ impl Pool {
         }
         let result = match timeout(self.settings.open_timeout, self.connect()).await {
             Ok(result) => result,
-            Err(_) => Err(Failure::Peer(format!("no HTTP/2 connection within {:?}", self.settings.open_timeout))),
+            Err(_) => Err(self.too_slow()),
         };
         let mut open = self.open();
         match result {
@@ -190,6 +211,14 @@ impl Pool {
                 open.failed = (failed_before + 1, Some(failure.clone()));
                 Err(failure)
             }
+        }
+    }
+
+    fn too_slow(&self) -> Failure {
+        let cause = format!("no HTTP/2 connection within {:?}", self.settings.open_timeout);
+        match &self.dial {
+            Dial::Plain(addr) => ConnectError { addr: *addr, cause }.into(),
+            Dial::Mutual(peer, _) => Failure::Peer(format!("{} at {}: {cause}", peer.id, peer.addr)),
         }
     }
 
@@ -222,15 +251,13 @@ impl Pool {
     where
         IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let window = match self.dial {
-            Dial::Plain(_) => self.settings.connection_window,
-            Dial::Mutual(..) => self.settings.tunnel_window(),
-        };
         let mut builder = Builder::new();
         builder
             .enable_push(false)
             .initial_window_size(self.settings.stream_window)
-            .initial_connection_window_size(window)
+            .initial_connection_window_size(self.settings.tunnel_window())
+            // Many clients share the connection.
+            .max_local_error_reset_streams(Some(1 << 20))
             .max_send_buffer_size(self.settings.send_buffer)
             .max_header_list_size(u32::try_from(self.settings.max_head).unwrap_or(u32::MAX));
         let (sender, mut connection) = builder.handshake::<_, Bytes>(io).await?;

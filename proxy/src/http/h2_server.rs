@@ -19,19 +19,18 @@ use super::{Abort, Handler, Settings, pump};
 use crate::net::Stream;
 use crate::net::h2io::H2Io;
 
-/// Serves `io` until it ends; `window` is the connection's flow-control window, bytes. When `retire` returns, the peer is
-/// asked to open no further stream.
+/// Serves `io` until it ends. When `retire` returns, the peer is asked to open no further stream.
 pub async fn serve<IO>(
     io: IO,
     settings: &Settings,
-    window: u32,
+    side: Side,
     retire: impl Future<Output = ()>,
     handler: Arc<impl Handler>,
 ) -> Result<(), h2::Error>
 where
     IO: AsyncRead + AsyncWrite + Unpin,
 {
-    let handshake = builder(settings, window).handshake::<_, Bytes>(io);
+    let handshake = builder(settings, side).handshake::<_, Bytes>(io);
     let Ok(connection) = tokio::time::timeout(settings.head_timeout, handshake).await else {
         return Err(Reason::SETTINGS_TIMEOUT.into());
     };
@@ -55,7 +54,22 @@ where
     }
 }
 
-fn builder(settings: &Settings, window: u32) -> Builder {
+/// Who is at the other end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// One client, who answers for all that it does.
+    Application,
+    /// A sidecar, which carries the streams of many clients.
+    Tunnel,
+}
+
+fn builder(settings: &Settings, side: Side) -> Builder {
+    // Many clients of one sidecar may give up at the same time, when the application is slow; that is no attack. One client
+    // gets hyper's limits for resets before they are accepted, and for resets that it makes us send.
+    let (window, pending_resets, our_resets) = match side {
+        Side::Application => (settings.connection_window, 20, 1024),
+        Side::Tunnel => (settings.tunnel_window(), 4 * settings.max_streams as usize, 1 << 20),
+    };
     let mut builder = Builder::new();
     builder
         .max_concurrent_streams(settings.max_streams)
@@ -63,9 +77,8 @@ fn builder(settings: &Settings, window: u32) -> Builder {
         .initial_window_size(settings.stream_window)
         .initial_connection_window_size(window)
         .max_send_buffer_size(settings.send_buffer)
-        // hyper's own limits: resets that were not yet accepted, and resets that the peer made us send.
-        .max_pending_accept_reset_streams(20)
-        .max_local_error_reset_streams(Some(1024));
+        .max_pending_accept_reset_streams(pending_resets)
+        .max_local_error_reset_streams(Some(our_resets));
     builder
 }
 
@@ -92,8 +105,8 @@ async fn answer(caller: &H2Caller, response: Response<Body>) {
     let end = body.is_end_stream();
     let sent = caller.lock().send_response(Response::from_parts(parts, ()), end);
     match sent {
-        Ok(stream) if !end => {
-            pump::pump(stream, body).await;
+        Ok(mut stream) if !end => {
+            pump::pump(&mut stream, body).await;
         }
         Ok(_) => {}
         // The caller is gone, or the response has no HTTP/2 form.

@@ -47,7 +47,8 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
             .filter_map(|value| value.to_str().ok())
             .flat_map(|value| value.split(','))
             .filter_map(|name| name.trim().parse().ok())
-            // An application may not strip what frames or addresses the message.
+            // An application may not strip what frames or addresses the message, or what the mesh says.
+            .filter(|name| !OURS.contains(name))
             .filter(|name| *name != HOST && *name != TE && *name != TRAILER && *name != CONTENT_LENGTH)
             .collect();
         for name in named {
@@ -134,7 +135,7 @@ pub fn settle_authority<B>(request: &mut Request<B>) -> Result<(), BadAuthority>
         };
     }
     match (target, host) {
-        (Some(target), _) if request.method() != Method::CONNECT => {
+        (Some(target), _) => {
             let value = HeaderValue::from_str(target.as_str()).map_err(|_| BadAuthority::Malformed)?;
             request.headers_mut().insert(HOST, value);
             Ok(())
@@ -250,6 +251,16 @@ pub fn from_stranger(mut response: Response<Body>) -> Response<Body> {
     strip_ours(response.headers_mut());
     if !leaves {
         strip_hop_by_hop(response.headers_mut());
+    }
+    response
+}
+
+/// Takes off a response that came from a sidecar what ends at this hop.
+pub fn from_peer(mut response: Response<Body>) -> Response<Body> {
+    let error = response.headers_mut().remove(ERROR);
+    let mut response = from_stranger(response);
+    if let Some(error) = error {
+        response.headers_mut().insert(ERROR, error);
     }
     response
 }

@@ -18,6 +18,7 @@ pub mod h2_server;
 pub mod headers;
 pub mod pump;
 pub mod replay;
+pub mod request_half;
 pub mod upgrade;
 
 use std::time::Duration;
@@ -112,6 +113,9 @@ pub enum Failure {
     /// A connection that carries many exchanges was lost before the first byte of a response.
     #[error("connection lost before a response: {0}")]
     Lost(String),
+    /// All connections carry as many exchanges as they may.
+    #[error("all connections are busy")]
+    Busy,
     /// The upstream reset the stream.
     #[error("reset with {0:?}")]
     Reset(Reason),
@@ -152,6 +156,7 @@ impl Failure {
             Failure::Peer(_) => "peer_identity",
             Failure::Unprocessed => "unprocessed",
             Failure::Closed(_) | Failure::Lost(_) => "closed",
+            Failure::Busy => "overload",
             Failure::Reset(_) => "reset",
             Failure::Protocol(_) => "protocol",
         }

@@ -16,37 +16,34 @@ enum Next {
 }
 
 /// Sends `body` to its end. A body that breaks resets the stream with the same code; a far end that resets the stream
-/// cancels the body with its code. Gives the stream back when it was sent in full.
-pub async fn pump(mut stream: SendStream<Bytes>, mut body: Body) -> Option<SendStream<Bytes>> {
+/// cancels the body with its code.
+pub async fn pump(stream: &mut SendStream<Bytes>, mut body: Body) {
     loop {
-        match poll_fn(|cx| poll_next(&mut stream, &mut body, cx)).await {
-            Next::Reset(reason) => {
-                body.cancel(reason);
-                return None;
+        let frame = match poll_fn(|cx| poll_next(stream, &mut body, cx)).await {
+            Next::Reset(reason) => return body.cancel(reason),
+            Next::Frame(frame) => frame,
+        };
+        // Errors of a send concern a stream that is closed; its reset is seen in the next round, or does not matter.
+        match frame {
+            None => {
+                let _ = stream.send_data(Bytes::new(), true);
+                return;
             }
-            Next::Frame(None) => {
-                stream.send_data(Bytes::new(), true).ok()?;
-                return Some(stream);
-            }
-            Next::Frame(Some(Err(error))) => {
-                stream.send_reset(error.reason());
-                return None;
-            }
-            Next::Frame(Some(Ok(frame))) => match frame.into_data() {
+            Some(Err(error)) => return stream.send_reset(error.reason()),
+            Some(Ok(frame)) => match frame.into_data() {
                 Ok(data) => {
                     let end = body.is_end_stream();
-                    if let Err(reason) = send(&mut stream, data, end).await {
-                        body.cancel(reason);
-                        return None;
+                    if let Err(reason) = send(stream, data, end).await {
+                        return body.cancel(reason);
                     }
                     if end {
-                        return Some(stream);
+                        return;
                     }
                 }
                 Err(frame) => {
                     let Ok(trailers) = frame.into_trailers() else { continue };
-                    stream.send_trailers(trailers).ok()?;
-                    return Some(stream);
+                    let _ = stream.send_trailers(trailers);
+                    return;
                 }
             },
         }

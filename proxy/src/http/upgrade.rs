@@ -27,8 +27,8 @@ where
 {
     let connect = request.method() == Method::CONNECT;
     let client_side = hyper::upgrade::on(&mut request);
-    let mut sender = h1_pool::handshake(upstream, settings).await?;
-    let mut response = h1_pool::send(&mut sender, request, caller, settings).await.map_err(|(failure, _)| failure)?;
+    let mut client = h1_pool::handshake(upstream, settings).await?;
+    let mut response = h1_pool::send(&mut client, request, caller, settings).await.map_err(|(failure, _)| failure)?;
     let leaves = response.status() == StatusCode::SWITCHING_PROTOCOLS || (connect && response.status().is_success());
     if !leaves {
         return Ok(response.map(|incoming| Body::h1(incoming, None)));

@@ -1,6 +1,6 @@
 //! HTTP requests to the application, from a client without a sidecar or through a tunnel's byte stream.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use http::header::HeaderValue;
@@ -11,18 +11,37 @@ use super::{DIRECTION, Inbound, Peer};
 use crate::http::answer::{AskedAs, Reason};
 use crate::http::h2_server::Tunnel;
 use crate::http::{self as web, Abort, Body, Caller, Failure, Handler, headers, upgrade};
-use crate::net::Stream;
+use crate::net::{Drain, Stream};
 
 /// Serves the requests of one connection to one port of the application.
 pub(super) struct Connection {
     inbound: Arc<Inbound>,
     app: Arc<App>,
     peer: Peer,
+    drain: Drain,
+    connected: Mutex<Option<Stream>>,
+}
+
+/// What a request needs that leaves HTTP.
+pub(super) struct Leaving {
+    drain: Drain,
+    connected: Option<Stream>,
 }
 
 impl Connection {
-    pub(super) fn new(inbound: Arc<Inbound>, app: Arc<App>, peer: Peer) -> Self {
-        Self { inbound, app, peer }
+    pub(super) fn new(
+        inbound: Arc<Inbound>,
+        app: Arc<App>,
+        peer: Peer,
+        drain: Drain,
+        connected: Option<Stream>,
+    ) -> Self {
+        Self { inbound, app, peer, drain, connected: Mutex::new(connected) }
+    }
+
+    fn leaving(&self) -> Leaving {
+        let connected = self.connected.lock().unwrap_or_else(PoisonError::into_inner).take();
+        Leaving { drain: self.drain.clone(), connected }
     }
 }
 
@@ -33,7 +52,8 @@ impl Handler for Connection {
             let answer = self.inbound.refuse(Reason::BadRequest, request.headers(), &bad.to_string());
             return Ok(web::body::measure(answer, self.app.http(self.peer.tls()).request(Instant::now())));
         }
-        self.inbound.deliver(request, &self.app, &self.peer, &caller).await
+        let leaving = headers::leaves_http(&request).then(|| self.leaving());
+        self.inbound.deliver(request, &self.app, &self.peer, &caller, leaving).await
     }
 
     async fn connect(&self, tunnel: Tunnel) {
@@ -51,6 +71,7 @@ impl Inbound {
         app: &Arc<App>,
         peer: &Peer,
         caller: &Caller,
+        leaving: Option<Leaving>,
     ) -> Result<Response<Body>, Abort> {
         let measured = app.http(peer.tls()).request(Instant::now());
         if let Peer::Mesh(id) = peer
@@ -60,10 +81,9 @@ impl Inbound {
         }
         let version = request.version();
         let asked_as = AskedAs::of(request.headers());
-        let result = if headers::leaves_http(&request) {
-            self.leave_http(request, app, peer, caller).await
-        } else {
-            app.send(request, caller).await
+        let result = match leaving {
+            Some(leaving) => self.leave_http(request, app, peer, caller, leaving).await,
+            None => app.send(request, caller).await,
         };
         match result {
             Ok(response) => Ok(web::body::measure(response, measured)),
@@ -86,14 +106,20 @@ impl Inbound {
         app: &Arc<App>,
         peer: &Peer,
         caller: &Caller,
+        Leaving { drain, connected }: Leaving,
     ) -> Result<Response<Body>, Failure> {
-        let upstream = app.connect().await?;
+        let upstream = match connected {
+            Some(upstream) => upstream,
+            None => app.connect().await?.into(),
+        };
         let (inbound, app, tls) = (Arc::clone(self), Arc::clone(app), peer.tls());
         let joined = move |client: Stream, upstream: Stream| async move {
             let connection = app.tcp(tls).open();
             web::bytes::copy(client, upstream, &inbound.settings.copy, connection).await;
+            drop(drain);
         };
-        upgrade::exchange(request, upstream.into(), caller, &self.http, joined).await
+        let response = upgrade::exchange(request, upstream, caller, &self.http, joined).await;
+        response.map(headers::from_stranger)
     }
 
     pub(super) fn refuse(&self, reason: Reason, headers: &HeaderMap, detail: &str) -> Response<Body> {

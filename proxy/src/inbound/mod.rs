@@ -22,6 +22,7 @@ use app::{App, AppState};
 
 use crate::control::Subscription;
 use crate::http::answer::Reason;
+use crate::http::h2_server::Side;
 use crate::http::{self as web, h1, h2_server};
 use crate::metrics::{Direction, Metrics, Tls};
 use crate::model::{InboundPolicy, Protocol};
@@ -156,7 +157,7 @@ impl Inbound {
         match seen {
             Some(Seen::Nothing) => {}
             Some(seen @ (Seen::Http1 | Seen::Http2)) => {
-                self.serve_http(stream, &seen, app, Peer::Stranger, drain).await;
+                self.serve_http(stream, &seen, (app, None), Peer::Stranger, drain).await;
             }
             seen => match app.connect().await {
                 Ok(upstream) => {
@@ -191,23 +192,30 @@ impl Inbound {
         match seen {
             Seen::Http1 | Seen::Http2 => {
                 drop(upstream);
-                self.serve_http(stream, &seen, app, peer, drain).await;
+                self.serve_http(stream, &seen, (app, None), peer, drain).await;
             }
             seen => self.copy(stream, upstream, &seen, &app, &peer).await,
         }
     }
 
-    async fn serve_http(self: Arc<Self>, stream: Stream, seen: &Seen, app: Arc<App>, peer: Peer, mut drain: Drain) {
+    /// `connected` is a connection to the application for the first request that leaves HTTP, where there is one already.
+    async fn serve_http(
+        self: Arc<Self>,
+        stream: Stream,
+        seen: &Seen,
+        (app, connected): (Arc<App>, Option<Stream>),
+        peer: Peer,
+        mut drain: Drain,
+    ) {
         let (settings, metrics) = (Arc::clone(&self.http), self.metrics.clone());
-        let handler = Arc::new(http::Connection::new(self, app, peer));
+        let handler = Arc::new(http::Connection::new(self, app, peer, drain.clone(), connected));
         if *seen == Seen::Http1 {
             if h1::serve(stream, &settings, drain, handler).await == h1::Ended::BadRequest {
                 metrics.error(DIRECTION, Reason::BadRequest.word());
             }
             return;
         }
-        let window = settings.connection_window;
-        if let Err(error) = h2_server::serve(stream, &settings, window, drain.started(), handler).await {
+        if let Err(error) = h2_server::serve(stream, &settings, Side::Application, drain.started(), handler).await {
             tracing::debug!(%error, "HTTP/2 connection of a client ended early");
         }
     }

@@ -13,7 +13,7 @@ use tokio::sync::watch;
 
 use super::{DIRECTION, Inbound, Peer};
 use crate::http::answer::Reason;
-use crate::http::h2_server::{self, Tunnel};
+use crate::http::h2_server::{self, Side, Tunnel};
 use crate::http::{Abort, Body, Caller, Handler, headers};
 use crate::model::Protocol;
 use crate::net::Drain;
@@ -23,8 +23,6 @@ use crate::sniff::Seen;
 impl Inbound {
     /// A connection to the tunnel port.
     pub(super) async fn serve_tunnel(self: Arc<Self>, tcp: TcpStream, drain: Drain) {
-        // Dead peers must not hold streams: probes, and a limit for unacknowledged data. Fails only on dead sockets.
-        let _ = self.connector.set_options(&tcp);
         if !self.begins_with_tls(&tcp).await {
             self.metrics.refused(DIRECTION, Reason::NotLocal.word());
             abort_on_close(&tcp);
@@ -44,7 +42,7 @@ impl Inbound {
         let settings = Arc::clone(&self.http);
         let retire = retire(drain.clone(), self.credentials.watch_anchors(), settings.tunnel_age);
         let handler = Arc::new(Connection { inbound: self, peer: Peer::Mesh(id), drain });
-        if let Err(error) = h2_server::serve(stream, &settings, settings.tunnel_window(), retire, handler).await {
+        if let Err(error) = h2_server::serve(stream, &settings, Side::Tunnel, retire, handler).await {
             tracing::debug!(%error, "tunnel ended early");
         }
     }
@@ -98,9 +96,12 @@ impl Handler for Connection {
                 return Ok(self.inbound.refuse(reason, request.headers(), &detail));
             }
         };
+        if let Err(bad) = headers::settle_authority(&mut request) {
+            return Ok(self.inbound.refuse(Reason::BadRequest, request.headers(), &bad.to_string()));
+        }
         headers::into_origin_form(&mut request, told.origin);
         let app = self.inbound.app(to);
-        self.inbound.deliver(request, &app, &self.peer, &caller).await
+        self.inbound.deliver(request, &app, &self.peer, &caller, None).await
     }
 
     async fn connect(&self, tunnel: Tunnel) {
@@ -121,10 +122,6 @@ impl Handler for Connection {
         let (inbound, peer, drain) = (Arc::clone(&self.inbound), self.peer.clone(), self.drain.clone());
         let declared = self.inbound.protocol(to);
         let protocol = if declared == Protocol::Detect { told } else { declared };
-        if protocol == Protocol::Http1 {
-            let Some(stream) = tunnel.accept() else { return };
-            return inbound.serve_http(stream, &Seen::Http1, app, peer, drain).await;
-        }
         // The application is connected first: the far sidecar learns of a failure while it can still go elsewhere.
         let upstream = match app.connect().await {
             Ok(upstream) => upstream,
@@ -136,6 +133,10 @@ impl Handler for Connection {
         };
         let _open = inbound.metrics.tunnels().stream(DIRECTION);
         let Some(stream) = tunnel.accept() else { return };
+        if protocol == Protocol::Http1 {
+            let upstream = Some(upstream.into());
+            return inbound.serve_http(stream, &Seen::Http1, (app, upstream), peer, drain).await;
+        }
         let seen = (protocol == Protocol::Opaque).then_some(Seen::Opaque);
         inbound.serve_connected(stream, upstream.into(), seen, app, peer, drain).await;
     }

@@ -15,6 +15,13 @@ use tokio::net::TcpStream;
 pub struct Settings {
     /// To the end of the TCP handshake.
     pub timeout: Duration,
+    /// When a silent or dead peer is given up.
+    pub vigilance: Vigilance,
+}
+
+/// When the kernel gives up a peer that says nothing.
+#[derive(Clone, Copy, Debug)]
+pub struct Vigilance {
     /// Silence before the first keep-alive probe; three more probes follow at a third of it.
     pub keepalive: Duration,
     /// How long sent data may stay unacknowledged (TCP_USER_TIMEOUT).
@@ -48,22 +55,22 @@ impl Connector {
         let failed = |cause: String| ConnectError { addr, cause };
         match tokio::time::timeout(self.settings.timeout, TcpStream::connect(addr)).await {
             Ok(Ok(tcp)) => {
-                self.set_options(&tcp).map_err(|error| failed(error.to_string()))?;
+                let set = tcp.set_nodelay(true).and_then(|()| self.settings.vigilance.put_on(&SockRef::from(&tcp)));
+                set.map_err(|error| failed(error.to_string()))?;
                 Ok(tcp)
             }
             Ok(Err(error)) => Err(failed(error.to_string())),
             Err(_) => Err(failed(format!("no answer within {:?}", self.settings.timeout))),
         }
     }
+}
 
-    /// Puts the keep-alive and time-out options on a connection, also on one that was accepted.
-    pub fn set_options(&self, tcp: &TcpStream) -> io::Result<()> {
-        tcp.set_nodelay(true)?;
-        let socket = SockRef::from(tcp);
-        let interval = (self.settings.keepalive / 3).max(Duration::from_secs(1));
-        socket.set_tcp_keepalive(
-            &TcpKeepalive::new().with_time(self.settings.keepalive).with_interval(interval).with_retries(3),
-        )?;
-        socket.set_tcp_user_timeout(Some(self.settings.user_timeout))
+impl Vigilance {
+    /// Puts the options on a socket; those of a listener are inherited by what it accepts.
+    pub fn put_on(&self, socket: &SockRef<'_>) -> io::Result<()> {
+        let interval = (self.keepalive / 3).max(Duration::from_secs(1));
+        let keepalive = TcpKeepalive::new().with_time(self.keepalive).with_interval(interval).with_retries(3);
+        socket.set_tcp_keepalive(&keepalive)?;
+        socket.set_tcp_user_timeout(Some(self.user_timeout))
     }
 }

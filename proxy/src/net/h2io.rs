@@ -44,6 +44,11 @@ impl H2Io {
         Self { reader: H2Reader { recv, owed: 0 }, writer: H2Writer { send }, unread: Bytes::new(), held: None }
     }
 
+    /// The rest of a frame of which `AsyncRead` has handed out a part.
+    pub(super) fn take_unread(&mut self) -> Bytes {
+        std::mem::take(&mut self.unread)
+    }
+
     /// Keeps `guard` until the stream is dropped.
     #[must_use]
     pub fn holding(mut self, guard: impl Held + 'static) -> Self {

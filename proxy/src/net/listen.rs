@@ -11,6 +11,8 @@ use futures_util::FutureExt;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 
+use super::connect::Vigilance;
+
 /// How listeners are made.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -20,6 +22,8 @@ pub struct Settings {
     pub backlog: i32,
     /// Whether others may listen there as well.
     pub sharing: Sharing,
+    /// When a silent or dead client is given up.
+    pub vigilance: Vigilance,
 }
 
 /// Who may listen on an address.
@@ -63,6 +67,9 @@ fn bind(addr: SocketAddr, settings: &Settings) -> io::Result<TcpListener> {
     }
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(settings.sharing == Sharing::Workers)?;
+    // Accepted connections inherit these.
+    socket.set_tcp_nodelay(true)?;
+    settings.vigilance.put_on(&SockRef::from(&socket))?;
     socket.set_nonblocking(true)?;
     socket.bind(&addr.into())?;
     socket.listen(settings.backlog)?;
@@ -74,16 +81,12 @@ fn no_ipv6(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::AddrNotAvailable || error.raw_os_error() == Some(EAFNOSUPPORT)
 }
 
-/// The next connection, with the socket options that every captured connection gets. Errors that concern one connection
+/// The next connection. Errors that concern one connection
 /// are passed over; `on_error` hears of the others.
 pub async fn accept(listener: &TcpListener, mut on_error: impl FnMut(&io::Error)) -> (TcpStream, SocketAddr) {
     loop {
         match listener.accept().await {
-            Ok((tcp, peer)) => {
-                // Both fail only on sockets that are already dead, and reading will say so.
-                let _ = tcp.set_nodelay(true);
-                return (tcp, peer);
-            }
+            Ok(accepted) => return accepted,
             Err(error) if of_one_connection(&error) => on_error(&error),
             Err(error) => {
                 on_error(&error);
@@ -106,8 +109,6 @@ fn of_one_connection(error: &io::Error) -> bool {
 /// A connection that waits in the kernel already, if there is one.
 pub fn accept_waiting(listener: &TcpListener) -> Option<TcpStream> {
     let (tcp, _) = listener.accept().now_or_never()?.ok()?;
-    // Fails only on sockets that are already dead, and reading will say so.
-    let _ = tcp.set_nodelay(true);
     Some(tcp)
 }
 
@@ -128,9 +129,17 @@ pub fn canonical(addr: SocketAddr) -> SocketAddr {
 mod tests {
     use super::*;
 
+    const VIGILANCE: Vigilance =
+        Vigilance { keepalive: Duration::from_secs(10), user_timeout: Duration::from_secs(20) };
+
     #[tokio::test]
     async fn a_connection_without_redirect_has_no_other_original_destination() {
-        let settings = Settings { addrs: vec![([127, 0, 0, 1], 0).into()], backlog: 8, sharing: Sharing::Alone };
+        let settings = Settings {
+            addrs: vec![([127, 0, 0, 1], 0).into()],
+            backlog: 8,
+            sharing: Sharing::Alone,
+            vigilance: VIGILANCE,
+        };
         let listeners = bind_all(&settings).expect("loopback can be bound");
         let addr = listeners[0].local_addr().expect("bound");
         let client = TcpStream::connect(addr).await.expect("connects");
@@ -142,7 +151,12 @@ mod tests {
 
     #[tokio::test]
     async fn a_second_listener_is_noticed() {
-        let any = Settings { addrs: vec![([127, 0, 0, 1], 0).into()], backlog: 8, sharing: Sharing::Workers };
+        let any = Settings {
+            addrs: vec![([127, 0, 0, 1], 0).into()],
+            backlog: 8,
+            sharing: Sharing::Workers,
+            vigilance: VIGILANCE,
+        };
         let first = bind_all(&any).expect("loopback can be bound");
         let same = Settings { addrs: vec![first[0].local_addr().expect("bound")], ..any };
         assert!(probe(&same).is_err(), "two processes would share the port without a word");

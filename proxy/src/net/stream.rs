@@ -7,6 +7,8 @@ use std::cell::RefCell;
 use std::io;
 use std::net::Shutdown;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -29,6 +31,7 @@ thread_local! {
 pub struct Stream {
     seen: BytesMut,
     io: Io,
+    heard: Option<Arc<AtomicBool>>,
 }
 
 #[derive(Debug)]
@@ -40,13 +43,13 @@ enum Io {
 
 impl From<TcpStream> for Stream {
     fn from(tcp: TcpStream) -> Self {
-        Self { seen: BytesMut::new(), io: Io::Tcp(tcp) }
+        Self { seen: BytesMut::new(), io: Io::Tcp(tcp), heard: None }
     }
 }
 
 impl From<H2Io> for Stream {
     fn from(h2: H2Io) -> Self {
-        Self { seen: BytesMut::new(), io: Io::H2(Box::new(h2)) }
+        Self { seen: BytesMut::new(), io: Io::H2(Box::new(h2)), heard: None }
     }
 }
 
@@ -59,9 +62,20 @@ impl Stream {
     /// Puts bytes that somebody has read too far back in front.
     #[must_use]
     pub fn unread(mut self, bytes: &[u8]) -> Self {
+        if let Io::H2(h2) = &mut self.io {
+            // What a small buffer has left of a frame comes after all that was read.
+            self.seen.extend_from_slice(&h2.take_unread());
+        }
         if !bytes.is_empty() {
             self.seen = [bytes, &self.seen].concat().as_slice().into();
         }
+        self
+    }
+
+    /// Sets `heard` whenever bytes are read.
+    #[must_use]
+    pub fn noting(mut self, heard: Arc<AtomicBool>) -> Self {
+        self.heard = Some(heard);
         self
     }
 
@@ -209,10 +223,17 @@ impl AsyncRead for Stream {
             }
             return Poll::Ready(Ok(()));
         }
-        match &mut self.io {
+        let before = buf.filled().len();
+        let polled = match &mut self.io {
             Io::Tcp(tcp) => Pin::new(tcp).poll_read(cx, buf),
             Io::H2(h2) => Pin::new(&mut **h2).poll_read(cx, buf),
+        };
+        if let Some(heard) = &self.heard
+            && buf.filled().len() > before
+        {
+            heard.store(true, Ordering::Relaxed);
         }
+        polled
     }
 }
 

@@ -13,16 +13,18 @@ use crate::http::h2_server::Tunnel;
 use crate::http::{self as web, Abort, Body, Caller, Failure, Handler, headers, upgrade};
 use crate::metrics::{self, Tls};
 use crate::model::Protocol;
+use crate::net::Drain;
 
 /// Serves the requests of one connection.
 pub(super) struct Connection {
     outbound: Arc<Outbound>,
     target: Arc<Target>,
+    drain: Drain,
 }
 
 impl Connection {
-    pub(super) fn new(outbound: Arc<Outbound>, target: Arc<Target>) -> Self {
-        Self { outbound, target }
+    pub(super) fn new(outbound: Arc<Outbound>, target: Arc<Target>, drain: Drain) -> Self {
+        Self { outbound, target, drain }
     }
 
     async fn forward(
@@ -53,14 +55,15 @@ impl Connection {
         *measured = Some(route.http(tls).request(Instant::now()));
         headers::strip_ours(request.headers_mut());
         let joined = {
-            let (outbound, route) = (Arc::clone(&self.outbound), Arc::clone(route));
+            let (outbound, route, drain) = (Arc::clone(&self.outbound), Arc::clone(route), self.drain.clone());
             move |client, upstream| async move {
                 let connection = route.tcp(tls, &crate::sniff::Seen::Opaque).open();
                 web::bytes::copy(client, upstream, &outbound.settings.copy, connection).await;
-                drop(load);
+                drop((load, drain));
             }
         };
         let result = upgrade::exchange(request, upstream, caller, &self.outbound.http, joined).await;
+        let result = result.map(if tls == Tls::Mutual { headers::from_peer } else { headers::from_stranger });
         result.map_err(|failure| {
             let detail = format!("upgrade: {failure}");
             Failed { failure: Some(failure), detail }

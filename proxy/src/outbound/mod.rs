@@ -20,6 +20,7 @@ use target::{Route, Target};
 use crate::balance::Reach;
 use crate::control::Discovery;
 use crate::http::answer::Reason;
+use crate::http::h2_server::Side;
 use crate::http::{self as web, Failure, h1, h2_server};
 use crate::metrics::{Direction, Metrics};
 use crate::model::Protocol;
@@ -166,15 +167,14 @@ impl Outbound {
 
     async fn serve_http(self: Arc<Self>, stream: Stream, seen: &Seen, target: Arc<Target>, mut drain: Drain) {
         let (settings, metrics) = (Arc::clone(&self.http), self.metrics.clone());
-        let handler = Arc::new(http::Connection::new(self, target));
+        let handler = Arc::new(http::Connection::new(self, target, drain.clone()));
         if *seen == Seen::Http1 {
             if h1::serve(stream, &settings, drain, handler).await == h1::Ended::BadRequest {
                 metrics.error(DIRECTION, Reason::BadRequest.word());
             }
             return;
         }
-        let window = settings.connection_window;
-        if let Err(error) = h2_server::serve(stream, &settings, window, drain.started(), handler).await {
+        if let Err(error) = h2_server::serve(stream, &settings, Side::Application, drain.started(), handler).await {
             tracing::debug!(%error, "HTTP/2 connection of the application ended early");
         }
     }
@@ -226,6 +226,7 @@ fn reason_of(failed: &crate::balance::Failed) -> Reason {
         None => Reason::NoEndpoints,
         Some(Failure::Connect(_) | Failure::App(_)) => Reason::ConnectFailed,
         Some(Failure::Peer(_)) => Reason::PeerIdentity,
+        Some(Failure::Busy) => Reason::Overload,
         Some(Failure::Unprocessed | Failure::Closed(_) | Failure::Lost(_)) => Reason::UpstreamReset,
         Some(Failure::Reset(_) | Failure::Protocol(_)) => Reason::UpstreamReset,
     }
