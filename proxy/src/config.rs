@@ -10,8 +10,7 @@ use mesh_kit::env::{Env, Error, Value};
 use mesh_kit::log::{Format, Level};
 use mesh_mtls::{certify, spiffe};
 
-use crate::net::connect::Vigilance;
-use crate::net::listen::Sharing;
+use crate::net::connect::LivenessSettings;
 use crate::net::{connect, copy, listen};
 use crate::resilience::{backoff, idle_cache};
 use crate::{balance, control, http, inbound, metrics, outbound, sniff};
@@ -116,9 +115,9 @@ impl Value for Addresses {
 fn read(env: &mut Env) -> Option<Config> {
     let help = "worker threads";
     let workers = count(env, "MESH_WORKERS", "1", 1, 256, help);
-    let vigilance = vigilance(env);
-    let (connect_out, connect_in) = connect_settings(env, vigilance);
-    let (outbound_listen, inbound_listen, admin_listen) = listeners(env, workers, vigilance);
+    let liveness = liveness(env);
+    let (connect_out, connect_in) = connect_settings(env, liveness);
+    let (outbound_listen, inbound_listen, admin_listen) = listeners(env, workers, liveness);
     let own_ports = ports(&[&outbound_listen, &inbound_listen, &admin_listen]);
     let tunnel_port = inbound_listen.addrs.first().map_or(4143, SocketAddr::port);
     let control_plane = control_plane(env);
@@ -156,17 +155,16 @@ fn read(env: &mut Env) -> Option<Config> {
 fn listeners(
     env: &mut Env,
     workers: usize,
-    vigilance: Vigilance,
+    liveness: LivenessSettings,
 ) -> (listen::Settings, listen::Settings, listen::Settings) {
-    let sharing = if workers > 1 { Sharing::Workers } else { Sharing::Alone };
-    let shared = |addrs| listen::Settings { addrs, backlog: BACKLOG, sharing, vigilance };
+    let shared = |addrs| listen::Settings { addrs, backlog: BACKLOG, workers, liveness };
     let help = "takes the application's own connections, redirected by mesh-init";
     let outbound = env.get("MESH_OUTBOUND_LISTEN", "127.0.0.1:4140,[::1]:4140", help);
     let help = "takes connections to the application, and tunnels from other sidecars";
     let inbound = env.get("MESH_INBOUND_LISTEN", "0.0.0.0:4143,[::]:4143", help);
     let help = "health and metrics for everybody, state and control for loopback";
     let admin = env.get("MESH_ADMIN_LISTEN", "0.0.0.0:4191,[::]:4191", help);
-    (shared(outbound), shared(inbound), listen::Settings { sharing: Sharing::Alone, ..shared(admin) })
+    (shared(outbound), shared(inbound), listen::Settings { workers: 1, ..shared(admin) })
 }
 
 fn control_plane(env: &mut Env) -> Option<(certify::Settings, control::Settings, PathBuf)> {
@@ -312,17 +310,17 @@ fn balance_settings(env: &mut Env) -> balance::Settings {
     }
 }
 
-fn vigilance(env: &mut Env) -> Vigilance {
+fn liveness(env: &mut Env) -> LivenessSettings {
     let keepalive = seconds(env, "MESH_TCP_KEEPALIVE", "10s", "silence before the first TCP keep-alive probe");
     let user_timeout = seconds(env, "MESH_TCP_USER_TIMEOUT", "20s", "how long sent data may stay unacknowledged");
-    Vigilance { keepalive, user_timeout }
+    LivenessSettings { keepalive, user_timeout }
 }
 
-fn connect_settings(env: &mut Env, vigilance: Vigilance) -> (connect::Settings, connect::Settings) {
+fn connect_settings(env: &mut Env, liveness: LivenessSettings) -> (connect::Settings, connect::Settings) {
     let help = "to connect to another sidecar or endpoint";
     let out = millis(env, "MESH_OUTBOUND_CONNECT_TIMEOUT", "1s", 1, 60_000, help);
     let inb = millis(env, "MESH_INBOUND_CONNECT_TIMEOUT", "300ms", 1, 60_000, "to connect to the application");
-    let settings = |timeout| connect::Settings { timeout, vigilance };
+    let settings = |timeout| connect::Settings { timeout, liveness };
     (settings(out), settings(inb))
 }
 

@@ -16,12 +16,12 @@ pub struct Settings {
     /// To the end of the TCP handshake.
     pub timeout: Duration,
     /// When a silent or dead peer is given up.
-    pub vigilance: Vigilance,
+    pub liveness: LivenessSettings,
 }
 
 /// When the kernel gives up a peer that says nothing.
 #[derive(Clone, Copy, Debug)]
-pub struct Vigilance {
+pub struct LivenessSettings {
     /// Silence before the first keep-alive probe; three more probes follow at a third of it.
     pub keepalive: Duration,
     /// How long sent data may stay unacknowledged (TCP_USER_TIMEOUT).
@@ -55,7 +55,7 @@ impl Connector {
         let failed = |cause: String| ConnectError { addr, cause };
         match tokio::time::timeout(self.settings.timeout, TcpStream::connect(addr)).await {
             Ok(Ok(tcp)) => {
-                let set = tcp.set_nodelay(true).and_then(|()| self.settings.vigilance.put_on(&SockRef::from(&tcp)));
+                let set = tcp.set_nodelay(true).and_then(|()| self.settings.liveness.put_on(&SockRef::from(&tcp)));
                 set.map_err(|error| failed(error.to_string()))?;
                 Ok(tcp)
             }
@@ -65,7 +65,7 @@ impl Connector {
     }
 }
 
-impl Vigilance {
+impl LivenessSettings {
     /// Puts the options on a socket; those of a listener are inherited by what it accepts.
     pub fn put_on(&self, socket: &SockRef<'_>) -> io::Result<()> {
         let interval = (self.keepalive / 3).max(Duration::from_secs(1));

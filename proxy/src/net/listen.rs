@@ -11,7 +11,7 @@ use futures_util::FutureExt;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 
-use super::connect::Vigilance;
+use super::connect::LivenessSettings;
 
 /// How listeners are made.
 #[derive(Clone, Debug)]
@@ -20,26 +20,17 @@ pub struct Settings {
     pub addrs: Vec<SocketAddr>,
     /// Length of the kernel's accept queue.
     pub backlog: i32,
-    /// Whether others may listen there as well.
-    pub sharing: Sharing,
+    /// How many listeners each address gets; more than one share it by SO_REUSEPORT.
+    pub workers: usize,
     /// When a silent or dead client is given up.
-    pub vigilance: Vigilance,
-}
-
-/// Who may listen on an address.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Sharing {
-    /// One listener.
-    Alone,
-    /// One listener per worker (SO_REUSEPORT).
-    Workers,
+    pub liveness: LivenessSettings,
 }
 
 const PAUSE_WHEN_EXHAUSTED: Duration = Duration::from_millis(100);
 
 /// An error if anybody listens on one of the addresses already: with SO_REUSEPORT the kernel would not say so.
 pub fn probe(settings: &Settings) -> io::Result<()> {
-    bind_all(&Settings { sharing: Sharing::Alone, ..settings.clone() }).map(drop)
+    bind_all(&Settings { workers: 1, ..settings.clone() }).map(drop)
 }
 
 /// Binds all addresses of `settings`.
@@ -66,10 +57,10 @@ fn bind(addr: SocketAddr, settings: &Settings) -> io::Result<TcpListener> {
         socket.set_only_v6(true)?;
     }
     socket.set_reuse_address(true)?;
-    socket.set_reuse_port(settings.sharing == Sharing::Workers)?;
+    socket.set_reuse_port(settings.workers > 1)?;
     // Accepted connections inherit these.
     socket.set_tcp_nodelay(true)?;
-    settings.vigilance.put_on(&SockRef::from(&socket))?;
+    settings.liveness.put_on(&SockRef::from(&socket))?;
     socket.set_nonblocking(true)?;
     socket.bind(&addr.into())?;
     socket.listen(settings.backlog)?;
@@ -129,17 +120,12 @@ pub fn canonical(addr: SocketAddr) -> SocketAddr {
 mod tests {
     use super::*;
 
-    const VIGILANCE: Vigilance =
-        Vigilance { keepalive: Duration::from_secs(10), user_timeout: Duration::from_secs(20) };
+    const LIVENESS: LivenessSettings =
+        LivenessSettings { keepalive: Duration::from_secs(10), user_timeout: Duration::from_secs(20) };
 
     #[tokio::test]
     async fn a_connection_without_redirect_has_no_other_original_destination() {
-        let settings = Settings {
-            addrs: vec![([127, 0, 0, 1], 0).into()],
-            backlog: 8,
-            sharing: Sharing::Alone,
-            vigilance: VIGILANCE,
-        };
+        let settings = Settings { addrs: vec![([127, 0, 0, 1], 0).into()], backlog: 8, workers: 1, liveness: LIVENESS };
         let listeners = bind_all(&settings).expect("loopback can be bound");
         let addr = listeners[0].local_addr().expect("bound");
         let client = TcpStream::connect(addr).await.expect("connects");
@@ -151,12 +137,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_second_listener_is_noticed() {
-        let any = Settings {
-            addrs: vec![([127, 0, 0, 1], 0).into()],
-            backlog: 8,
-            sharing: Sharing::Workers,
-            vigilance: VIGILANCE,
-        };
+        let any = Settings { addrs: vec![([127, 0, 0, 1], 0).into()], backlog: 8, workers: 2, liveness: LIVENESS };
         let first = bind_all(&any).expect("loopback can be bound");
         let same = Settings { addrs: vec![first[0].local_addr().expect("bound")], ..any };
         assert!(probe(&same).is_err(), "two processes would share the port without a word");
