@@ -128,7 +128,7 @@ impl Conversation {
     /// # Errors
     /// As [`Conversation::read`], and when the end comes before.
     pub fn take(&mut self, n: usize) -> io::Result<Vec<u8>> {
-        let mut taken = Vec::new();
+        let mut taken = std::mem::take(&mut self.rest);
         while taken.len() < n {
             let chunk = self.read()?;
             if chunk.is_empty() {
