@@ -83,6 +83,17 @@ impl Control {
         self.host.enter(|| until(SOON, || client::request("GET", addr, "/ready").is_ok_and(|(code, _)| code == 200)));
     }
 
+    /// The metrics page of destination, as it is.
+    ///
+    /// # Panics
+    /// When it cannot be read.
+    #[must_use]
+    pub fn destination_metrics(&self) -> String {
+        let addr = SocketAddr::new(self.host.v4.into(), DESTINATION_ADMIN);
+        let page = self.host.enter(|| client::request("GET", addr, "/metrics"));
+        page.unwrap_or_else(|error| panic!("destination: metrics: {error}")).1
+    }
+
     /// Waits until both say that they are ready, as after a restart.
     ///
     /// # Panics

@@ -3,13 +3,12 @@
 //! Invariant: exit statuses are those of the README. Non-goal: the admin server itself, which has tests of its own.
 
 use std::fs;
-use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use mesh_proto::identity::TrustBundleRequest;
-use mesh_tests::bin;
 use mesh_tests::netns::Proc;
+use mesh_tests::{bin, promtool};
 use nix::sys::signal::Signal;
 
 use crate::openssl::{self, CA};
@@ -54,17 +53,7 @@ async fn health_and_metrics_are_as_prometheus_likes_them() {
     let _bundles = client.trust_bundle(TrustBundleRequest {}).await.unwrap();
     assert_eq!(server.get("/live"), (200, "live\n".to_owned()));
     assert_eq!(server.get("/ready"), (200, "ready\n".to_owned()));
-    let mut promtool = Command::new("promtool")
-        .args(["check", "metrics"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    promtool.stdin.take().unwrap().write_all(server.metrics().as_bytes()).unwrap();
-    let findings = promtool.wait_with_output().unwrap();
-    let text = [findings.stdout, findings.stderr].concat();
-    assert!(findings.status.success() && text.is_empty(), "{}", String::from_utf8_lossy(&text));
+    assert_eq!(promtool::findings(&server.metrics()), "");
     for gauge in ["issuer_not_after_timestamp_seconds", "anchor_not_after_timestamp_seconds", "connections"] {
         assert!(server.metric(&format!("mesh_identity_{gauge}")) > 0.0, "{gauge}:\n{}", server.metrics());
     }
