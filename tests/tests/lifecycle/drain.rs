@@ -8,51 +8,96 @@ use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use mesh_tests::client::http::{Version, fetch};
+use mesh_tests::client::load::Load;
 use mesh_tests::client::{PATIENCE, within};
 use mesh_tests::mesh::{Mesh, SOON};
 use mesh_tests::netns::{Host, until};
 use nix::sys::signal::Signal;
 
 use super::conversations::{Conversations, Kind};
-use super::{GRPC, HTTP, TCP, answers, load, mesh, unharmed};
+use super::{GRPC, HTTP, PAUSE, TCP, mesh, unharmed};
 
 /// The default of MESH_SHUTDOWN_GRACE.
 const GRACE: Duration = Duration::from_secs(30);
+
+/// The beginning of an HTTP/2 connection, and kinds of frames.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00";
+const SETTINGS: u8 = 4;
+const GOAWAY: u8 = 7;
 
 fn not_ready(mesh: &Mesh, name: &str) {
     until(SOON, || mesh.get(name).admin("GET", "/ready").is_ok_and(|(code, _)| code == 503));
 }
 
+/// The endpoints take turns. Each time everything lasts until both sides have seen the drain, then it ends in order.
 #[test]
-fn r54_a_server_sidecar_drains_under_load_without_a_failed_request() {
-    let (mut mesh, http) = mesh(&["web-1", "web-2"]);
+fn r54_server_sidecars_drain_in_turns_under_load_without_a_failed_request() {
+    const ROUNDS: usize = 12;
+    const REQUESTS: u64 = 20_000;
+    const NAMES: [&str; 2] = ["web-1", "web-2"];
+    let (mut mesh, http) = mesh(&NAMES);
     let grpc = mesh.service("web-grpc", GRPC, GRPC).over("web").add().v4;
     let tcp = mesh.service("web-tcp", TCP, TCP).over("web").add().v4;
+    mesh.workload("outsider").plain().add();
     mesh.start();
     // Enough of each kind that both endpoints have some.
     let kinds =
         [(Kind::Http1, http), (Kind::Http2, http), (Kind::Grpc, grpc), (Kind::Tcp, tcp), (Kind::WebSocket, http)];
-    let kinds: Vec<_> = kinds.into_iter().flat_map(|kind| [kind; 6]).collect();
-    let load = load(&mesh, http);
-    let conversations = Conversations::start(&mesh.get("client").host, &kinds);
-    until(SOON, || conversations.least() >= 5);
-    let held = mesh.get("web-1").metric("mesh_tcp_connections_open", &[("direction", "inbound")]);
-    assert!(held > 0.0, "no lasting connection came to the sidecar that is to end");
+    let kinds: Vec<_> = kinds.into_iter().flat_map(|kind| [kind; 4]).collect();
+    let load = Load::start(&mesh.get("client").host, http, 16, PAUSE);
+    let (mut told, mut opened) = (0, 0);
+    for (round, name) in (1..=ROUNDS).zip(NAMES.into_iter().cycle()) {
+        let conversations = Conversations::start(&mesh.get("client").host, &kinds);
+        until(SOON, || conversations.least() >= 3);
+        let streams = connections(&mesh, name);
+        opened += streams.len();
+        told += drain(&mut mesh, name, conversations, streams);
+        // The one that stays has all of it for the rest of the round.
+        let share = REQUESTS * u64::try_from(round).unwrap_or_default() / u64::try_from(ROUNDS).unwrap_or(1);
+        until(SOON, || load.answered() >= share);
+        mesh.get_mut(name).proxy_mut().restart();
+        mesh.get(name).until_proxy_ready();
+    }
+    let report = unharmed(load);
+    assert!(report.answered >= REQUESTS, "only {} requests", report.answered);
+    assert_eq!(told, opened, "HTTP/2 connections that were told with GOAWAY, of those that were open");
+    println!("{ROUNDS} rounds in {:?}, {told} of {opened} HTTP/2 connections told", report.elapsed);
+}
+
+/// HTTP/2 connections to a sidecar's app from a host without one, whose frames can be seen.
+fn connections(mesh: &Mesh, name: &str) -> Vec<TcpStream> {
+    let (outsider, [addr, _]) = (&mesh.get("outsider").host, mesh.get(name).at(HTTP));
+    let streams = (0..8).map(|_| dial(outsider, addr, PREFACE));
+    let mut streams: Vec<_> = streams.collect();
+    for stream in &mut streams {
+        assert_eq!(frame(stream).expect("a frame"), SETTINGS);
+    }
+    streams
+}
+
+/// Ends a sidecar that holds conversations, which go on until they end by themselves; how many of `streams` were told.
+fn drain(mesh: &mut Mesh, name: &str, conversations: Conversations, streams: Vec<TcpStream>) -> usize {
+    let held = mesh.get(name).metric("mesh_tcp_connections_open", &[("direction", "inbound")]);
+    assert!(held > 0.0, "no lasting connection came to {name}, which is to end");
     let begin = Instant::now();
-    mesh.get_mut("web-1").proxy_mut().signal(Signal::SIGTERM);
-    not_ready(&mesh, "web-1");
+    mesh.get_mut(name).proxy_mut().signal(Signal::SIGTERM);
+    not_ready(mesh, name);
     // It stays while conversations last, and they go on as before.
     let now = conversations.least();
-    until(SOON, || conversations.least() >= now + 50);
-    answers(&load, 200);
-    assert!(mesh.get_mut("web-1").proxy_mut().is_running(), "ended while {held} connections were open");
+    until(SOON, || conversations.least() >= now + 10);
+    assert!(mesh.get_mut(name).proxy_mut().is_running(), "{name} ended while {held} connections were open");
+    // Closed once told, as a client does that has nothing left to ask.
+    let told = streams.into_iter().filter_map(|mut stream| {
+        let mut kinds = std::iter::from_fn(|| frame(&mut stream).ok());
+        kinds.find(|kind| *kind == GOAWAY)
+    });
+    let told = told.count();
     let broken = conversations.stop();
-    let status = mesh.get_mut("web-1").proxy_mut().wait(GRACE);
-    println!("drained within {:?}", begin.elapsed());
-    assert!(status.success() && begin.elapsed() <= GRACE, "{status} after {:?}", begin.elapsed());
-    answers(&load, 200);
-    unharmed(load);
     assert!(broken.is_empty(), "{broken:#?}");
+    let status = mesh.get_mut(name).proxy_mut().wait(GRACE);
+    println!("{name} drained within {:?}", begin.elapsed());
+    assert!(status.success() && begin.elapsed() <= GRACE, "{status} after {:?}", begin.elapsed());
+    told
 }
 
 #[test]
@@ -108,10 +153,7 @@ fn frame(stream: &mut TcpStream) -> io::Result<u8> {
 
 #[test]
 fn r54_clients_are_told_that_the_sidecar_is_about_to_end() {
-    const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00";
     const REQUEST: &[u8] = b"GET /status/204 HTTP/1.1\r\nhost: web\r\n\r\n";
-    const SETTINGS: u8 = 4;
-    const GOAWAY: u8 = 7;
     let (mut mesh, _) = mesh(&["web"]);
     mesh.workload("outsider").plain().add();
     mesh.start();
