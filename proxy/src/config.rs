@@ -339,7 +339,7 @@ impl Value for HostPort {
     const EXPECTED: &'static str = "host:port";
 
     fn parse(text: &str) -> Option<Self> {
-        let (host, port) = text.rsplit_once(':')?;
+        let (host, port) = text.rsplit_once(':').filter(|(host, _)| host.bytes().all(|b| b.is_ascii_graphic()))?;
         let port: u16 = port.parse().ok()?;
         (!host.is_empty() && port > 0).then(|| Self(text.to_owned()))
     }

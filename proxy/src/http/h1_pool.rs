@@ -1,8 +1,8 @@
 //! HTTP/1 connections to one application or unmeshed endpoint, kept for a while after use.
 //!
 //! Invariant: a connection carries one exchange at a time and comes back only after a clean end. A request is sent twice only
-//! if it surely was not processed: the first try was never written, or it is idempotent, has no body, and a reused connection
-//! closed before any byte of a response.
+//! if it surely was not processed, or may be processed twice: the first try was never written, or it is idempotent, its body
+//! can be sent again, and a reused connection closed before any byte of a response.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,6 +16,7 @@ use hyper_util::rt::TokioIo;
 
 use super::body::{Body, Gate};
 use super::caller::Caller;
+use super::replay::Spare;
 use super::{Failure, Settings, headers};
 use crate::net::{Connector, Stream};
 
@@ -54,13 +55,18 @@ impl Lease {
     /// Sends `request` here, and once more on a new connection if that is surely safe.
     pub async fn send(self, request: Request<Body>, caller: &Caller) -> Result<Response<Body>, Failure> {
         let pool = Arc::clone(&self.pool);
-        let again = (self.reused && may_repeat(&request)).then(|| head_of(&request));
+        let (request, again) = if self.reused && headers::is_idempotent(request.method()) {
+            let (request, spare) = Spare::of(request);
+            (request, Some(spare))
+        } else {
+            (request, None)
+        };
         let request = match exchange(self, request, caller, &pool.settings).await {
             Ok(response) => return Ok(response),
             Err((_, Some(unsent))) => *unsent,
-            Err((failure, None)) => match (failure, again) {
+            Err((failure, None)) => match (&failure, again.and_then(Spare::again)) {
                 (Failure::Closed(_), Some(again)) => again,
-                (failure, _) => return Err(failure),
+                _ => return Err(failure),
             },
         };
         let lease = pool.open().await?;
@@ -215,19 +221,6 @@ fn listen_for_interim(mut request: Request<Body>, caller: &Caller, gate: Option<
         caller.interim(response);
     });
     request
-}
-
-fn may_repeat(request: &Request<Body>) -> bool {
-    headers::is_idempotent(request.method()) && request.body().is_end_stream()
-}
-
-fn head_of(request: &Request<Body>) -> Request<Body> {
-    let mut copy = Request::new(Body::empty());
-    *copy.method_mut() = request.method().clone();
-    *copy.uri_mut() = request.uri().clone();
-    *copy.version_mut() = request.version();
-    *copy.headers_mut() = request.headers().clone();
-    copy
 }
 
 fn failure(error: &hyper::Error, heard: bool) -> Failure {

@@ -1,4 +1,4 @@
-//! A request body that can be sent again, as long as what has passed of it is small.
+//! Requests that can be sent again, as long as what has passed of their bodies is small.
 //!
 //! Invariant: the first try streams; what passes is kept until `LIMIT` bytes, beyond that the body cannot be sent again. Only
 //! the newest reader gets data: an older one that still exists is cut off.
@@ -8,13 +8,45 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use http::HeaderMap;
+use http::{HeaderMap, Request};
 use http_body::{Body as _, Frame, SizeHint};
 
 use super::body::{Body, BodyError};
 
 /// Most bytes that are kept.
 pub const LIMIT: usize = 64 * 1024;
+
+/// What it takes to send a request again: its head, and its body unless that was empty.
+pub struct Spare {
+    head: Request<()>,
+    body: Option<Replay>,
+}
+
+impl Spare {
+    /// Keeps what is needed of `request`; the request returned is for the first try.
+    pub fn of(request: Request<Body>) -> (Request<Body>, Self) {
+        let mut head = Request::new(());
+        *head.method_mut() = request.method().clone();
+        *head.uri_mut() = request.uri().clone();
+        *head.version_mut() = request.version();
+        *head.headers_mut() = request.headers().clone();
+        if request.body().is_end_stream() {
+            return (request, Self { head, body: None });
+        }
+        let (parts, body) = request.into_parts();
+        let (replay, reader) = Replay::new(body);
+        (Request::from_parts(parts, Body::replayed(reader)), Self { head, body: Some(replay) })
+    }
+
+    /// The request from its beginning; `None` when too much of its body is gone.
+    pub fn again(self) -> Option<Request<Body>> {
+        let body = match self.body {
+            None => Body::empty(),
+            Some(replay) => Body::replayed(replay.again()?),
+        };
+        Some(self.head.map(|()| body))
+    }
+}
 
 /// The hold on a body that is being sent.
 pub struct Replay(Arc<Mutex<State>>);

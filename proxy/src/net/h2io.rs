@@ -57,6 +57,13 @@ impl H2Io {
     }
 }
 
+impl Drop for H2Io {
+    /// As with a socket: who lets go of it has said all that there was to say, unless it was reset before.
+    fn drop(&mut self) {
+        let _ = self.writer.finish();
+    }
+}
+
 impl H2Reader {
     /// The next bytes; `None` at the clean end of the stream. Cancel safe.
     pub async fn chunk(&mut self) -> io::Result<Option<Bytes>> {
