@@ -11,7 +11,7 @@ use mesh_tests::client::PATIENCE;
 use mesh_tests::netns::Host;
 use mesh_tests::raw::{Conversation, Server};
 
-use super::{APP, Arrivals, SLOW, mesh, verdict};
+use super::{APP, Arrivals, REPLAYABLE, SLOW, mesh, verdict};
 
 /// What an app does with a request for `/lost..` that it has not seen before. The second time it answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,6 +46,9 @@ const CASES: &[Case] = &[
     case("GET", 0, Connection::Reused, End::Silent, 2),
     case("DELETE", 0, Connection::Reused, End::Silent, 2),
     case("OPTIONS", 0, Connection::Reused, End::Silent, 2),
+    case("PUT", 100, Connection::Reused, End::Silent, 2),
+    case("PUT", REPLAYABLE + 4096, Connection::Reused, End::Silent, 1),
+    case("PUT", 100, Connection::Fresh, End::Silent, 1),
     case("GET", 0, Connection::Fresh, End::Silent, 1),
     case("GET", 0, Connection::Reused, End::Begun, 1),
     case("POST", 0, Connection::Reused, End::Silent, 1),
