@@ -1,11 +1,12 @@
 //! The admin server: health, metrics, and for those on this host alone, state and controls. HTTP/1.
 //!
-//! Invariant: a peer that is not on loopback gets `/live`, `/ready` and `/metrics` and nothing else, whatever it sends;
-//! at most [`CONNECTIONS`] connections are open, the oldest gives way to a new one, and an idle one ends.
+//! Invariant: a peer that is not on loopback gets `/live`, `/ready` and `/metrics` and nothing else, whatever it sends, and
+//! cannot make us render metrics more than a few times a second; at most [`CONNECTIONS`] connections are open, the oldest gives way to a new one, and an idle one ends.
 //! Non-goal: TLS and users. What needs protection is for loopback.
 
 mod answer;
 mod connection;
+mod page;
 
 use std::collections::VecDeque;
 use std::future;
@@ -21,12 +22,13 @@ use tokio::time;
 use crate::log;
 use crate::ready::Readiness;
 use crate::shutdown::Shutdown;
+use page::Page;
 
 /// Connections open at a time, over all listeners.
 pub const CONNECTIONS: usize = 64;
 
-/// How often the log is asked for notes on dropped lines.
-const LOG_SWEEP: Duration = Duration::from_secs(5);
+/// How often the log is asked for notes on dropped lines, and old metrics are dropped.
+const SWEEP: Duration = Duration::from_secs(5);
 /// The pause after a failed accept: without file descriptors the next one fails as well.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
@@ -35,7 +37,7 @@ type Render = Box<dyn Fn() -> String + Send + Sync>;
 /// What a daemon's admin port offers.
 pub struct Admin {
     readiness: Readiness,
-    metrics: Render,
+    metrics: Page,
     loopback: Vec<(&'static str, Render)>,
     log: Option<log::Handle>,
     shutdown: Option<Shutdown>,
@@ -45,7 +47,7 @@ impl Admin {
     /// Health and metrics.
     #[must_use]
     pub fn new(readiness: Readiness, metrics: impl Fn() -> String + Send + Sync + 'static) -> Self {
-        Self { readiness, metrics: Box::new(metrics), loopback: Vec::new(), log: None, shutdown: None }
+        Self { readiness, metrics: Page::new(Box::new(metrics)), loopback: Vec::new(), log: None, shutdown: None }
     }
 
     /// Adds a page of JSON for peers on loopback.
@@ -73,7 +75,7 @@ impl Admin {
     pub async fn serve(self, listeners: Vec<TcpListener>) {
         let admin = Arc::new(self);
         let mut connections = Connections::default();
-        let mut sweep = time::interval(LOG_SWEEP);
+        let mut sweep = time::interval(SWEEP);
         loop {
             tokio::select! {
                 accepted = accept(&listeners) => match accepted {
@@ -84,7 +86,12 @@ impl Admin {
                     }
                 },
                 Some(_) = connections.tasks.join_next() => {}
-                _ = sweep.tick() => if let Some(log) = &admin.log { log.sweep(Instant::now()) },
+                _ = sweep.tick() => {
+                    admin.metrics.forget(Instant::now());
+                    if let Some(log) = &admin.log {
+                        log.sweep(Instant::now());
+                    }
+                }
             }
         }
     }

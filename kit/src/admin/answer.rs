@@ -4,6 +4,7 @@
 //! for loopback do not exist. Non-goal: reading bodies and sockets.
 
 use std::net::{IpAddr, SocketAddr};
+use std::time::Instant;
 
 use bytes::Bytes;
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HOST, HeaderName, HeaderValue, ORIGIN};
@@ -12,6 +13,7 @@ use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
 
 use super::Admin;
+use super::page::Age;
 
 const TEXT: &str = "text/plain; charset=utf-8";
 const METRICS: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -25,7 +27,7 @@ type Answer = Response<Full<Bytes>>;
 pub(super) enum Call {
     Live,
     Ready,
-    Metrics,
+    Metrics(Age),
     /// Index into the daemon's own pages.
     Page(usize),
     ReadLevel,
@@ -47,13 +49,15 @@ pub(super) fn route<B>(admin: &Admin, request: &Request<B>, peer: SocketAddr) ->
     let read = |call| {
         if reading { Ok(call) } else { Err(wrong_method("GET, HEAD")) }
     };
+    let is_local = peer.ip().to_canonical().is_loopback();
     match request.uri().path() {
         "/live" => return read(Call::Live),
         "/ready" => return read(Call::Ready),
-        "/metrics" => return read(Call::Metrics),
+        "/metrics" if is_local => return read(Call::Metrics(Age::New)),
+        "/metrics" => return read(Call::Metrics(Age::Recent)),
         _ => {}
     }
-    if !peer.ip().to_canonical().is_loopback() {
+    if !is_local {
         return Err(not_found());
     }
     let page = admin.loopback.iter().position(|(path, _)| *path == request.uri().path());
@@ -81,7 +85,7 @@ pub(super) fn give(admin: &Admin, call: Call, body: &[u8]) -> Answer {
     match call {
         Call::Live => text(StatusCode::OK, "live\n"),
         Call::Ready => ready(admin),
-        Call::Metrics => answer(StatusCode::OK, METRICS, (admin.metrics)()),
+        Call::Metrics(age) => answer(StatusCode::OK, METRICS, admin.metrics.text(age, Instant::now())),
         Call::Page(page) => match admin.loopback.get(page) {
             Some((_, json)) => answer(StatusCode::OK, JSON, json()),
             None => not_found(),

@@ -172,3 +172,19 @@ async fn oversized_heads_are_refused() {
     assert!(answer.starts_with("HTTP/1.1 431 "), "{answer}");
     server.abort();
 }
+
+#[test]
+fn others_cannot_have_the_metrics_rendered_at_will() {
+    let renders = Arc::new(std::sync::atomic::AtomicU32::new(0));
+    let counted = Arc::clone(&renders);
+    let admin = Admin::new(Readiness::new(), move || {
+        counted.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        String::new()
+    });
+    let began = Instant::now();
+    for _ in 0..1000 {
+        assert_eq!(status(&admin, POD, Method::GET, "/metrics", &[]), StatusCode::OK);
+    }
+    let rendered = u128::from(renders.load(std::sync::atomic::Ordering::Relaxed));
+    assert!(rendered <= 1 + began.elapsed().as_millis() / 250, "{rendered} times");
+}
