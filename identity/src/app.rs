@@ -12,7 +12,7 @@ use mesh_kit::admin::Admin;
 use mesh_kit::metrics::Prometheus;
 use mesh_kit::ready::{Readiness, Status};
 use mesh_kit::shutdown::Shutdown;
-use mesh_kit::{listen, log};
+use mesh_kit::{limits, listen, log};
 use mesh_mtls::credentials::Credentials;
 use mesh_mtls::grpc;
 use mesh_mtls::spiffe::Id;
@@ -50,6 +50,9 @@ const SOURCES: usize = 16 * 1024;
 /// When it cannot start, or the server fails.
 pub async fn serve(settings: Serve) -> anyhow::Result<()> {
     let log = log::init(settings.log_format.into(), &settings.log)?;
+    if let Err(error) = limits::raise_files() {
+        tracing::warn!(%error, "the limit of open files stays as it is");
+    }
     let shutdown = Shutdown::on_signals().context("signals")?;
     let listener = listen::bind(settings.listen).with_context(|| format!("listen on {}", settings.listen))?;
     let admin_listener = listen::bind(settings.admin).with_context(|| format!("listen on {}", settings.admin))?;

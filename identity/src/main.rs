@@ -41,7 +41,10 @@ fn main() -> ExitCode {
 
 fn run(serve: mesh_identity::cli::Serve) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("runtime")?;
-    runtime.block_on(app::serve(serve))
+    let served = runtime.block_on(app::serve(serve));
+    // A look at a file system that hangs does not hold the end up.
+    runtime.shutdown_background();
+    served
 }
 
 fn usage(error: &clap::Error) -> ExitCode {

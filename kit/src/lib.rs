@@ -6,6 +6,7 @@
 pub mod admin;
 pub mod build;
 pub mod env;
+pub mod limits;
 pub mod listen;
 pub mod log;
 pub mod metrics;
