@@ -5,12 +5,16 @@
 //! certificates that they were made with.
 
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use tokio::sync::watch;
+use tokio::time::timeout;
 
 pub use crate::anchors::Anchors;
 pub use crate::leaf::Leaf;
+
+/// The wall clock is looked at this often, for it may be set.
+const LOOK: Duration = Duration::from_secs(60);
 
 /// Anchors and leaf, shared by all clones.
 #[derive(Clone, Debug)]
@@ -70,6 +74,25 @@ impl Credentials {
         }
     }
 
+    /// For readiness: tells whether there is a leaf that has not expired by the wall clock, at once and at each change,
+    /// until it is dropped. Whoever sets the clock is noticed within a minute.
+    pub async fn follow_usable(&self, mut on_change: impl FnMut(bool)) {
+        let mut leaf = self.watch_leaf();
+        let mut told = None;
+        loop {
+            let not_after = leaf.borrow_and_update().as_ref().map(|leaf| leaf.not_after());
+            let left = not_after.and_then(|end| end.duration_since(SystemTime::now()).ok());
+            if told != Some(left.is_some()) {
+                told = Some(left.is_some());
+                on_change(left.is_some());
+            }
+            // A leaf holds to the end of its last moment, so a look must come after it.
+            let wait = left.map_or(LOOK, |left| (left + Duration::from_millis(1)).min(LOOK));
+            // `self` keeps the sender, so there is nothing but changes to hear of.
+            let _ = timeout(wait, leaf.changed()).await;
+        }
+    }
+
     /// Wakes whenever the anchors change.
     pub fn watch_anchors(&self) -> watch::Receiver<Anchors> {
         self.anchors.subscribe()
@@ -78,5 +101,38 @@ impl Credentials {
     /// Wakes whenever the leaf changes.
     pub fn watch_leaf(&self) -> watch::Receiver<Option<Arc<Leaf>>> {
         self.leaf.subscribe()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{Ca, Template, until};
+
+    #[tokio::test]
+    async fn whether_a_leaf_is_usable_follows_its_end_and_its_renewal() {
+        let ca = Ca::root("root");
+        let credentials = Credentials::new(ca.anchors());
+        let told = watch::Sender::new(vec![]);
+        let mut seen = told.subscribe();
+        let following = tokio::spawn({
+            let credentials = credentials.clone();
+            async move { credentials.follow_usable(|usable| told.send_modify(|all| all.push(usable))).await }
+        });
+        let issue = |seconds| {
+            let template = Template { not_after: time::Duration::seconds(seconds), ..Template::default() };
+            credentials.set_leaf(ca.issue(&template).leaf())
+        };
+        until(&mut seen, |all| *all == [false]).await;
+        let short = issue(2);
+        until(&mut seen, |all| *all == [false, true]).await;
+        until(&mut seen, |all| *all == [false, true, false]).await;
+        assert!(SystemTime::now() > short.not_after(), "told too early");
+        issue(3600);
+        until(&mut seen, |all| *all == [false, true, false, true]).await;
+        issue(7200); // nothing new
+        issue(-1);
+        until(&mut seen, |all| *all == [false, true, false, true, false]).await;
+        following.abort();
     }
 }
