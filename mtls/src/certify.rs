@@ -7,6 +7,7 @@
 mod bundle;
 mod request;
 mod schedule;
+mod token;
 
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
@@ -19,6 +20,7 @@ use tonic::transport::Channel;
 
 pub use request::Error;
 use schedule::{Now, Schedule, Validity};
+use token::TokenFile;
 
 use crate::anchors::Anchors;
 use crate::credentials::{Credentials, Leaf};
@@ -105,10 +107,11 @@ async fn renew(
 ) {
     let mut anchors = credentials.watch_anchors();
     let mut schedule = Schedule::default();
+    let mut token = TokenFile::new(settings.token_file.clone());
     loop {
         anchors.mark_unchanged();
         issuers.mark_unchanged();
-        match request::certify(&mut client, settings, credentials).await {
+        match request::certify(&mut client, &mut token, settings, credentials).await {
             Ok(leaf) => {
                 let leaf = credentials.set_leaf(leaf);
                 let left = leaf.not_after().duration_since(SystemTime::now()).unwrap_or_default();

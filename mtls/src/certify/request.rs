@@ -3,19 +3,17 @@
 //! Invariant: the key never leaves the process, and serves one certificate only.
 
 use std::io;
-use std::path::Path;
 
 use mesh_proto::identity::identity_client::IdentityClient;
 use mesh_proto::identity::{CertifyRequest, CertifyResponse};
 use rcgen::string::Ia5String;
 use rcgen::{CertificateParams, DistinguishedName, KeyPair, PKCS_ECDSA_P256_SHA256, SanType};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, UnixTime};
-use tokio::fs::File;
-use tokio::io::AsyncReadExt;
 use tokio::time::timeout;
 use tonic::Code;
 use tonic::transport::Channel;
 
+use super::token::TokenFile;
 use super::{ANSWER_TIMEOUT, Settings};
 use crate::anchors::{self, Anchors};
 use crate::chain::Refusal;
@@ -24,8 +22,6 @@ use crate::leaf;
 use crate::spiffe::Id;
 use crate::tls;
 
-/// Service account tokens of Kubernetes have 1 to 2 KiB.
-const MAX_TOKEN: u64 = 64 * 1024;
 /// Between the leaf and a root.
 const MAX_INTERMEDIATES: usize = 8;
 
@@ -108,10 +104,11 @@ fn code_word(code: Code) -> &'static str {
 
 pub(super) async fn certify(
     client: &mut IdentityClient<Channel>,
+    token: &mut TokenFile,
     settings: &Settings,
     credentials: &Credentials,
 ) -> Result<Leaf, Error> {
-    let token = read_token(&settings.token_file).await.map_err(Error::Token)?;
+    let token = token.read().await.map_err(Error::Token)?;
     let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(Error::Key)?;
     let request = CertifyRequest {
         token: token.into(),
@@ -123,20 +120,6 @@ pub(super) async fn certify(
         Err(_) => return Err(Error::Timeout),
     };
     accept(&answer, &key, settings.id.as_ref(), &credentials.anchors())
-}
-
-/// A token without the white space around it, which editors and shells add.
-async fn read_token(file: &Path) -> io::Result<Vec<u8>> {
-    let mut token = Vec::new();
-    File::open(file).await?.take(MAX_TOKEN + 1).read_to_end(&mut token).await?;
-    let trimmed = token.trim_ascii();
-    if trimmed.is_empty() {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "it is empty"));
-    }
-    if token.len() as u64 > MAX_TOKEN {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "it is too long"));
-    }
-    Ok(trimmed.to_vec())
 }
 
 /// No subject; one URI name if we know who we are, else none.
@@ -225,17 +208,5 @@ mod tests {
             assert_eq!(params.distinguished_name, DistinguishedName::new());
             assert_eq!(params.subject_alt_names.len(), names);
         }
-    }
-
-    #[tokio::test]
-    async fn a_token_is_bounded_and_may_not_be_empty() {
-        let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("token");
-        for (content, good) in [("abc", true), (" abc\r\n", true), ("", false), (" \n", false)] {
-            std::fs::write(&file, content).unwrap();
-            assert_eq!(read_token(&file).await.ok(), good.then(|| b"abc".to_vec()), "{content:?}");
-        }
-        std::fs::write(&file, "x".repeat(64 * 1024 + 1)).unwrap();
-        assert!(read_token(&file).await.is_err());
     }
 }
