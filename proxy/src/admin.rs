@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
-use mesh_kit::ready::{Check, Readiness, Status};
+use mesh_kit::ready::{Check, Status};
 use mesh_mtls::anchors::Anchors;
 use mesh_mtls::certify::{Error, Observer};
 use mesh_mtls::credentials::{Credentials, Leaf};
@@ -14,32 +14,27 @@ use serde::Serialize;
 use crate::control::{self, Discovery};
 use crate::metrics::Identity;
 
-/// Makes readiness and metrics follow the certificate.
-pub struct Certified {
-    check: Check,
-    metrics: Identity,
+/// Makes readiness follow the certificate: there is one, and it has not expired.
+pub async fn follow_certificate(check: Check, credentials: Credentials) {
+    let status = |usable| if usable { Status::Ready } else { Status::Waiting };
+    credentials.follow_usable(|usable| check.set(status(usable))).await;
 }
 
-impl Certified {
-    /// Unready until the first certificate.
-    pub fn new(readiness: &Readiness, metrics: Identity) -> Self {
-        Self { check: readiness.check("certificate"), metrics }
-    }
-}
+/// Makes metrics follow the certificate.
+pub struct Certified(pub Identity);
 
 impl Observer for Certified {
     fn certified(&self, leaf: &Leaf) {
-        self.metrics.certified(leaf.not_after());
-        self.metrics.renewal("ok");
-        self.check.set(Status::Ready);
+        self.0.certified(leaf.not_after());
+        self.0.renewal("ok");
     }
 
     fn failed(&self, error: &Error) {
-        self.metrics.renewal(error.reason());
+        self.0.renewal(error.reason());
     }
 
     fn bundle_changed(&self, _: &Anchors) {
-        self.metrics.trust_bundle_updated();
+        self.0.trust_bundle_updated();
     }
 }
 

@@ -19,7 +19,7 @@ use mesh_mtls::{certify, tls};
 use serde::Serialize;
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::admin::{Certified, Sources};
+use crate::admin::{Certified, Sources, follow_certificate};
 use crate::balance::Reach;
 use crate::config::Config;
 use crate::control::{Discovery, Hello};
@@ -90,8 +90,10 @@ const SWEEP_EVERY: Duration = Duration::from_secs(60);
 pub async fn run(config: Config, log: log::Handle, shutdown: Shutdown) -> Result<bool, Error> {
     let config = Arc::new(config);
     // Listen first: from here on connections wait in the kernel instead of being refused.
-    listen::probe(&config.inbound_listen)?;
-    listen::probe(&config.outbound_listen)?;
+    if config.workers > 1 {
+        listen::probe(&config.inbound_listen)?;
+        listen::probe(&config.outbound_listen)?;
+    }
     let sockets = (0..config.workers).map(|_| Listeners::bind(&config)).collect::<Result<Vec<_>, _>>()?;
     let admin_sockets = listen::bind_all(&config.admin_listen)?;
     let credentials = Credentials::new(read_anchors(&config)?);
@@ -99,7 +101,8 @@ pub async fn run(config: Config, log: log::Handle, shutdown: Shutdown) -> Result
     let readiness = Readiness::new();
     let listening = readiness.check("listeners");
 
-    let observer = Certified::new(&readiness, metrics.identity());
+    tokio::spawn(follow_certificate(readiness.check("certificate"), credentials.clone()));
+    let observer = Certified(metrics.identity());
     tokio::spawn(certify::run(config.certify.clone(), credentials.clone(), observer));
     let local = Arc::new(LocalAddresses::new(&config.workload.addresses));
     let connector = tls::Connector::new(credentials.clone(), mesh_mtls::grpc::ALPN);

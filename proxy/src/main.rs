@@ -2,8 +2,8 @@
 
 use std::process::ExitCode;
 
-use mesh_kit::log;
 use mesh_kit::shutdown::Shutdown;
+use mesh_kit::{limits, log};
 use mesh_proxy::{app, config};
 
 const USAGE: u8 = 64;
@@ -58,6 +58,9 @@ fn start() -> ExitCode {
 
 fn run(config: config::Config) -> anyhow::Result<()> {
     let log = log::init(config.log.0, &config.log.1)?;
+    if let Err(error) = limits::raise_files() {
+        tracing::warn!(%error, "the limit of open files stays as it is");
+    }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let shutdown = Shutdown::on_signals()?;
