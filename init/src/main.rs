@@ -1,13 +1,14 @@
 //! `mesh-init`: redirects the TCP traffic of a network namespace to its mesh-proxy.
 //!
 //! Invariant: the order is arguments, namespace, lock, look, plan, act; nothing is changed before "act", and only one
-//! mesh-init acts in a namespace at a time. Rules go to stdout on `--dry-run`; everything said goes to stderr.
+//! mesh-init acts in a namespace at a time; a signal to end waits until "act" is over. Rules go to stdout on `--dry-run`; everything said goes to stderr.
 
 mod apply;
 mod args;
 mod namespace;
 mod plan;
 mod probe;
+mod signals;
 mod verify;
 mod xtables;
 
@@ -34,6 +35,8 @@ enum Failure {
     Enter { path: PathBuf, source: io::Error },
     #[error("locking the network namespace: {0}")]
     Lock(#[source] io::Error),
+    #[error("holding signals back: {0}")]
+    Signals(#[source] io::Error),
     #[error(transparent)]
     Plan(#[from] plan::Refused),
     #[error(transparent)]
@@ -55,13 +58,15 @@ fn main() -> ExitCode {
             return ExitCode::SUCCESS;
         }
     };
-    match run(&request) {
+    let code = match run(&request) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             eprintln!("mesh-init: error: {failure}");
             ExitCode::from(failure.exit_code())
         }
-    }
+    };
+    signals::honour();
+    code
 }
 
 fn run(request: &Request) -> Result<(), Failure> {
@@ -86,6 +91,8 @@ fn run(request: &Request) -> Result<(), Failure> {
         print(&steps);
         return Ok(());
     }
+    // Whoever ends us between the families would leave one redirected and the other not.
+    signals::hold().map_err(|errno| Failure::Signals(errno.into()))?;
     apply::execute(&steps)?;
     for step in &steps {
         info(&format!("{}: changed", step.tables));
@@ -132,9 +139,11 @@ impl Failure {
             Self::Verify(_) => EXIT_UNVERIFIED,
             Self::Apply(apply::Failure::Mixed { .. }) => EXIT_MIXED,
             Self::NotANamespace(_) => EXIT_USAGE,
-            Self::Apply(apply::Failure::RolledBack(_)) | Self::Enter { .. } | Self::Lock(_) | Self::Plan(_) => {
-                EXIT_FAILED
-            }
+            Self::Apply(apply::Failure::RolledBack(_))
+            | Self::Enter { .. }
+            | Self::Lock(_)
+            | Self::Signals(_)
+            | Self::Plan(_) => EXIT_FAILED,
         }
     }
 }
