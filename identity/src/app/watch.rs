@@ -3,6 +3,7 @@
 //! Invariant: only this task writes the cells. A look at the files happens on a thread that may block, so a hanging
 //! file system stops reloading and nothing else. Non-goal: judging the files.
 
+use std::io;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -78,10 +79,11 @@ pub(super) fn start(
 fn first_tokens(mut contents: Contents, settings: &Serve) -> anyhow::Result<Table> {
     match contents.pop() {
         Some(Ok(file)) => Ok(Table::parse(&file, &settings.trust_domain).context("tokens file")?),
-        Some(Err(error)) => {
-            tracing::warn!(%error, file = %settings.tokens.display(), "no tokens file yet; everybody is refused");
+        Some(Err(error)) if error.kind() == io::ErrorKind::NotFound => {
+            tracing::warn!(file = %settings.tokens.display(), "no tokens file yet; everybody is refused");
             Ok(Table::default())
         }
+        Some(Err(error)) => Err(error).with_context(|| format!("tokens file {}", settings.tokens.display())),
         None => Err(anyhow!("no tokens file")),
     }
 }

@@ -1,7 +1,8 @@
 //! Tables of good and bad tokens and files.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
+use std::io::Read as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
 use std::thread;
 
 use super::*;
@@ -90,4 +91,30 @@ fn nothing_is_added_to_a_broken_file() {
     fs::write(&path, "sha256:").unwrap();
     assert!(matches!(add(&path, &id("web")), Err(AddError::Broken(_))));
     assert_eq!(fs::read(&path).unwrap(), b"sha256:");
+}
+
+#[test]
+fn a_file_is_replaced_as_a_whole_and_keeps_its_mode_and_the_links_to_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, link) = (dir.path().join("real"), dir.path().join("tokens"));
+    let first = add(&path, &id("web")).unwrap();
+    symlink(&path, &link).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
+    // Root alone may give files away; for others the owner is theirs anyway.
+    let _ = std::os::unix::fs::chown(&path, Some(12345), Some(12346));
+    let before = fs::metadata(&path).unwrap();
+    let (mut old, content) = (fs::File::open(&path).unwrap(), fs::read(&path).unwrap());
+    fs::write(dir.path().join("real.new"), "left by a command that died").unwrap();
+
+    let second = add(&link, &id("api")).unwrap();
+
+    let mut seen = Vec::new();
+    old.read_to_end(&mut seen).unwrap();
+    assert_eq!(seen, content, "who reads the old file sees nothing half-written");
+    let after = fs::metadata(&path).unwrap();
+    assert_eq!((after.uid(), after.gid(), after.mode()), (before.uid(), before.gid(), before.mode()));
+    assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2, "nothing is left lying about");
+    let table = Table::parse(&fs::read(&link).unwrap(), TD).unwrap();
+    assert!([first, second].iter().all(|token| table.find(token.as_bytes()).is_some()));
 }

@@ -7,7 +7,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::process::Command;
 
 use mesh_proto::identity::TrustBundleRequest;
-use mesh_tests::netns::Proc;
+use mesh_tests::netns::{Net, Proc, until};
 use mesh_tests::{bin, promtool};
 use nix::sys::signal::Signal;
 
@@ -60,6 +60,40 @@ async fn health_and_metrics_are_as_prometheus_likes_them() {
 }
 
 #[test]
+fn a_folder_and_a_tokens_file_are_all_that_it_needs() {
+    let (home, net) = (Home::new(), Net::new());
+    let host = net.host("identity"); // the default ports are taken in a namespace of their own
+    let mut command = host.command(bin("mesh-identity"));
+    command.arg("--tokens").arg(home.path("tokens")).arg("--init-dir").arg(home.path("ca"));
+    let mut process = Proc::spawn(&mut command);
+    let line = process.wait_for_line(" serving ", SOON);
+    assert!(line.contains("listen=0.0.0.0:8080") && line.contains("admin=0.0.0.0:9990"), "{line}");
+    process.signal(Signal::SIGTERM);
+    assert!(process.wait(SOON).success(), "{}", process.output());
+}
+
+#[test]
+fn a_tokens_file_that_hangs_does_not_hold_the_end_up() {
+    let home = Home::new();
+    home.token(WEB);
+    let mut server = home.start(&[]);
+    let fifo = home.path("fifo");
+    nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    fs::rename(&fifo, home.path("tokens")).unwrap();
+    // A FIFO opens for writing, without waiting, once somebody waits for a writer.
+    let mut writer = None;
+    until(SOON, || {
+        let no_waiting = nix::fcntl::OFlag::O_NONBLOCK.bits();
+        writer = OpenOptions::new().write(true).custom_flags(no_waiting).open(home.path("tokens")).ok();
+        writer.is_some()
+    });
+    server.process.signal(Signal::SIGTERM);
+    let status = server.process.wait(SOON); // it reads until the writer closes
+    assert!(status.success(), "{status}: {}", server.process.output());
+    drop(writer);
+}
+
+#[test]
 fn bad_command_lines_and_unfit_files_end_with_one_reason() {
     let home = Home::new();
     home.token(WEB);
@@ -68,7 +102,9 @@ fn bad_command_lines_and_unfit_files_end_with_one_reason() {
     let at = |name: &str| home.path(name).to_str().unwrap().to_owned();
     let (tokens, ca, root, issuer, key) = (at("tokens"), at("ca"), at("root.pem"), at("issuer.pem"), at("issuer.key"));
     let files = ["--anchors", &root, "--issuer-cert", &issuer, "--issuer-key", &key, "--tokens", &tokens];
-    let cases: [(&[&str], i32, &str); 5] = [
+    let unreadable = ["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--init-dir", &ca, "--tokens", &ca];
+    let cases: [(&[&str], i32, &str); 6] = [
+        (&unreadable, 1, "tokens file"),
         (&[], 64, "required"),
         (&["--tokens", &tokens], 64, "required"),
         (&["--tokens", &tokens, "--init-dir", &ca, "--leaf-lifetime", "1y"], 64, "--leaf-lifetime"),
@@ -78,7 +114,7 @@ fn bad_command_lines_and_unfit_files_end_with_one_reason() {
     for (args, status, reason) in cases {
         let mut command = Command::new(bin("mesh-identity"));
         command.args(args);
-        if args.len() == files.len() {
+        if args == files {
             command.args(["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]);
         }
         let mut process = Proc::spawn(&mut command);
