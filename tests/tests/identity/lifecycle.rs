@@ -2,8 +2,8 @@
 //!
 //! Invariant: exit statuses are those of the README. Non-goal: the admin server itself, which has tests of its own.
 
-use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
+use std::fs::{self, OpenOptions};
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::process::Command;
 
 use mesh_proto::identity::TrustBundleRequest;
