@@ -88,7 +88,10 @@ async fn r46_a_flood_of_bad_requests_delays_no_good_one() {
     }
     let codes = flood.await.unwrap();
     assert_eq!(codes.len(), 3000);
-    assert!(codes.iter().all(|code| matches!(code, Code::InvalidArgument | Code::ResourceExhausted)), "{codes:?}");
+    // UNAVAILABLE: a stream beyond those that one connection may have, refused before it is read.
+    let refused = |code: &&Code| matches!(code, Code::InvalidArgument | Code::ResourceExhausted | Code::Unavailable);
+    let other: Vec<_> = codes.iter().filter(|code| !refused(code)).collect();
+    assert!(other.is_empty(), "{} others, first {:?}", other.len(), other.first());
     assert!(slowest < Duration::from_secs(1), "{slowest:?}");
     let grown = resident(&server).saturating_sub(idle);
     assert!(grown <= 16 * 1024, "{grown} KiB more than the {idle} KiB while idle");
