@@ -38,6 +38,21 @@ pub fn serve<F>(
 ) where
     F: Future<Output = ()> + Send + 'static,
 {
+    serve_with(h2::server::Builder::new(), host, port, serve);
+}
+
+/// As [`serve`], with settings of the server's own.
+///
+/// # Panics
+/// When the port is taken.
+pub fn serve_with<F>(
+    settings: h2::server::Builder,
+    host: &Host,
+    port: u16,
+    serve: impl Fn(Request<RecvStream>, SendResponse<Bytes>) -> F + Send + Sync + 'static,
+) where
+    F: Future<Output = ()> + Send + 'static,
+{
     let listener = host.enter(|| TcpListener::bind((Ipv6Addr::UNSPECIFIED, port)));
     let listener = listener.unwrap_or_else(|error| panic!("port {port}: {error}"));
     let serve = Arc::new(serve);
@@ -48,9 +63,9 @@ pub fn serve<F>(
             let listener = tokio::net::TcpListener::from_std(listener)?;
             loop {
                 let (stream, _) = listener.accept().await?;
-                let serve = Arc::clone(&serve);
+                let (settings, serve) = (settings.clone(), Arc::clone(&serve));
                 tokio::spawn(async move {
-                    let Ok(mut connection) = h2::server::handshake(stream).await else { return };
+                    let Ok(mut connection) = settings.handshake::<_, Bytes>(stream).await else { return };
                     while let Some(Ok((request, respond))) = connection.accept().await {
                         tokio::spawn(serve(request, respond));
                     }
