@@ -108,10 +108,7 @@ impl Backend {
                 }
                 Err(failure) => failure,
             };
-            if failure.is_connect() {
-                load.endpoint().failed();
-                self.count();
-            }
+            self.judge(&load, &failure);
             let safe = failure.is_unprocessed() || (failure.is_lost() && request.is_harmless());
             if !safe || !request.restore() {
                 return Err(self.failed(Some(failure)));
@@ -131,10 +128,7 @@ impl Backend {
                     return Ok((stream, load));
                 }
                 Err(failure) => {
-                    if failure.is_connect() {
-                        load.endpoint().failed();
-                        self.count();
-                    }
+                    self.judge(&load, &failure);
                     self.pass_by(&load, failure, &mut tried);
                 }
             }
@@ -159,6 +153,14 @@ impl Backend {
         match chosen {
             Some(i) => Ok(endpoints[i].take(now)),
             None => Err(self.failed(tried.last.clone())),
+        }
+    }
+
+    /// What a failure says of the endpoint.
+    fn judge(&self, load: &Load, failure: &Failure) {
+        if failure.is_connect() {
+            load.endpoint().failed();
+            self.count();
         }
     }
 
