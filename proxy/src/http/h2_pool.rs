@@ -39,6 +39,7 @@ pub struct Pool {
     connector: Connector,
     settings: Arc<Settings>,
     metrics: metrics::Metrics,
+    tunnels: Option<metrics::Tunnels>,
     open: Mutex<Open>,
     connecting: tokio::sync::Mutex<()>,
 }
@@ -63,26 +64,27 @@ struct State {
 }
 
 /// A connection that is ready for one stream.
-#[derive(Debug)]
 pub struct Ready {
     pub(super) sender: SendRequest<Bytes>,
     pub(super) slot: Slot,
 }
 
 /// A stream's place on its connection, until dropped.
-#[derive(Debug)]
-pub struct Slot(Arc<State>);
+pub struct Slot {
+    state: Arc<State>,
+    _counted: Option<metrics::Open>,
+}
 
 impl Slot {
-    fn new(state: Arc<State>) -> Self {
+    fn new(state: Arc<State>, counted: Option<metrics::Open>) -> Self {
         state.streams.fetch_add(1, Ordering::Relaxed);
-        Self(state)
+        Self { state, _counted: counted }
     }
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        self.0.streams.fetch_sub(1, Ordering::Relaxed);
+        self.state.streams.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -114,7 +116,8 @@ impl Pool {
     /// No connection yet.
     pub fn new(dial: Dial, connector: Connector, settings: Arc<Settings>, metrics: metrics::Metrics) -> Arc<Self> {
         let (open, connecting) = Default::default();
-        Arc::new(Self { dial, connector, settings, metrics, open, connecting })
+        let tunnels = matches!(dial, Dial::Mutual(..)).then(|| metrics.tunnels());
+        Arc::new(Self { dial, connector, settings, metrics, tunnels, open, connecting })
     }
 
     /// A connection that is ready for a stream.
@@ -129,7 +132,8 @@ impl Pool {
                 },
             };
             let Connection { mut sender, state } = connection;
-            let slot = Slot::new(Arc::clone(&state));
+            let counted = self.tunnels.as_ref().map(|tunnels| tunnels.stream(Direction::Outbound));
+            let slot = Slot::new(Arc::clone(&state), counted);
             match poll_fn(|cx| sender.poll_ready(cx)).await {
                 Ok(()) => return Ok(Ready { sender, slot }),
                 // GOAWAY, or broken since: not for new streams.
@@ -264,8 +268,7 @@ impl Pool {
         let ping = connection.ping_pong().expect("taken once, here");
         let state = Arc::new(State::default());
         let ended = Arc::clone(&state);
-        let open =
-            matches!(self.dial, Dial::Mutual(..)).then(|| self.metrics.tunnels().connection(Direction::Outbound));
+        let open = self.tunnels.as_ref().map(|tunnels| tunnels.connection(Direction::Outbound));
         tokio::spawn(async move {
             let _open = open;
             if let Err(error) = connection.await {

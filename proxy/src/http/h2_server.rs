@@ -89,9 +89,10 @@ async fn exchange(request: Request<RecvStream>, respond: SendResponse<Bytes>, ha
     let request = request.map(|recv| if recv.is_end_stream() { Body::empty() } else { Body::h2(recv) });
     let caller = H2Caller::new(respond);
     let outcome = tokio::select! {
+        // First: what nobody waits for any more is not even begun.
         biased;
-        outcome = handler.handle(request, Caller::H2(Arc::clone(&caller))) => outcome,
         () = poll_fn(|cx| caller.poll_reset(cx)) => return,
+        outcome = handler.handle(request, Caller::H2(Arc::clone(&caller))) => outcome,
     };
     match outcome {
         Ok(response) => answer(&caller, response).await,

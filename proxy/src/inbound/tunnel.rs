@@ -101,7 +101,9 @@ impl Handler for Connection {
         }
         headers::into_origin_form(&mut request, told.origin);
         let app = self.inbound.app(to);
-        self.inbound.deliver(request, &app, &self.peer, &caller, None).await
+        let open = self.inbound.metrics.tunnels().stream(DIRECTION);
+        let response = self.inbound.deliver(request, &app, &self.peer, &caller, None).await;
+        response.map(|response| response.map(|body| body.holding(open)))
     }
 
     async fn connect(&self, tunnel: Tunnel) {

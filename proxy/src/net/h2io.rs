@@ -2,6 +2,7 @@
 //!
 //! Invariant: flow-control credit goes back only for bytes that were handed on, so a slow reader slows the far end.
 
+use std::any::Any;
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
@@ -17,13 +18,8 @@ pub struct H2Io {
     pub(super) reader: H2Reader,
     pub(super) writer: H2Writer,
     unread: Bytes,
-    held: Option<Box<dyn Held>>,
+    held: Option<Box<dyn Any + Send + Sync>>,
 }
-
-/// Something that lives as long as a stream does.
-pub trait Held: std::fmt::Debug + Send + Sync {}
-
-impl<T: std::fmt::Debug + Send + Sync> Held for T {}
 
 /// The receiving half.
 #[derive(Debug)]
@@ -51,7 +47,7 @@ impl H2Io {
 
     /// Keeps `guard` until the stream is dropped.
     #[must_use]
-    pub fn holding(mut self, guard: impl Held + 'static) -> Self {
+    pub fn holding(mut self, guard: impl Any + Send + Sync) -> Self {
         self.held = Some(Box::new(guard));
         self
     }
