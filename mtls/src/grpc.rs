@@ -1,4 +1,4 @@
-//! gRPC over our TLS, for the control plane: [`channel`] to a service, [`incoming`] and [`server`] for one.
+//! gRPC over our TLS, for the control plane: [`channel`] to a service, [`incoming()`] and [`server`] for one.
 //!
 //! Invariant: no plaintext; the server proves the id that the caller expects, on each connection. A channel resolves
 //! its name anew for each connection, and finds a dead peer by HTTP/2 pings. Non-goal: traffic of applications.
@@ -81,7 +81,7 @@ pub fn channel(addr: &str, expected: Id, connector: Connector) -> Channel {
         .connect_with_connector_lazy(dialer)
 }
 
-/// A server with limits that suit the control plane, to be used with [`incoming`].
+/// A server with limits that suit the control plane, to be used with [`incoming()`].
 pub fn server() -> Server {
     Server::builder()
         .http2_keepalive_interval(Some(PING_INTERVAL))
