@@ -170,18 +170,32 @@ async fn a_place_that_comes_free_is_used_at_once() {
     let ca = Ca::root("root");
     let connector = connector(&ca).with_alpn(ALPN);
     let authority = Authority::start(ca).await;
-    let mut silent = Vec::new();
-    // Eight sources with their share each: nobody has to give way before its time.
-    for n in 0..MAX_HANDSHAKES {
-        silent.push(from([127, 0, 1, u8::try_from(n / SHARE).unwrap()], authority.addr()).await);
+    // On a busy machine filling all places can take longer than their patience, and a round shows nothing; with the
+    // defect, none is ever quick.
+    const ROUNDS: usize = 5;
+    let mut waits = Vec::new();
+    while waits.len() < ROUNDS && waits.iter().all(|wait| *wait >= PATIENCE / 2) {
+        let mut silent = Vec::new();
+        // Eight sources with their share each: nobody has to give way before its time.
+        for n in 0..MAX_HANDSHAKES {
+            silent.push(from([127, 0, 1, u8::try_from(n / SHARE).unwrap()], authority.addr()).await);
+        }
+        // One that has to wait, so the timer runs; then all places come free.
+        let (waiting, expected) = (from([127, 0, 2, 1], authority.addr()).await, id("identity"));
+        let mut handshake = Box::pin(connector.connect(waiting, &expected));
+        let early = tokio::time::timeout(Duration::from_millis(100), &mut handshake).await;
+        let freed = Instant::now();
+        drop(silent);
+        match early {
+            Ok(done) => {
+                done.unwrap();
+                waits.push(PATIENCE);
+            }
+            Err(_) => {
+                handshake.await.unwrap();
+                waits.push(freed.elapsed());
+            }
+        }
     }
-    // One that has to wait, so the timer runs; then all places come free.
-    let (waiting, expected) = (from([127, 0, 2, 1], authority.addr()).await, id("identity"));
-    let started = Instant::now();
-    let mut handshake = Box::pin(connector.connect(waiting, &expected));
-    tokio::time::timeout(Duration::from_millis(100), &mut handshake).await.expect_err("has to wait for a place");
-    drop(silent);
-    handshake.await.unwrap();
-    let waited = started.elapsed();
-    assert!(waited < PATIENCE / 2, "{waited:?}");
+    assert!(waits.iter().any(|wait| *wait < PATIENCE / 2), "{waits:?}");
 }
