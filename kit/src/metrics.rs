@@ -5,7 +5,7 @@
 //! into the void, so whoever makes series from data bounds them.
 //! Non-goal: pushing.
 
-mod process;
+pub mod process;
 
 use std::sync::OnceLock;
 use std::time::Duration;

@@ -11,7 +11,7 @@ use nix::sys::time::TimeValLike as _;
 use nix::unistd::{SysconfVar, sysconf};
 
 /// Appends the figures of this moment.
-pub(super) fn render(text: &mut String) {
+pub fn render(text: &mut String) {
     put(text, "process_cpu_seconds_total", "counter", "CPU time used, user and system", cpu_seconds());
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     put(text, "process_resident_memory_bytes", "gauge", "Resident memory", kib(&status, "VmRSS:"));
@@ -63,15 +63,45 @@ fn max_fds() -> Option<f64> {
     getrlimit(Resource::RLIMIT_NOFILE).ok().map(|(soft, _)| soft as f64)
 }
 
-/// From the boot time and the process's start in ticks since then (proc(5): field 22, counted after the name's last
-/// `)`).
+/// From the boot time and the process's start in ticks since then.
 fn started() -> Option<f64> {
     static STARTED: OnceLock<Option<f64>> = OnceLock::new();
     *STARTED.get_or_init(|| {
         let stat = fs::read_to_string("/proc/self/stat").ok()?;
-        let ticks: f64 = stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()?;
+        let ticks = start_ticks(&stat)?;
         let per_second = i32::try_from(sysconf(SysconfVar::CLK_TCK).ok()??).ok()?;
         let boot = field(&fs::read_to_string("/proc/stat").ok()?, "btime")?;
         Some(boot + ticks / f64::from(per_second))
     })
+}
+
+/// Field 22 of /proc/self/stat. The second one is the program's name in parentheses and may have spaces and parentheses in
+/// it, so fields are counted from the last one that closes.
+fn start_ticks(stat: &str) -> Option<f64> {
+    stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_name_with_spaces_and_parentheses_shifts_no_field() {
+        let fields: Vec<String> = (3..=24).map(|field| field.to_string()).collect();
+        let stat = format!("1 (a (b) c) {}", fields.join(" "));
+        assert_eq!(start_ticks(&stat), Some(22.0));
+    }
+
+    #[test]
+    fn our_own_process_shows_all_of_them() {
+        let mut text = String::new();
+        render(&mut text);
+        let names = "cpu_seconds_total resident_memory_bytes anonymous_memory_bytes virtual_memory_bytes threads open_fds \
+                     max_fds start_time_seconds";
+        for name in names.split_whitespace() {
+            let line = text.lines().find_map(|line| line.strip_prefix(&format!("process_{name} ")));
+            let value: f64 = line.unwrap_or_else(|| panic!("no {name} in {text}")).parse().expect("a number");
+            assert!(value >= 0.0, "{name} is {value}");
+        }
+    }
 }

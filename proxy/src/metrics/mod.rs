@@ -19,7 +19,6 @@ mod cache;
 mod control;
 mod family;
 mod http;
-mod process;
 mod registry;
 mod samples;
 mod table;
@@ -163,7 +162,9 @@ impl Metrics {
     /// All metrics in Prometheus' text format.
     pub fn render(&self) -> String {
         self.0.series.set(balancer::float(self.0.registry.series()));
-        self.0.registry.samples.render() + &process::render()
+        let mut text = self.0.registry.samples.render();
+        mesh_kit::metrics::process::render(&mut text);
+        text
     }
 
     /// Empties the buffers of samples that a quiet proxy holds; to be spawned once, ends never. Wakes twice per 5 s
