@@ -1,0 +1,3 @@
+//! `bench-backend`.
+
+fn main() {}

@@ -1,0 +1,3 @@
+//! `bench-control`.
+
+fn main() {}

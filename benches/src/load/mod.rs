@@ -1,0 +1,1 @@
+//! Load generators and the back end that they meet.
