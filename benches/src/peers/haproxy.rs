@@ -1,0 +1,73 @@
+//! HAProxy, the distribution's: one process, `nbthread` as many workers, the Prometheus exporter on its admin port.
+//!
+//! Where the application speaks HTTP/1.1 the sidecars speak it as well, over pooled connections of TLS: that is its default,
+//! and cheaper for it than HTTP/2. Where the application speaks HTTP/2 they do.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use mesh_tests::mesh::{ADMIN_PORT, INBOUND_PORT, Metrics};
+
+use super::{Counters, Flavour, Plan, Scene, Side, Work};
+use crate::certs::NAME;
+use crate::process::files;
+use crate::rig::{OUTBOUND_PORT, Rig};
+
+const PLACES: [&str; 2] = ["/usr/sbin/haproxy", "/usr/local/sbin/haproxy"];
+
+pub(super) fn program() -> anyhow::Result<PathBuf> {
+    let found = PLACES.map(PathBuf::from).into_iter().find(|path| path.is_file());
+    found.context("haproxy is not installed: `make bench` installs it")
+}
+
+pub(super) fn plan(rig: &Rig, side: Side, work: Work, folder: &Path) -> anyhow::Result<Plan> {
+    let path = folder.join(format!("haproxy-{}.cfg", side.name()));
+    fs::write(&path, config(&Scene::new(rig, side, work))).with_context(|| path.display().to_string())?;
+    let args = ["-db", "-f"].map(str::to_owned).into_iter().chain([path.display().to_string()]).collect();
+    let (metrics, ready) = ("/metrics?scope=frontend", "/ready");
+    Ok(Plan { program: program()?, args, env: Vec::new(), metrics, ready, comm: "haproxy" })
+}
+
+pub(super) fn counters(metrics: &Metrics) -> Counters {
+    let labels = [("proxy", "front")];
+    Counters {
+        requests: metrics.sum("haproxy_frontend_http_requests_total", &labels),
+        connections: metrics.sum("haproxy_frontend_connections_total", &labels),
+    }
+}
+
+fn config(scene: &Scene) -> String {
+    let (mode, alpn, clear) = match scene.work.flavour {
+        Flavour::Http1 => ("http\n  http-reuse always", " alpn http/1.1", ""),
+        Flavour::Http2 => ("http\n  http-reuse always", " alpn h2", " proto h2"),
+        Flavour::Tcp => ("tcp", "", ""),
+    };
+    let (root, both, port) = (scene.certs.root.display(), scene.certs.both.display(), scene.work.port);
+    let (bind, server) = match scene.side {
+        Side::Client => (
+            format!("127.0.0.1:{OUTBOUND_PORT}{clear}"),
+            format!("{} ssl crt {both} ca-file {root} verify required verifyhost {NAME} sni str({NAME}){alpn}", scene.far),
+        ),
+        Side::Server => (
+            format!("0.0.0.0:{INBOUND_PORT} ssl crt {both} ca-file {root} verify required{alpn}"),
+            format!("127.0.0.1:{port}{clear}"),
+        ),
+    };
+    format!(
+        "global\n  nbthread {workers}\n  maxconn {most}\n  ssl-default-bind-options ssl-min-ver TLSv1.3\n  \
+         ssl-default-server-options ssl-min-ver TLSv1.3\n  \
+         ssl-default-bind-ciphersuites TLS_AES_128_GCM_SHA256\n  \
+         ssl-default-server-ciphersuites TLS_AES_128_GCM_SHA256\n\
+         defaults\n  timeout connect 10s\n  timeout client 1h\n  timeout server 1h\n  backlog 4096\n  maxconn {most}\n\
+         frontend front\n  mode {front}\n  bind {bind}\n  default_backend back\n\
+         backend back\n  mode {mode}\n  server far {server}\n\
+         frontend admin\n  mode http\n  bind 127.0.0.1:{ADMIN_PORT}\n  \
+         http-request use-service prometheus-exporter if {{ path /metrics }}\n  \
+         http-request return status 200\n",
+        workers = scene.work.workers,
+        // It refuses to start when its files would not suffice for two ends of each.
+        most = (files() - 400) / 2,
+        front = mode.lines().next().unwrap_or_default(),
+    )
+}

@@ -1,0 +1,169 @@
+//! The contestants: how each is set up for a kind of work, and what its own counters say.
+//!
+//! Invariant: same ports, same user, same rules, TLS 1.3 with AES-128-GCM and P-256 certificates verified on both sides,
+//! metrics on, no access log. Each gets the configuration that its makers would advise for this work.
+//! Non-goal: features.
+
+mod envoy;
+mod haproxy;
+mod mesh;
+mod sidecar;
+
+use std::path::{Path, PathBuf};
+
+use mesh_tests::bins;
+use mesh_tests::mesh::Metrics;
+
+use crate::certs;
+use crate::rig::Rig;
+
+pub use mesh::services;
+pub use sidecar::{Pair, Sidecar};
+
+/// A contestant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Peer {
+    /// No sidecar at all.
+    Direct,
+    /// This mesh, with its control plane.
+    Mesh,
+    /// Envoy.
+    Envoy,
+    /// HAProxy.
+    Haproxy,
+}
+
+/// What a sidecar understands of the bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flavour {
+    /// HTTP, HTTP/1.1 to the application.
+    Http1,
+    /// HTTP, HTTP/2 in the clear to the application.
+    Http2,
+    /// Bytes.
+    Tcp,
+}
+
+/// What sidecars are set up for.
+#[derive(Clone, Copy, Debug)]
+pub struct Work {
+    /// What they understand.
+    pub flavour: Flavour,
+    /// Where the application listens.
+    pub port: u16,
+    /// Worker threads of each.
+    pub workers: u16,
+}
+
+/// What a sidecar has counted since its start.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Counters {
+    /// HTTP requests.
+    pub requests: f64,
+    /// Connections taken.
+    pub connections: f64,
+}
+
+/// A side of a pair.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// With the clients.
+    Client,
+    /// With the application.
+    Server,
+}
+
+/// A program and what it is started with.
+pub struct Plan {
+    program: PathBuf,
+    args: Vec<String>,
+    env: Vec<(String, String)>,
+    /// The page of its counters.
+    metrics: &'static str,
+    /// Answers 200 once it is ready.
+    ready: &'static str,
+    /// What the kernel calls the process once it is the program.
+    comm: &'static str,
+}
+
+impl Peer {
+    /// Its name in tables.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Direct => "direct",
+            Self::Mesh => "mesh",
+            Self::Envoy => "envoy",
+            Self::Haproxy => "haproxy",
+        }
+    }
+
+    /// Its program; none where nothing is in between.
+    ///
+    /// # Errors
+    /// When it is not installed or not built.
+    pub fn program(self) -> anyhow::Result<Option<PathBuf>> {
+        Ok(match self {
+            Self::Direct => None,
+            Self::Mesh => Some(mesh::program()?),
+            Self::Envoy => Some(envoy::program()?),
+            Self::Haproxy => Some(haproxy::program()?),
+        })
+    }
+
+    /// What it says when asked for its version.
+    #[must_use]
+    pub fn version(self) -> String {
+        let said = |flag: &str| {
+            let output = std::process::Command::new(self.program().ok()??).arg(flag).output().ok()?;
+            Some(String::from_utf8_lossy(&output.stdout).into_owned())
+        };
+        let words = match self {
+            Self::Direct => return "-".to_owned(),
+            Self::Haproxy => said("-v").and_then(|text| text.split_whitespace().nth(2).map(str::to_owned)),
+            Self::Mesh => said("--version").and_then(|text| text.split_whitespace().last().map(str::to_owned)),
+            Self::Envoy => said("--version").and_then(|text| text.trim().split('/').nth(1).map(str::to_owned)),
+        };
+        words.unwrap_or_else(|| "unknown".to_owned())
+    }
+
+    fn plan(self, rig: &Rig, side: Side, work: Work, folder: &Path) -> anyhow::Result<Plan> {
+        match self {
+            Self::Direct => anyhow::bail!("direct has no sidecars"),
+            Self::Mesh => mesh::plan(rig, side, work),
+            Self::Envoy => envoy::plan(rig, side, work, folder),
+            Self::Haproxy => haproxy::plan(rig, side, work, folder),
+        }
+    }
+
+    fn counters(self, side: Side, page: &str) -> Counters {
+        let metrics = Metrics::parse(page);
+        match self {
+            Self::Direct => Counters::default(),
+            Self::Mesh => mesh::counters(side, &metrics),
+            Self::Envoy => envoy::counters(&metrics),
+            Self::Haproxy => haproxy::counters(&metrics),
+        }
+    }
+}
+
+/// The virtual environment of the bench's own.
+fn venv() -> PathBuf {
+    bins::target().unwrap_or_default().join("bench-venv")
+}
+
+/// What a peer's configuration needs to know.
+struct Scene<'a> {
+    side: Side,
+    work: Work,
+    /// The server's sidecar.
+    far: std::net::SocketAddr,
+    certs: &'a certs::Files,
+}
+
+impl<'a> Scene<'a> {
+    fn new(rig: &'a Rig, side: Side, work: Work) -> Self {
+        Self { side, work, far: rig.far(), certs: &rig.certs }
+    }
+}

@@ -1,0 +1,162 @@
+//! The place: two namespaces joined by one veth pair, the control plane on a bridge beside them, the applications.
+//!
+//! Invariant: what passes between the two ends passes the pair and nothing else; rules redirect on both sides, put in
+//! and taken out by the real `mesh-init`, the same for every contestant.
+//! Non-goal: IPv6.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context as _, ensure};
+use mesh_tests::bins;
+use mesh_tests::mesh::{INBOUND_PORT, Mesh, PROXY_UID};
+use mesh_tests::netns::Host;
+use nix::unistd::Uid;
+
+use crate::certs;
+use crate::peers::{Peer, Side, services};
+use crate::process::{Program, User, command};
+
+/// The sidecar's port for what the application dials.
+pub const OUTBOUND_PORT: u16 = 4140;
+/// The service that clients dial.
+pub const SERVICE: Ipv4Addr = Ipv4Addr::new(10, 96, 200, 1);
+/// The ends of the pair.
+const ENDS: [Ipv4Addr; 2] = [Ipv4Addr::new(10, 78, 0, 1), Ipv4Addr::new(10, 78, 0, 2)];
+/// The name of its devices.
+const DEVICE: &str = "link0";
+/// HTTP/1.1 and h2c.
+pub const HTTP: u16 = 8000;
+/// Echo of bytes.
+pub const ECHO: u16 = 8001;
+/// gRPC.
+pub const GRPC: u16 = 8002;
+/// iperf3.
+pub const BULK: u16 = 5201;
+const SOON: Duration = Duration::from_secs(20);
+
+/// The place. Fields are dropped in order: programs, then namespaces and files.
+pub struct Rig {
+    apps: Vec<Program>,
+    load: Host,
+    serve: Host,
+    tokens: [PathBuf; 2],
+    /// Certificates of the peers.
+    pub certs: certs::Files,
+    /// The control plane.
+    pub mesh: Mesh,
+}
+
+impl Rig {
+    /// Makes the namespaces, starts the control plane and the applications.
+    ///
+    /// # Errors
+    /// When a program or a right is missing.
+    pub fn new() -> anyhow::Result<Self> {
+        let mut mesh = Mesh::new();
+        let [load, serve] = ["load", "serve"].map(|name| mesh.host(name));
+        join(&load, &serve)?;
+        let token = |name| mesh.control().token("default", name, Uid::from_raw(PROXY_UID));
+        let tokens = [token("client"), token("server")];
+        mesh.manifests.write("server", &services(ENDS[1], &[HTTP, ECHO, GRPC, BULK]));
+        mesh.start();
+        let certs = certs::make(mesh.folder())?;
+        let mut rig = Self { apps: Vec::new(), load, serve, tokens, certs, mesh };
+        rig.start_apps()?;
+        Ok(rig)
+    }
+
+    fn start_apps(&mut self) -> anyhow::Result<()> {
+        let backend = bins::find("demo-http").context("demo-http is not built: `make bench` builds it")?;
+        let mut web = command(&self.serve, User::Root, backend);
+        web.arg(format!("--listen=0.0.0.0:{HTTP}"));
+        let mut bulk = command(&self.serve, User::Root, "iperf3");
+        bulk.args(["-s", "--forceflush", "-p", &BULK.to_string()]);
+        for (name, command) in [("backend", web), ("iperf3-server", bulk)] {
+            let mut program = Program::start(name, command, self.folder())?;
+            program.until("listening", SOON, |program| program.said().contains("istening"))?;
+            self.apps.push(program);
+        }
+        Ok(())
+    }
+
+    /// Files of this run.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        self.mesh.folder()
+    }
+
+    /// The host of a side.
+    #[must_use]
+    pub fn host(&self, side: Side) -> &Host {
+        match side {
+            Side::Client => &self.load,
+            Side::Server => &self.serve,
+        }
+    }
+
+    pub(crate) fn token(&self, side: Side) -> &Path {
+        match side {
+            Side::Client => &self.tokens[0],
+            Side::Server => &self.tokens[1],
+        }
+    }
+
+    /// The server's sidecar.
+    #[must_use]
+    pub fn far(&self) -> SocketAddr {
+        (ENDS[1], INBOUND_PORT).into()
+    }
+
+    /// Both ends of the pair.
+    #[must_use]
+    pub fn ends(&self) -> [Ipv4Addr; 2] {
+        ENDS
+    }
+
+    /// Where clients find an application: a service's address, or the machine itself when nothing is in between.
+    #[must_use]
+    pub fn target(&self, peer: Peer, port: u16) -> SocketAddr {
+        match peer {
+            Peer::Direct => (ENDS[1], port).into(),
+            Peer::Mesh | Peer::Envoy | Peer::Haproxy => (SERVICE, port).into(),
+        }
+    }
+
+    /// Puts the rules in, or takes them out.
+    ///
+    /// # Errors
+    /// When mesh-init fails.
+    pub fn redirect(&self, peer: Peer) -> anyhow::Result<()> {
+        let program = bins::find("mesh-init").context("mesh-init is not built: `make bench` builds it")?;
+        for host in [&self.load, &self.serve] {
+            let mut command = Command::new(&program);
+            command.arg("--netns").arg(host.path()).args(["--ipv6", "on"]);
+            if peer == Peer::Direct {
+                command.arg("--cleanup");
+            }
+            run(&mut command)?;
+        }
+        Ok(())
+    }
+}
+
+/// Joins two hosts by a pair of devices.
+fn join(left: &Host, right: &Host) -> anyhow::Result<()> {
+    let mut command = left.command("ip");
+    command.args(["link", "add", DEVICE, "type", "veth", "peer", "name", DEVICE, "netns"]).arg(right.path());
+    run(&mut command)?;
+    for (host, address) in [(left, ENDS[0]), (right, ENDS[1])] {
+        run(host.command("ip").args(["address", "add", &format!("{address}/30"), "dev", DEVICE]))?;
+        run(host.command("ip").args(["link", "set", DEVICE, "up"]))?;
+    }
+    Ok(())
+}
+
+fn run(command: &mut Command) -> anyhow::Result<()> {
+    let output = command.output().with_context(|| format!("{command:?}"))?;
+    ensure!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr).trim());
+    Ok(())
+}
