@@ -58,10 +58,16 @@ impl Held {
         Line { held: self.clients.len(), errors: self.tally.errors }
     }
 
+    /// How many are no longer open.
+    #[must_use]
+    pub fn lost(&self) -> usize {
+        self.clients.iter().filter(|client| !client.is_open()).count()
+    }
+
     /// Closes all connections; those that are no longer open count as errors.
     #[must_use]
     pub fn close(mut self) -> Tally {
-        for _ in self.clients.iter().filter(|client| !client.is_open()) {
+        for _ in 0..self.lost() {
             self.tally.fail(&anyhow::anyhow!("a connection was not held to the end"));
         }
         self.tally
