@@ -24,8 +24,13 @@ pub enum Generator {
     Wrk(String),
     /// wrk that posts bodies of so many bytes.
     WrkPost(usize),
-    /// h2load with 8 connections of 32 streams, and a path.
-    H2load(String),
+    /// h2load with 8 connections, so many streams on each, and a path.
+    H2load {
+        /// Streams at a time on each connection.
+        streams: u16,
+        /// What is asked for.
+        path: String,
+    },
     /// iperf3 with so many streams.
     Iperf(u16),
     /// `bench-load` with these arguments.
@@ -61,7 +66,7 @@ impl Generator {
         let said = Program::start(name, command, folder)?.finish(Duration::from_secs(seconds) + SLACK)?;
         let outcome = match self {
             Self::Wrk(_) | Self::WrkPost(_) => wrk(&said),
-            Self::H2load(_) => h2load(&said),
+            Self::H2load { .. } => h2load(&said),
             Self::Iperf(_) => iperf(&said),
             Self::Own(_) => own(&said),
         };
@@ -81,9 +86,9 @@ impl Generator {
                 let (script, url) = (script.display().to_string(), format!("http://{target}/sink"));
                 ("wrk", words(&["-t1", "-c64", &duration, "-s", &script, &url]))
             }
-            Self::H2load(path) => {
+            Self::H2load { streams, path } => {
                 let (seconds, url) = (seconds.to_string(), format!("http://{target}{path}"));
-                ("h2load", words(&["-c8", "-m32", "-D", &seconds, &url]))
+                ("h2load", words(&["-c8", &format!("-m{streams}"), "-D", &seconds, &url]))
             }
             Self::Iperf(streams) => {
                 let (address, port) = (target.ip().to_string(), target.port().to_string());

@@ -4,6 +4,7 @@
 //! wire makes it invalid, and the table says so.
 //! Non-goal: the speed of this machine; ratios within one run are what counts.
 
+pub mod bars;
 pub mod cell;
 pub mod certs;
 pub mod control;
@@ -14,9 +15,8 @@ pub mod peers;
 pub mod process;
 pub mod report;
 pub mod rig;
+pub mod run;
 pub mod scenario;
+pub mod tasks;
 pub mod usage;
 pub mod wire;
-
-/// What the back end's bodies are filled with, so that they are seen on the wire where they should not be.
-pub const MARKER: &[u8] = b"plain-text-of-the-bench ";

@@ -58,6 +58,7 @@ impl Rig {
         let mut mesh = Mesh::new();
         let [load, serve] = ["load", "serve"].map(|name| mesh.host(name));
         join(&load, &serve)?;
+        [&load, &serve].map(settle).into_iter().collect::<anyhow::Result<()>>()?;
         let token = |name| mesh.control().token("default", name, Uid::from_raw(PROXY_UID));
         let tokens = [token("client"), token("server")];
         mesh.manifests.write("server", &services(ENDS[1], &[HTTP, ECHO, GRPC, BULK]));
@@ -69,14 +70,16 @@ impl Rig {
     }
 
     fn start_apps(&mut self) -> anyhow::Result<()> {
-        let backend = bins::find("demo-http").context("demo-http is not built: `make bench` builds it")?;
+        let backend = bins::find("bench-backend").context("bench-backend is not built: `make bench` builds it")?;
         let mut web = command(&self.serve, User::Root, backend);
-        web.arg(format!("--listen=0.0.0.0:{HTTP}"));
+        for (flag, port) in [("http", HTTP), ("echo", ECHO), ("grpc", GRPC)] {
+            web.arg(format!("--{flag}=0.0.0.0:{port}"));
+        }
         let mut bulk = command(&self.serve, User::Root, "iperf3");
         bulk.args(["-s", "--forceflush", "-p", &BULK.to_string()]);
-        for (name, command) in [("backend", web), ("iperf3-server", bulk)] {
+        for (name, command, ports) in [("backend", web, 3), ("iperf3-server", bulk, 1)] {
             let mut program = Program::start(name, command, self.folder())?;
-            program.until("listening", SOON, |program| program.said().contains("istening"))?;
+            program.until("listening", SOON, |program| program.said().matches("istening").count() >= ports)?;
             self.apps.push(program);
         }
         Ok(())
@@ -153,6 +156,27 @@ fn join(left: &Host, right: &Host) -> anyhow::Result<()> {
         run(host.command("ip").args(["link", "set", DEVICE, "up"]))?;
     }
     Ok(())
+}
+
+/// Room for tens of thousands of connections in a short time: their ends are forgotten soon, by the stack and by the rules.
+fn settle(host: &Host) -> anyhow::Result<()> {
+    const KEYS: [(&str, &str); 4] = [
+        ("ipv4/ip_local_port_range", "10000 65000"),
+        ("ipv4/tcp_tw_reuse", "1"),
+        ("core/somaxconn", "4096"),
+        ("netfilter/nf_conntrack_tcp_timeout_time_wait", "3"),
+    ];
+    host.enter(|| {
+        for (key, value) in KEYS {
+            let path = format!("/proc/sys/net/{key}");
+            match std::fs::write(&path, value) {
+                // Connection tracking comes with the first rules, on some kernels.
+                Err(error) if !key.starts_with("netfilter") => return Err(error).context(path),
+                _ => {}
+            }
+        }
+        Ok(())
+    })
 }
 
 fn run(command: &mut Command) -> anyhow::Result<()> {

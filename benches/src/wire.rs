@@ -16,14 +16,18 @@ use anyhow::Context as _;
 use mesh_tests::netns::Host;
 use socket2::{Domain, Protocol, Socket, Type};
 
+use crate::load::message;
+
 /// `ETH_P_ALL`, in network order as the kernel wants it.
 const EVERYTHING: i32 = 0x0003_u16.to_be() as i32;
 const PATIENCE: Duration = Duration::from_millis(20);
 /// Packets of a veth pair come as large as the sender made them.
 const LARGEST: usize = 1 << 17;
 const QUEUE: usize = 8 << 20;
+/// TLS_AES_128_GCM_SHA256, which all contestants use.
+const AES_128_GCM: [u8; 2] = [0x13, 1];
 /// Words that only plaintext has: heads of HTTP, and what bodies of the back end are filled with.
-const WORDS: [&[u8]; 3] = [b"HTTP/1.", b"PRI * HTTP/2.0", crate::MARKER];
+const WORDS: [&[u8]; 3] = [b"HTTP/1.", b"PRI * HTTP/2.0", message::MARKER.as_bytes()];
 
 /// A running look.
 pub struct Look {
@@ -40,6 +44,8 @@ pub struct Sight {
     pub other: u64,
     /// Packets with plain words.
     pub words: u64,
+    /// Handshakes that settled on another cipher suite than TLS_AES_128_GCM_SHA256.
+    pub suites: u64,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -110,10 +116,19 @@ impl Sight {
                 [0x16, 3, ..] => self.tls += 1,
                 _ => self.other += 1,
             }
+            self.suites += u64::from(suite(segment.payload).is_some_and(|suite| suite != AES_128_GCM));
         }
         let has = |word: &[u8]| segment.payload.windows(word.len()).any(|window| window == word);
         self.words += u64::from(WORDS.into_iter().any(has));
     }
+}
+
+/// The cipher suite of a ServerHello that a record begins with (RFC 8446 4.1.3).
+fn suite(record: &[u8]) -> Option<[u8; 2]> {
+    // Record and message heads, version, random, then the session id with its length.
+    let hello = record.strip_prefix(&[0x16])?.get(4..)?.strip_prefix(&[2])?.get(37..)?;
+    let (length, rest) = hello.split_first()?;
+    rest.get(usize::from(*length)..)?.first_chunk().copied()
 }
 
 impl Segment<'_> {
@@ -176,18 +191,31 @@ mod tests {
     #[test]
     fn tls_is_told_by_the_first_record() {
         let frames = [frame(7, 2, b""), frame(8, 16, &[0x16, 3, 1, 0, 0]), frame(13, 16, &[0x17, 3, 3, 0, 0])];
-        assert_eq!(sight(&frames), Sight { tls: 1, other: 0, words: 0 });
+        assert_eq!(sight(&frames), Sight { tls: 1, other: 0, words: 0, suites: 0 });
     }
 
     #[test]
     fn a_connection_that_begins_otherwise_is_plaintext() {
         let frames = [frame(7, 2, b""), frame(8, 16, b"hello"), frame(13, 16, b"world")];
-        assert_eq!(sight(&frames), Sight { tls: 0, other: 1, words: 0 });
+        assert_eq!(sight(&frames), Sight { tls: 0, other: 1, words: 0, suites: 0 });
     }
 
     #[test]
     fn words_are_seen_without_the_beginning() {
-        assert_eq!(sight(&[frame(99, 16, b"..HTTP/1.1 200 OK..")]), Sight { tls: 0, other: 0, words: 1 });
+        assert_eq!(sight(&[frame(99, 16, b"..HTTP/1.1 200 OK..")]), Sight { tls: 0, other: 0, words: 1, suites: 0 });
+    }
+
+    #[test]
+    fn another_cipher_suite_is_told() {
+        let mut hello = vec![0x16, 3, 3, 0, 76, 2, 0, 0, 72, 3, 3];
+        hello.extend([7; 32]);
+        hello.push(32);
+        hello.extend([9; 32]);
+        for (suite, others) in [([0x13, 1], 0), ([0x13, 2], 1)] {
+            let record = [&hello[..], &suite, &[0, 0, 0]].concat();
+            assert_eq!(sight(&[frame(7, 2, b""), frame(8, 16, &record)]).suites, others);
+        }
+        assert_eq!(suite(&hello), None);
     }
 
     #[test]

@@ -54,6 +54,8 @@ pub struct Work {
     pub port: u16,
     /// Worker threads of each.
     pub workers: u16,
+    /// Services that they know besides; each has an address of its own, and all the same endpoints.
+    pub targets: u16,
 }
 
 /// What a sidecar has counted since its start.
