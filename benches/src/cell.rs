@@ -1,28 +1,22 @@
-//! A cell: one contestant, one scenario, one round, with sidecars of its own.
+//! A cell: one contestant, one scenario, one round; its figures, and why they might not count.
 //!
-//! Invariant: figures are taken between two readings of the same processes; what makes them invalid is told beside
-//! them: an error, a sidecar that was passed by, plaintext on the wire.
+//! Invariant: a figure is taken between two readings of the same processes; a cell with a problem is never in a median.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::generator::{Generator, Outcome, float};
-use crate::peers::{Counters, Flavour, Pair, Peer, Side};
-use crate::rig::Rig;
-use crate::scenario::{Scenario, Task};
-use crate::usage::{Memory, Spent, Watch};
-use crate::wire::{Look, Sight};
+use crate::generator::{Outcome, float};
+use crate::peers::{Counters, Flavour, Peer, Side};
+use crate::scenario::Scenario;
+use crate::usage::{Memory, Spent};
+use crate::wire::Sight;
 
-const WARM_UP: u64 = 1;
-/// For a sidecar to come to rest.
-const REST: Duration = Duration::from_millis(300);
-/// wrk and h2load count what came within their time, sidecars what was begun: a few may be under way at either end.
+/// wrk and h2load count what was answered within their time, sidecars what was begun: a few are under way at either end.
 const COUNTED: f64 = 0.98;
 
 /// What came of a cell.
-#[derive(Clone, Debug, Deserialize, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
 pub struct Cell {
     /// The scenario's name.
     pub scenario: String,
@@ -36,80 +30,20 @@ pub struct Cell {
     pub figures: BTreeMap<String, f64>,
 }
 
-/// How a cell is run.
-#[derive(Clone, Copy, Debug)]
-pub struct Plan {
-    /// Of its load.
-    pub seconds: u64,
-    /// Counted from 1.
-    pub round: u32,
-}
-
 impl Cell {
-    /// Runs it. What goes wrong is one of its problems.
+    /// A cell without figures.
     #[must_use]
-    pub fn run(rig: &Rig, peer: Peer, scenario: &Scenario, plan: Plan) -> Self {
-        let mut cell = Self {
-            scenario: scenario.name.to_owned(),
-            peer: peer.name().to_owned(),
-            round: plan.round,
-            problems: Vec::new(),
-            figures: BTreeMap::new(),
-        };
-        if let Err(error) = cell.fill(rig, peer, scenario, plan) {
-            cell.problems.push(format!("{error:#}"));
-        }
-        cell
+    pub fn new(scenario: &Scenario, peer: Peer, round: u32) -> Self {
+        Self { scenario: scenario.name.to_owned(), peer: peer.name().to_owned(), round, ..Self::default() }
     }
 
-    fn fill(&mut self, rig: &Rig, peer: Peer, scenario: &Scenario, plan: Plan) -> anyhow::Result<()> {
-        rig.redirect(peer)?;
-        let pair = match peer {
-            Peer::Direct => None,
-            _ => Some(Pair::start(peer, rig, scenario.work)?),
-        };
-        match (&scenario.task, pair) {
-            (Task::Load(generator), None) => self.direct(rig, scenario, generator, plan),
-            (Task::Load(generator), Some(pair)) => self.load(rig, scenario, generator, &pair, plan),
-        }
-    }
-
-    fn direct(&mut self, rig: &Rig, scenario: &Scenario, generator: &Generator, plan: Plan) -> anyhow::Result<()> {
-        let target = rig.target(Peer::Direct, scenario.work.port);
-        let outcome = generator.run(rig.host(Side::Client), target, plan.seconds, rig.folder())?;
-        self.outcome(&outcome);
-        Ok(())
-    }
-
-    fn load(&mut self, rig: &Rig, scenario: &Scenario, generator: &Generator, pair: &Pair, plan: Plan) -> anyhow::Result<()> {
-        let (client, target) = (rig.host(Side::Client), rig.target(Peer::Mesh, scenario.work.port));
-        std::thread::sleep(REST);
-        self.memory("idle", pair.memory()?);
-        let look = Look::start(client, rig.ends())?;
-        let warmed = generator.run(client, target, WARM_UP, rig.folder());
-        self.sight(&look.stop());
-        warmed?;
-        let (counted, spent) = (pair.counters()?, pair.spent()?);
-        let watch = Watch::start(pair.pids().to_vec());
-        let outcome = generator.run(client, target, plan.seconds, rig.folder());
-        let spent = difference(pair.spent()?, spent);
-        let most = watch.stop();
-        let outcome = outcome?;
-        self.outcome(&outcome);
-        self.cpu(spent, &outcome);
-        self.counted(pair.counters()?, counted, scenario, &outcome);
-        if let [client, server] = most[..] {
-            self.memory("peak", [client, server]);
-        }
-        self.memory("after", pair.memory()?);
-        Ok(())
-    }
-
-    fn set(&mut self, name: &str, value: f64) {
+    /// A figure.
+    pub fn set(&mut self, name: &str, value: f64) {
         self.figures.insert(name.to_owned(), value);
     }
 
-    fn outcome(&mut self, outcome: &Outcome) {
+    /// What the generator says.
+    pub fn outcome(&mut self, outcome: &Outcome) {
         self.set("done", outcome.done);
         self.set("per_second", outcome.per_second);
         if outcome.errors > 0 {
@@ -122,18 +56,25 @@ impl Cell {
         }
     }
 
-    fn cpu(&mut self, spent: [Spent; 2], outcome: &Outcome) {
-        for (side, spent) in [Side::Client, Side::Server].into_iter().zip(spent) {
-            self.set(&format!("{}_cpu_us", side.name()), micros(spent.cpu) / outcome.done);
+    /// CPU by unit of work. A sidecar that has worked has used some.
+    pub fn cpu(&mut self, spent: [Spent; 2], done: f64) {
+        for (side, spent) in Side::BOTH.into_iter().zip(spent) {
+            self.set(&format!("{}_cpu_us", side.name()), micros(spent.cpu) / done);
+            if spent.cpu == 0 {
+                self.problems.push(format!("passed by: the {}'s sidecar used no CPU", side.name()));
+            }
         }
-        self.set("cpu_us", spent.iter().map(|spent| micros(spent.cpu)).sum::<f64>() / outcome.done);
+        self.set("cpu_us", spent.iter().map(|spent| micros(spent.cpu)).sum::<f64>() / done);
     }
 
-    fn counted(&mut self, now: [Counters; 2], before: [Counters; 2], scenario: &Scenario, outcome: &Outcome) {
-        for (side, (now, before)) in [Side::Client, Side::Server].into_iter().zip(now.into_iter().zip(before)) {
-            let (seen, expected) = match scenario.work.flavour {
-                Flavour::Tcp => (now.connections - before.connections, 1.0),
-                Flavour::Http1 | Flavour::Http2 => (now.requests - before.requests, outcome.done * COUNTED),
+    /// Whether both sidecars have counted what was done.
+    pub fn counted(&mut self, now: [Counters; 2], before: [Counters; 2], scenario: &Scenario, done: f64) {
+        for (side, (now, before)) in Side::BOTH.into_iter().zip(now.into_iter().zip(before)) {
+            let (seen, expected) = match (scenario.work.flavour, scenario.unit) {
+                (Flavour::Tcp, "connection") => (now.connections - before.connections, done * COUNTED),
+                // How many it takes to do it is the generator's choice.
+                (Flavour::Tcp, _) => (now.connections - before.connections, 1.0),
+                (Flavour::Http1 | Flavour::Http2, _) => (now.requests - before.requests, done * COUNTED),
             };
             if seen < expected {
                 self.problems.push(format!("passed by: the {}'s sidecar counted {seen} of {expected}", side.name()));
@@ -141,34 +82,90 @@ impl Cell {
         }
     }
 
-    fn sight(&mut self, sight: &Sight) {
+    /// What was seen on the wire.
+    pub fn sight(&mut self, sight: &Sight) {
         if sight.other > 0 || sight.words > 0 {
             self.problems.push(format!("plaintext on the wire: {sight:?}"));
         }
         if sight.tls == 0 {
             self.problems.push("no TLS on the wire".to_owned());
         }
-    }
-
-    fn memory(&mut self, when: &str, both: [Memory; 2]) {
-        for (side, memory) in [Side::Client, Side::Server].into_iter().zip(both) {
-            let figures = [("rss", memory.rss), ("anon", memory.anon), ("high", memory.high), ("pss", memory.pss)];
-            for (name, value) in figures.into_iter().filter(|(_, value)| *value > 0) {
-                self.set(&format!("{}_{name}_{when}_kib", side.name()), float(value));
-            }
+        if sight.suites > 0 {
+            self.problems.push("another cipher suite than TLS_AES_128_GCM_SHA256".to_owned());
         }
-        self.set(&format!("anon_{when}_kib"), float(both.iter().map(|memory| memory.anon).max().unwrap_or_default()));
+    }
+
+    /// Memory at a moment: of each side, and the larger of both.
+    pub fn memory(&mut self, when: &str, both: [Memory; 2]) {
+        let kinds: [(&str, fn(&Memory) -> u64); 4] =
+            [("rss", |of| of.rss), ("anon", |of| of.anon), ("high", |of| of.high), ("pss", |of| of.pss)];
+        for (kind, of) in kinds {
+            let values = [of(&both[0]), of(&both[1])];
+            // Pss is not counted under load.
+            if values == [0, 0] {
+                continue;
+            }
+            for (side, value) in Side::BOTH.into_iter().zip(values) {
+                self.set(&format!("{}_{kind}_{when}_kib", side.name()), float(value));
+            }
+            self.set(&format!("{kind}_{when}_kib"), float(values[0].max(values[1])));
+        }
     }
 }
 
-fn difference(now: [Spent; 2], before: [Spent; 2]) -> [Spent; 2] {
-    let minus = |index: usize| Spent {
-        cpu: now[index].cpu.saturating_sub(before[index].cpu),
-        wakes: now[index].wakes.saturating_sub(before[index].wakes),
-    };
-    [minus(0), minus(1)]
+/// Nanoseconds as microseconds.
+#[must_use]
+pub fn micros(nanos: u64) -> f64 {
+    float(nanos) / 1e3
 }
 
-fn micros(nanos: u64) -> f64 {
-    float(nanos) / 1e3
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scenario;
+
+    fn counters(requests: f64, connections: f64) -> Counters {
+        Counters { requests, connections }
+    }
+
+    fn counted(name: &str, client: Counters, server: Counters) -> Vec<String> {
+        let scenario = scenario::named(&[name.to_owned()]).unwrap().remove(0);
+        let mut cell = Cell::new(&scenario, Peer::Mesh, 1);
+        cell.counted([client, server], [counters(10.0, 10.0); 2], &scenario, 100.0);
+        cell.problems
+    }
+
+    #[test]
+    fn a_sidecar_that_was_passed_by_is_a_problem() {
+        assert_eq!(counted("h1-small", counters(110.0, 11.0), counters(110.0, 11.0)), Vec::<String>::new());
+        let problems = counted("h1-small", counters(110.0, 11.0), counters(10.0, 11.0));
+        assert_eq!(problems, ["passed by: the server's sidecar counted 0 of 98"]);
+        assert_eq!(counted("tcp-churn", counters(0.0, 50.0), counters(0.0, 110.0)).len(), 1);
+        assert_eq!(counted("tcp-bulk-1", counters(0.0, 11.0), counters(0.0, 10.0)).len(), 1);
+    }
+
+    #[test]
+    fn plaintext_and_silence_on_the_wire_are_problems() {
+        for (sight, problems) in [
+            (Sight { tls: 2, ..Sight::default() }, 0),
+            (Sight { tls: 2, words: 1, ..Sight::default() }, 1),
+            (Sight { tls: 2, other: 1, ..Sight::default() }, 1),
+            (Sight { tls: 2, suites: 1, ..Sight::default() }, 1),
+            (Sight::default(), 1),
+        ] {
+            let mut cell = Cell::default();
+            cell.sight(&sight);
+            assert_eq!(cell.problems.len(), problems, "{sight:?}");
+        }
+    }
+
+    #[test]
+    fn cpu_is_of_both_and_by_unit() {
+        let mut cell = Cell::default();
+        cell.cpu([Spent { cpu: 3_000_000, wakes: 0 }, Spent { cpu: 1_000_000, wakes: 0 }], 100.0);
+        assert_eq!((cell.figures["cpu_us"], cell.figures["client_cpu_us"]), (40.0, 30.0));
+        assert!(cell.problems.is_empty());
+        cell.cpu([Spent::default(); 2], 100.0);
+        assert_eq!(cell.problems.len(), 2);
+    }
 }

@@ -7,16 +7,17 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
 use mesh_tests::bins;
-use mesh_tests::mesh::{INBOUND_PORT, Mesh, PROXY_UID};
+use mesh_tests::mesh::{INBOUND_PORT, Mesh, Metrics, PROXY_UID};
 use mesh_tests::netns::Host;
 use nix::unistd::Uid;
 
 use crate::certs;
-use crate::peers::{Peer, Side, services};
+use crate::peers::{Peer, Side, many_services, services};
 use crate::process::{Program, User, command};
 
 /// The sidecar's port for what the application dials.
@@ -25,6 +26,18 @@ pub const OUTBOUND_PORT: u16 = 4140;
 pub const SERVICE: Ipv4Addr = Ipv4Addr::new(10, 96, 200, 1);
 /// The ends of the pair.
 const ENDS: [Ipv4Addr; 2] = [Ipv4Addr::new(10, 78, 0, 1), Ipv4Addr::new(10, 78, 0, 2)];
+/// More addresses of the server, where the endpoints of many services are.
+pub const ENDPOINTS: [Ipv4Addr; 10] = {
+    let mut addresses = [ENDS[1]; 10];
+    let mut index = 0;
+    while index < addresses.len() {
+        addresses[index] = Ipv4Addr::new(10, 78, 1, index as u8 + 1);
+        index += 1;
+    }
+    addresses
+};
+/// The manifest of many services.
+const TARGETS: &str = "targets";
 /// The name of its devices.
 const DEVICE: &str = "link0";
 /// HTTP/1.1 and h2c.
@@ -128,6 +141,27 @@ impl Rig {
         }
     }
 
+    /// Tells the control plane of so many services more, and waits until it knows them.
+    ///
+    /// # Errors
+    /// When it does not.
+    pub fn publish(&self, count: u16) -> anyhow::Result<()> {
+        let addresses: Vec<_> = (0..count).map(|number| target(number).ip()).collect();
+        self.mesh.manifests.write(TARGETS, &many_services(&ENDPOINTS, &addresses, HTTP));
+        let deadline = Instant::now() + SOON;
+        let known = || Metrics::parse(&self.mesh.control().destination_metrics()).sum("mesh_destination_objects", &[]);
+        while known() < f64::from(count) {
+            ensure!(Instant::now() < deadline, "mesh-destination knows {} objects after {SOON:?}", known());
+            thread::sleep(Duration::from_millis(50));
+        }
+        Ok(())
+    }
+
+    /// Takes them back.
+    pub fn withdraw(&self) {
+        self.mesh.manifests.remove(TARGETS);
+    }
+
     /// Puts the rules in, or takes them out.
     ///
     /// # Errors
@@ -146,6 +180,13 @@ impl Rig {
     }
 }
 
+/// One of many services.
+#[must_use]
+pub fn target(number: u16) -> SocketAddr {
+    let [high, low] = number.to_be_bytes();
+    (Ipv4Addr::new(10, 97, high, low), HTTP).into()
+}
+
 /// Joins two hosts by a pair of devices.
 fn join(left: &Host, right: &Host) -> anyhow::Result<()> {
     let mut command = left.command("ip");
@@ -154,6 +195,10 @@ fn join(left: &Host, right: &Host) -> anyhow::Result<()> {
     for (host, address) in [(left, ENDS[0]), (right, ENDS[1])] {
         run(host.command("ip").args(["address", "add", &format!("{address}/30"), "dev", DEVICE]))?;
         run(host.command("ip").args(["link", "set", DEVICE, "up"]))?;
+    }
+    for address in ENDPOINTS {
+        run(right.command("ip").args(["address", "add", &format!("{address}/32"), "dev", DEVICE]))?;
+        run(left.command("ip").args(["route", "add", &address.to_string(), "dev", DEVICE]))?;
     }
     Ok(())
 }

@@ -1,83 +1,110 @@
 //! `bench`: the mesh and its peers, side by side, as a table.
 
-use std::path::PathBuf;
+use std::fs;
+use std::path::{Path, PathBuf};
 
-use clap::Parser;
-use mesh_benches::cell::{Cell, Plan};
+use anyhow::Context as _;
+use clap::{Parser, value_parser};
+use mesh_benches::cell::Cell;
 use mesh_benches::peers::Peer;
-use mesh_benches::report;
-use mesh_benches::rig::Rig;
+use mesh_benches::report::Run;
+use mesh_benches::run::Plan;
 use mesh_benches::scenario;
 
-/// Runs each scenario against each contestant in turn and prints medians of the rounds.
+/// Runs each scenario against each contestant in turn, and prints medians of the rounds as a table.
+///
+/// Load and back end are in two network namespaces, joined by a veth pair; a sidecar stands before each, traffic is
+/// redirected to it by rules, and between them there is mutual TLS. Each cell has fresh sidecars. A cell with an error,
+/// a sidecar that was passed by, or plaintext on the wire is invalid. Needs root, and what `make bench` installs.
 #[derive(Parser)]
-#[command(max_term_width = 110)]
+#[command(
+    max_term_width = 110,
+    after_help = "Examples:\n  bench --quick                                       the main scenarios, short\n  \
+                  bench --only h1-small,h2-small --rounds 5           two of them\n  \
+                  bench --only h1-small --json a.json                 keep the cells\n  \
+                  bench --from a.json,b.json --markdown all.md        one table of several runs"
+)]
 struct Options {
-    /// Short rounds of the main scenarios
+    /// The main scenarios, for a short time each
     #[arg(long)]
     quick: bool,
     /// Only these scenarios
-    #[arg(long, value_delimiter = ',')]
+    #[arg(long, value_delimiter = ',', value_name = "SCENARIO")]
     only: Vec<String>,
-    /// The contestants
-    #[arg(long, value_delimiter = ',', value_enum)]
+    /// The contestants [default: all; with --quick: all but direct]
+    #[arg(long, value_delimiter = ',', value_enum, value_name = "NAME")]
     proxies: Vec<Peer>,
-    /// How often each cell is run
-    #[arg(long)]
+    /// How often each cell is run [default: 3; with --quick: 1]
+    #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..=100))]
     rounds: Option<u32>,
-    /// How long each load takes
-    #[arg(long)]
+    /// How long each load takes [default: 5; with --quick: 2]
+    #[arg(long, value_name = "S", value_parser = value_parser!(u64).range(1..=300))]
     seconds: Option<u64>,
-    /// Writes all cells here
-    #[arg(long)]
+    /// Writes header and cells here
+    #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
     /// Writes the table here
-    #[arg(long)]
+    #[arg(long, value_name = "FILE")]
     markdown: Option<PathBuf>,
+    /// Runs nothing: the table of the cells in these files
+    #[arg(long, value_delimiter = ',', value_name = "FILE", conflicts_with_all = ["quick", "only", "proxies", "rounds", "seconds"])]
+    from: Vec<PathBuf>,
 }
 
 fn main() -> anyhow::Result<()> {
     let options = Options::parse();
-    let all = scenario::all();
-    let chosen: Vec<_> = all
-        .iter()
-        .filter(|scenario| match options.only.is_empty() {
-            true => scenario.is_quick || !options.quick,
-            false => options.only.iter().any(|name| name == scenario.name),
-        })
-        .collect();
-    let peers = match options.proxies.is_empty() {
-        true => vec![Peer::Mesh, Peer::Envoy, Peer::Haproxy],
-        false => options.proxies.clone(),
+    let run = match options.from.is_empty() {
+        true => options.plan()?.run(tell)?,
+        false => merged(&options.from)?,
     };
-    let rig = Rig::new()?;
-    let mut cells = Vec::new();
-    for round in 1..=options.rounds.unwrap_or(if options.quick { 1 } else { 3 }) {
-        for scenario in &chosen {
-            for peer in &peers {
-                let seconds = options.seconds.unwrap_or(if options.quick { 2 } else { 4 });
-                let cell = Cell::run(&rig, *peer, scenario, Plan { seconds, round });
-                eprintln!(
-                    "{round} {} {}: {:.1} us, {:.0}/s {}",
-                    scenario.name,
-                    peer.name(),
-                    cell.figures.get("cpu_us").copied().unwrap_or_default(),
-                    cell.figures.get("per_second").copied().unwrap_or_default(),
-                    cell.problems.join("; ")
-                );
-                cells.push(cell);
-            }
-        }
+    if let Some(path) = &options.json {
+        write(path, &serde_json::to_string_pretty(&run)?)?;
     }
-    let names: Vec<_> = peers.iter().map(|peer| peer.name()).collect();
-    let scenarios: Vec<_> = chosen.iter().map(|scenario| scenario.name).collect();
-    let table = report::markdown(&cells, &names, &scenarios);
+    let table = run.markdown();
+    if let Some(path) = &options.markdown {
+        write(path, &table)?;
+    }
     print!("{table}");
-    if let Some(path) = options.json {
-        std::fs::write(path, serde_json::to_string_pretty(&cells)?)?;
-    }
-    if let Some(path) = options.markdown {
-        std::fs::write(path, table)?;
-    }
     Ok(())
+}
+
+impl Options {
+    fn plan(&self) -> anyhow::Result<Plan> {
+        let scenarios = match self.only.is_empty() {
+            true => scenario::all().into_iter().filter(|scenario| scenario.is_quick || !self.quick).collect(),
+            false => scenario::named(&self.only)?,
+        };
+        let peers = match (self.proxies.is_empty(), self.quick) {
+            (false, _) => self.proxies.clone(),
+            (true, false) => vec![Peer::Direct, Peer::Mesh, Peer::Envoy, Peer::Haproxy],
+            (true, true) => vec![Peer::Mesh, Peer::Envoy, Peer::Haproxy],
+        };
+        let (rounds, seconds) = if self.quick { (1, 2) } else { (3, 5) };
+        Ok(Plan { scenarios, peers, rounds: self.rounds.unwrap_or(rounds), seconds: self.seconds.unwrap_or(seconds) })
+    }
+}
+
+/// A line on stderr, so that a run of half an hour shows that it lives.
+fn tell(cell: &Cell) {
+    let shown = ["cpu_us", "per_second", "p50_us", "p99_us", "anon_each_kib", "cpu_us_per_second", "anon_left_kib"];
+    let figure = |name: &&str| Some(format!("{name} {:.1}", cell.figures.get(*name)?));
+    let figures: Vec<_> = shown.iter().filter_map(figure).collect();
+    let problems: String = cell.problems.iter().map(|problem| format!(" INVALID: {problem}")).collect();
+    eprintln!("{} {:<14} {:<8} {}{problems}", cell.round, cell.scenario, cell.peer, figures.join(", "));
+}
+
+/// The cells of several runs under the newest header; rounds are counted on.
+fn merged(paths: &[PathBuf]) -> anyhow::Result<Run> {
+    let mut all = Run::default();
+    for path in paths {
+        let text = fs::read_to_string(path).with_context(|| path.display().to_string())?;
+        let run: Run = serde_json::from_str(&text).with_context(|| format!("{} is not of bench", path.display()))?;
+        all.header = run.header;
+        all.cells.extend(run.cells);
+    }
+    Ok(all)
+}
+
+fn write(path: &Path, text: &str) -> anyhow::Result<()> {
+    fs::write(path, text).with_context(|| path.display().to_string())
 }

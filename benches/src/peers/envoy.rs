@@ -4,6 +4,7 @@
 //! `x-forwarded` fields that it adds by itself are off where it can be told so, as the others add none.
 
 use std::fs;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, ensure};
@@ -48,9 +49,16 @@ pub(super) fn counters(metrics: &Metrics) -> Counters {
 }
 
 fn config(scene: &Scene) -> Value {
+    let far = match scene.side {
+        Side::Client => scene.far,
+        Side::Server => ([127, 0, 0, 1], scene.work.port).into(),
+    };
+    let mut clusters = vec![cluster(scene, "back", &[far])];
+    let endpoints: Vec<_> = scene.endpoints().collect();
+    clusters.extend(scene.targets().map(|target| cluster(scene, &target.to_string(), &endpoints)));
     json!({
         "admin": { "address": socket("127.0.0.1", ADMIN_PORT) },
-        "static_resources": { "listeners": [listener(scene)], "clusters": [cluster(scene)] },
+        "static_resources": { "listeners": [listener(scene)], "clusters": clusters },
     })
 }
 
@@ -63,7 +71,7 @@ fn listener(scene: &Scene) -> Value {
                 "stat_prefix": "front", "cluster": "back",
             },
         }),
-        Flavour::Http1 | Flavour::Http2 => json!({ "name": "http", "typed_config": manager() }),
+        Flavour::Http1 | Flavour::Http2 => json!({ "name": "http", "typed_config": manager(scene) }),
     };
     let (address, chain) = match scene.side {
         Side::Client => (socket("127.0.0.1", OUTBOUND_PORT), json!({ "filters": [filter] })),
@@ -81,17 +89,22 @@ fn listener(scene: &Scene) -> Value {
     json!({ "name": "front", "address": address, "tcp_backlog_size": 4096, "filter_chains": [chain] })
 }
 
-fn manager() -> Value {
+fn manager(scene: &Scene) -> Value {
+    let host = |name: &str, domain: &str| {
+        json!({
+            "name": name, "domains": [domain],
+            "routes": [{ "match": { "prefix": "/" }, "route": { "cluster": name, "timeout": "0s" } }],
+        })
+    };
+    let targets = scene.targets().map(|target| target.to_string());
+    let hosts: Vec<_> = targets.map(|target| host(&target, &target)).chain([host("back", "*")]).collect();
     json!({
         "@type": format!("{TYPES}.filters.network.http_connection_manager.v3.HttpConnectionManager"),
         "stat_prefix": "front",
         "codec_type": "AUTO",
         "generate_request_id": false,
         "stream_idle_timeout": "3600s",
-        "route_config": { "virtual_hosts": [{
-            "name": "all", "domains": ["*"],
-            "routes": [{ "match": { "prefix": "/" }, "route": { "cluster": "back", "timeout": "0s" } }],
-        }]},
+        "route_config": { "virtual_hosts": hosts },
         "http_filters": [{
             "name": "router",
             "typed_config": {
@@ -101,20 +114,17 @@ fn manager() -> Value {
     })
 }
 
-fn cluster(scene: &Scene) -> Value {
-    let far = match scene.side {
-        Side::Client => socket(&scene.far.ip().to_string(), scene.far.port()),
-        Side::Server => socket("127.0.0.1", scene.work.port),
-    };
+fn cluster(scene: &Scene, name: &str, endpoints: &[SocketAddr]) -> Value {
     let limits = json!([{
         "max_connections": MOST, "max_pending_requests": MOST, "max_requests": MOST, "max_retries": 3,
     }]);
+    let address = |endpoint: &SocketAddr| socket(&endpoint.ip().to_string(), endpoint.port());
+    let endpoints: Vec<_> =
+        endpoints.iter().map(|endpoint| json!({ "endpoint": { "address": address(endpoint) } })).collect();
     let mut cluster = json!({
-        "name": "back", "type": "STATIC", "connect_timeout": "10s",
+        "name": name, "type": "STATIC", "connect_timeout": "10s",
         "circuit_breakers": { "thresholds": limits },
-        "load_assignment": { "cluster_name": "back", "endpoints": [{
-            "lb_endpoints": [{ "endpoint": { "address": far } }],
-        }]},
+        "load_assignment": { "cluster_name": name, "endpoints": [{ "lb_endpoints": endpoints }] },
     });
     let protocol = match (scene.side, scene.work.flavour) {
         (_, Flavour::Tcp) => None,

@@ -38,36 +38,48 @@ pub(super) fn counters(metrics: &Metrics) -> Counters {
 }
 
 fn config(scene: &Scene) -> String {
-    let (mode, alpn, clear) = match scene.work.flavour {
-        Flavour::Http1 => ("http\n  http-reuse always", " alpn http/1.1", ""),
-        Flavour::Http2 => ("http\n  http-reuse always", " alpn h2", " proto h2"),
-        Flavour::Tcp => ("tcp", "", ""),
+    let tcp = scene.work.flavour == Flavour::Tcp;
+    let (root, both) = (scene.certs.root.display(), scene.certs.both.display());
+    let (alpn, clear) = match scene.work.flavour {
+        Flavour::Http1 => (" alpn http/1.1", ""),
+        Flavour::Http2 => (" alpn h2", " proto h2"),
+        Flavour::Tcp => ("", ""),
     };
-    let (root, both, port) = (scene.certs.root.display(), scene.certs.both.display(), scene.work.port);
-    let (bind, server) = match scene.side {
+    let tls = format!("ssl crt {both} ca-file {root} verify required{alpn}");
+    let (bind, far) = match scene.side {
         Side::Client => (
             format!("127.0.0.1:{OUTBOUND_PORT}{clear}"),
-            format!("{} ssl crt {both} ca-file {root} verify required verifyhost {NAME} sni str({NAME}){alpn}", scene.far),
+            format!("{} {tls} verifyhost {NAME} sni str({NAME})", scene.far),
         ),
-        Side::Server => (
-            format!("0.0.0.0:{INBOUND_PORT} ssl crt {both} ca-file {root} verify required{alpn}"),
-            format!("127.0.0.1:{port}{clear}"),
-        ),
+        Side::Server => (format!("0.0.0.0:{INBOUND_PORT} {tls}"), format!("127.0.0.1:{}{clear}", scene.work.port)),
     };
+    let (mode, reuse) = if tcp { ("tcp", "") } else { ("http", "  http-reuse always\n") };
+    let (choice, more) = targets(scene, &tls, reuse);
     format!(
         "global\n  nbthread {workers}\n  maxconn {most}\n  ssl-default-bind-options ssl-min-ver TLSv1.3\n  \
          ssl-default-server-options ssl-min-ver TLSv1.3\n  \
          ssl-default-bind-ciphersuites TLS_AES_128_GCM_SHA256\n  \
          ssl-default-server-ciphersuites TLS_AES_128_GCM_SHA256\n\
-         defaults\n  timeout connect 10s\n  timeout client 1h\n  timeout server 1h\n  backlog 4096\n  maxconn {most}\n\
-         frontend front\n  mode {front}\n  bind {bind}\n  default_backend back\n\
-         backend back\n  mode {mode}\n  server far {server}\n\
+         defaults\n  mode {mode}\n  timeout connect 10s\n  timeout client 1h\n  timeout server 1h\n  backlog 4096\n  \
+         maxconn {most}\n\
+         frontend front\n  bind {bind}\n{choice}  default_backend back\n\
+         backend back\n{reuse}  server far {far}\n{more}\
          frontend admin\n  mode http\n  bind 127.0.0.1:{ADMIN_PORT}\n  \
-         http-request use-service prometheus-exporter if {{ path /metrics }}\n  \
-         http-request return status 200\n",
+         http-request use-service prometheus-exporter if {{ path /metrics }}\n  http-request return status 200\n",
         workers = scene.work.workers,
         // It refuses to start when its files would not suffice for two ends of each.
         most = (files() - 400) / 2,
-        front = mode.lines().next().unwrap_or_default(),
     )
+}
+
+/// How the front end chooses among many services, and their back ends.
+fn targets(scene: &Scene, tls: &str, reuse: &str) -> (&'static str, String) {
+    let choice = if scene.targets().next().is_some() { "  use_backend %[req.hdr(host)]\n" } else { "" };
+    let backend = |target| {
+        let servers = scene.endpoints().enumerate().map(|(number, endpoint)| {
+            format!("  server s{number} {endpoint} {tls} verifyhost {NAME} sni str({NAME})\n")
+        });
+        format!("backend {target}\n{reuse}{}", servers.collect::<String>())
+    };
+    (choice, scene.targets().map(backend).collect())
 }

@@ -2,7 +2,7 @@
 //!
 //! Non-goal: declaring protocols: the mesh finds them out, which its peers are told.
 
-use std::fmt::Write as _;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 
 use anyhow::Context as _;
@@ -44,21 +44,34 @@ pub(super) fn counters(side: Side, metrics: &Metrics) -> Counters {
     }
 }
 
-/// The manifest of the application's workload and of a service for each of its ports.
+/// The manifest of the application's workload, and of a service with each of its ports.
 #[must_use]
-pub fn services(address: std::net::Ipv4Addr, ports: &[u16]) -> String {
-    let mut text = format!(
-        "apiVersion: mesh.internal/v1alpha1\nkind: Workload\nmetadata:\n  name: server\n  namespace: default\n  \
-         labels: {{app: web}}\nspec:\n  addresses: [\"{address}\"]\n  serviceAccount: server\n  meshed: true\n"
-    );
-    let _ = write!(
-        text,
-        "---\napiVersion: v1\nkind: Service\nmetadata:\n  name: web\n  namespace: default\nspec:\n  clusterIP: \"{0}\"\n  \
-         clusterIPs: [\"{0}\"]\n  selector: {{app: web}}\n  ports:\n",
-        rig::SERVICE
-    );
-    for port in ports {
-        let _ = write!(text, "    - name: port-{port}\n      port: {port}\n      targetPort: {port}\n");
-    }
-    text
+pub fn services(address: Ipv4Addr, ports: &[u16]) -> String {
+    workload("server", "web", address) + &service("web", "web", rig::SERVICE.into(), ports)
+}
+
+/// The manifests of many services over the same workloads.
+#[must_use]
+pub fn many_services(endpoints: &[Ipv4Addr], services: &[IpAddr], port: u16) -> String {
+    let workloads = endpoints.iter().enumerate();
+    let workloads = workloads.map(|(number, address)| workload(&format!("many-{number}"), "many", *address));
+    let services = services.iter().enumerate();
+    let services = services.map(|(number, address)| service(&format!("target-{number}"), "many", *address, &[port]));
+    workloads.chain(services).collect()
+}
+
+fn workload(name: &str, app: &str, address: Ipv4Addr) -> String {
+    format!(
+        "---\napiVersion: mesh.internal/v1alpha1\nkind: Workload\nmetadata:\n  name: {name}\n  namespace: default\n  \
+         labels: {{app: {app}}}\nspec:\n  addresses: [\"{address}\"]\n  serviceAccount: server\n  meshed: true\n"
+    )
+}
+
+fn service(name: &str, app: &str, address: IpAddr, ports: &[u16]) -> String {
+    let ports: String =
+        ports.iter().map(|port| format!("    - name: port-{port}\n      port: {port}\n      targetPort: {port}\n")).collect();
+    format!(
+        "---\napiVersion: v1\nkind: Service\nmetadata:\n  name: {name}\n  namespace: default\nspec:\n  \
+         clusterIP: \"{address}\"\n  clusterIPs: [\"{address}\"]\n  selector: {{app: {app}}}\n  ports:\n{ports}"
+    )
 }

@@ -9,15 +9,16 @@ mod haproxy;
 mod mesh;
 mod sidecar;
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use mesh_tests::bins;
 use mesh_tests::mesh::Metrics;
 
 use crate::certs;
-use crate::rig::Rig;
+use crate::rig::{self, Rig};
 
-pub use mesh::services;
+pub use mesh::{many_services, services};
 pub use sidecar::{Pair, Sidecar};
 
 /// A contestant.
@@ -160,12 +161,24 @@ struct Scene<'a> {
     side: Side,
     work: Work,
     /// The server's sidecar.
-    far: std::net::SocketAddr,
+    far: SocketAddr,
     certs: &'a certs::Files,
 }
 
 impl<'a> Scene<'a> {
     fn new(rig: &'a Rig, side: Side, work: Work) -> Self {
         Self { side, work, far: rig.far(), certs: &rig.certs }
+    }
+
+    /// The services that a client's sidecar knows besides, by the authority of requests to them.
+    fn targets(&self) -> impl Iterator<Item = SocketAddr> {
+        let count = if self.side == Side::Client { self.work.targets } else { 0 };
+        (0..count).map(rig::target)
+    }
+
+    /// Their endpoints: more addresses of the server's sidecar.
+    fn endpoints(&self) -> impl Iterator<Item = SocketAddr> {
+        let port = self.far.port();
+        rig::ENDPOINTS.into_iter().map(move |address| (address, port).into())
     }
 }

@@ -18,7 +18,7 @@ use crate::usage::{self, Memory, Pss, Spent};
 
 const SOON: Duration = Duration::from_secs(20);
 
-/// Both sidecars.
+/// Both sidecars of a pair.
 pub struct Pair {
     /// With the clients.
     pub client: Sidecar,
@@ -149,6 +149,9 @@ fn admin() -> SocketAddr {
 }
 
 impl Side {
+    /// The client's first, as everywhere.
+    pub const BOTH: [Self; 2] = [Self::Client, Self::Server];
+
     /// Its name.
     #[must_use]
     pub fn name(self) -> &'static str {
