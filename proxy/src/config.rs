@@ -74,7 +74,15 @@ const TAP_PORT: u16 = 4190;
 
 /// Reads the process's environment.
 pub fn from_process() -> Result<Config, Vec<Error>> {
-    let mut env = Env::from_process(PREFIX);
+    from_env(Env::from_process(PREFIX))
+}
+
+/// Reads variables that are given, not the process's. For programs that hold more than one proxy, or less.
+pub fn from_vars(vars: impl IntoIterator<Item = (&'static str, String)>) -> Result<Config, Vec<Error>> {
+    from_env(Env::from_vars(PREFIX, vars))
+}
+
+fn from_env(mut env: Env) -> Result<Config, Vec<Error>> {
     let config = read(&mut env);
     env.finish()?;
     // `finish` has failed if a required variable was missing.

@@ -9,6 +9,7 @@ pub mod body;
 pub mod client;
 pub mod mesh;
 pub mod netns;
+pub mod pair;
 pub mod promtool;
 pub mod raw;
 pub mod streams;

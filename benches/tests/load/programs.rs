@@ -22,10 +22,10 @@ impl Backend {
     fn start() -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_bench-backend"));
         command.args(["--http", ANY, "--echo", ANY, "--grpc", ANY]).stdout(Stdio::piped());
-        let mut process = command.spawn().unwrap();
-        let mut lines = BufReader::new(process.stdout.take().unwrap()).lines();
+        let mut process = command.spawn().expect("the back end starts");
+        let mut lines = BufReader::new(process.stdout.take().expect("its stdout")).lines();
         let mut listening = |name: &str| {
-            let line = lines.next().unwrap().unwrap();
+            let line = lines.next().expect("a line").expect("text");
             line.strip_prefix(&format!("listening {name} ")).unwrap_or_else(|| panic!("{line}")).to_owned()
         };
         Self { http: listening("http"), echo: listening("echo"), grpc: listening("grpc"), process }
@@ -42,7 +42,7 @@ impl Drop for Backend {
 fn start(arguments: &str, target: &str) -> Child {
     let mut command = Command::new(LOAD);
     command.args(arguments.split(' ')).args(["--target", target]);
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the load starts")
 }
 
 #[test]

@@ -24,8 +24,8 @@ pub(crate) struct Server {
 impl Server {
     /// Messages are counted from 0, over all connections.
     pub(crate) fn that(next: impl Fn(usize) -> Next + Send + 'static) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let (addr, stop) = (listener.local_addr().unwrap(), Arc::new(AtomicBool::new(false)));
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let (addr, stop) = (listener.local_addr().expect("an address"), Arc::new(AtomicBool::new(false)));
         let stopped = Arc::clone(&stop);
         let thread = std::thread::spawn(move || serve(&listener, &stopped, next));
         Self { addr, stop, thread: Some(thread) }

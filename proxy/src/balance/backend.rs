@@ -53,7 +53,7 @@ pub struct EndpointState {
 
 /// Where a request or connection was tried.
 #[derive(Default)]
-struct Tried {
+pub struct Tried {
     endpoints: Vec<Arc<Endpoint>>,
     last: Option<Failure>,
 }
@@ -135,7 +135,8 @@ impl Backend {
         }
     }
 
-    fn pick(&self, tried: &Tried) -> Result<Load, Failed> {
+    /// The endpoint to try next, counted as its load.
+    pub fn pick(&self, tried: &Tried) -> Result<Load, Failed> {
         if tried.endpoints.len() >= self.reach.settings.tries {
             return Err(self.failed(tried.last.clone()));
         }

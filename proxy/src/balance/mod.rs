@@ -15,7 +15,7 @@ mod request;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use backend::{Backend, EndpointState, Failed};
+pub use backend::{Backend, EndpointState, Failed, Tried};
 pub use endpoint::{Endpoint, Load};
 pub use reach::Reach;
 

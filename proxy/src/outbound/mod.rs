@@ -14,8 +14,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 use tokio::net::TcpStream;
 
-pub use target::TargetState;
-use target::{Route, Target};
+pub use target::{Route, Target, TargetState};
 
 use crate::balance::Reach;
 use crate::control::Discovery;
@@ -124,7 +123,8 @@ impl Outbound {
         sniff::refuse(stream, &self.settings.sniff, reason, detail).await;
     }
 
-    fn target(&self, dialed: SocketAddr) -> Arc<Target> {
+    /// What is known of a destination.
+    pub fn target(&self, dialed: SocketAddr) -> Arc<Target> {
         let mut targets = self.targets.lock().unwrap_or_else(PoisonError::into_inner);
         targets.get_or_insert(&dialed, Instant::now(), || Target::new(dialed, self.discovery.outbound(dialed)))
     }

@@ -15,7 +15,7 @@ use crate::net::Stream;
 use crate::sniff::Seen;
 
 /// A destination that the application dials.
-pub(super) struct Target {
+pub struct Target {
     dialed: SocketAddr,
     subscription: Subscription<model::Target>,
     asked_in_vain: AtomicBool,
@@ -24,7 +24,7 @@ pub(super) struct Target {
 }
 
 /// What holds for a destination until discovery says otherwise.
-pub(super) struct Route {
+pub struct Route {
     of: Option<Arc<model::Target>>,
     pub(super) protocol: Protocol,
     dialed: SocketAddr,
@@ -77,7 +77,7 @@ impl Target {
     }
 
     /// The route by what discovery says now.
-    pub(super) fn route(&self, discovery: &Discovery, reach: &Arc<Reach>, metrics: &Metrics) -> Arc<Route> {
+    pub fn route(&self, discovery: &Discovery, reach: &Arc<Reach>, metrics: &Metrics) -> Arc<Route> {
         let says = self.subscription.current();
         let mut route = self.route.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(route) = &*route

@@ -1,0 +1,41 @@
+//! Sizes of the futures that each connection and each request keeps.
+
+use std::sync::Arc;
+
+use http::Request;
+use mesh_proxy::http::{Body, Caller};
+use tokio::net::{TcpListener, TcpStream};
+
+use crate::with_pair;
+
+/// An accepted connection, from its first to its last byte.
+const OUTBOUND: usize = 6_800;
+const INBOUND: usize = 10_600;
+/// A request on its way to an endpoint, up to the response's head.
+const REQUEST: usize = 6_900;
+/// A byte stream that is being opened.
+const OPENING: usize = 5_700;
+
+#[test]
+fn connections_and_requests_keep_futures_of_a_known_size() {
+    with_pair(|runtime, pair| {
+        runtime.block_on(async {
+            let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+            let addr = listener.local_addr().expect("an address");
+            let dial = || async { TcpStream::connect(addr).await.expect("a connection") };
+            let outbound = Arc::clone(&pair.outbound).serve(dial().await, pair.drain.clone());
+            let inbound = Arc::clone(&pair.inbound).serve(dial().await, pair.drain.clone());
+            let request = pair.backend.send(Request::new(Body::empty()), &Caller::Deaf, |_| ());
+            let opening = pair.backend.open(None);
+            let sizes = [
+                ("Outbound::serve", size_of_val(&outbound), OUTBOUND),
+                ("Inbound::serve", size_of_val(&inbound), INBOUND),
+                ("Backend::send", size_of_val(&request), REQUEST),
+                ("Backend::open", size_of_val(&opening), OPENING),
+            ];
+            println!("{sizes:?}");
+            let over: Vec<_> = sizes.iter().filter(|(_, size, budget)| size > budget).collect();
+            assert!(over.is_empty(), "(future, bytes, budget): {over:?}");
+        });
+    });
+}
