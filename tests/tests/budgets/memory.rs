@@ -1,0 +1,175 @@
+//! Memory of real sidecars: idle, for each held connection, and for each known destination. RssAnon, in KiB.
+//!
+//! Invariant: figures are what a sidecar grew by, divided by the count; what the first connections bring along is in the
+//! figure before. Each test has a mesh of its own, for freed memory that is used again would hide growth.
+//! Non-goal: the release build's figures, which the bench has; a debug build's are larger, and so are these budgets.
+
+use std::io::{Read as _, Write as _};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::process::Command;
+
+use mesh_tests::client::PATIENCE;
+use mesh_tests::mesh::{App, Mesh};
+use mesh_tests::raw;
+
+/// One sidecar with its certificate, before its first connection.
+const IDLE: u64 = 1450;
+/// Both sidecars together, for a held connection of bytes.
+const TCP: f64 = 20.0;
+/// Both sidecars together, for an idle HTTP/1.1 connection.
+const HTTP1: f64 = 29.5;
+/// The client's sidecar, for a destination of [`ENDPOINTS`].
+const TARGET: f64 = 12.0;
+
+const CONNECTIONS: usize = 500;
+const TARGETS: usize = 1000;
+const ENDPOINTS: u8 = 10;
+/// Connections or requests that go before.
+const FIRST: usize = 20;
+const SIDECARS: [&str; 2] = ["client", "web"];
+const PORT: u16 = 8000;
+
+#[test]
+fn a_held_connection_of_bytes_keeps_to_its_memory() {
+    let mut mesh = described(None);
+    let addr = mesh.service("web", 80, PORT).add().v4;
+    start(&mut mesh);
+    let web = mesh.get("web").host.clone();
+    let _echo = raw::Server::start(&web, PORT, |mut conversation| {
+        let mut buffer = [0; 64];
+        while conversation.stream.read_exact(&mut buffer).is_ok() {
+            conversation.stream.write_all(&buffer)?;
+        }
+        Ok(())
+    });
+    let each = held(&mesh, addr, |stream| {
+        let mut echo = [1; 64];
+        stream.write_all(&[0; 64]).and_then(|()| stream.read_exact(&mut echo)).expect("an echo");
+        assert_eq!(echo, [0; 64]);
+    });
+    judge("a held connection of bytes", each, TCP);
+}
+
+#[test]
+fn an_idle_connection_of_http1_keeps_to_its_memory() {
+    let mut mesh = described(Some(App::demo("demo-http", PORT, &[])));
+    let addr = mesh.service("web", 80, PORT).add().v4;
+    start(&mut mesh);
+    let each = held(&mesh, addr, get);
+    judge("an idle HTTP/1.1 connection", each, HTTP1);
+}
+
+#[test]
+fn a_known_destination_keeps_to_its_memory() {
+    let mut mesh = described(Some(App::demo("demo-http", PORT, &[])));
+    (1..ENDPOINTS).for_each(|number| alias(&mesh, number));
+    let services: Vec<_> = (0..FIRST + TARGETS)
+        .map(|number| mesh.service(&format!("service-{number}"), 80, PORT).over("web").add().v4)
+        .collect();
+    start(&mut mesh);
+    let ask = |addrs: &[SocketAddr]| {
+        mesh.get("client").host.enter(|| addrs.iter().for_each(|addr| get(&mut dial(*addr))));
+    };
+    let (first, rest) = services.split_at(FIRST);
+    ask(first);
+    let before = anonymous(&mesh, "client");
+    ask(rest);
+    let after = anonymous(&mesh, "client");
+    let known = mesh.get("client").state().to_string().matches("\"10.77.200.1:").count();
+    assert_eq!(known, services.len(), "destinations with all endpoints");
+    judge("a known destination", each(before, after, TARGETS), TARGET);
+}
+
+/// One more workload at one more address of the same host: an endpoint of every service.
+fn alias(mesh: &Mesh, number: u8) {
+    let web = mesh.get("web");
+    let address = Ipv4Addr::new(10, 77, 200, number);
+    let mut add = Command::new("ip");
+    add.arg("-n").arg(web.host.path().file_name().expect("a name"));
+    let added = add.args(["address", "add", &format!("{address}/16"), "dev", "eth0"]).status();
+    assert!(added.is_ok_and(|status| status.success()), "{add:?}");
+    let own = web.host.addresses().map(|address| format!("\"{address}\"")).join(", ");
+    let name = format!("web-{number}");
+    let manifest = web.manifest.replace("name: web\n", &format!("name: {name}\n"));
+    mesh.manifests.write(&format!("workload-{name}"), &manifest.replace(&own, &format!("\"{address}\"")));
+}
+
+/// A client and a web.
+fn described(app: Option<App>) -> Mesh {
+    let mut mesh = Mesh::new();
+    mesh.workload("client").service_account("client").add();
+    let web = mesh.workload("web").of("web");
+    match app {
+        Some(app) => web.app(app).add(),
+        None => web.add(),
+    };
+    mesh
+}
+
+/// Starts it and looks at both sidecars before anything was said.
+fn start(mesh: &mut Mesh) {
+    mesh.start();
+    for name in SIDECARS {
+        let idle = anonymous(mesh, name);
+        println!("{name}, idle: {idle} KiB");
+        assert!(idle <= IDLE, "{name}, idle: {idle} KiB; budget: {IDLE}");
+    }
+}
+
+/// KiB of both sidecars for each of [`CONNECTIONS`] after its exchange.
+fn held(mesh: &Mesh, addr: SocketAddr, exchange: impl Fn(&mut TcpStream) + Sync) -> f64 {
+    let open = |count: usize| -> Vec<TcpStream> {
+        mesh.get("client").host.enter(|| {
+            let dialed = (0..count).map(|_| {
+                let mut stream = dial(addr);
+                exchange(&mut stream);
+                stream
+            });
+            dialed.collect()
+        })
+    };
+    let both = || SIDECARS.iter().map(|name| anonymous(mesh, name)).sum();
+    let _first = open(FIRST);
+    let before = both();
+    let _held = open(CONNECTIONS);
+    each(before, both(), CONNECTIONS)
+}
+
+fn dial(addr: SocketAddr) -> TcpStream {
+    let stream = TcpStream::connect_timeout(&addr, PATIENCE).expect("a connection");
+    stream.set_read_timeout(Some(PATIENCE)).expect("a socket");
+    stream
+}
+
+/// A request, whose answer must be whole.
+fn get(stream: &mut TcpStream) {
+    stream.write_all(b"GET /bytes?n=100 HTTP/1.1\r\nhost: web\r\n\r\n").expect("a connection that takes requests");
+    let (mut answer, mut filled) = ([0; 4096], 0);
+    loop {
+        let read = stream.read(&mut answer[filled..]).expect("an answer");
+        assert!(read > 0, "closed before the answer was whole");
+        filled += read;
+        let text = str::from_utf8(&answer[..filled]).expect("text");
+        assert!(text.starts_with("HTTP/1.1 200"), "{text}");
+        if text.split_once("\r\n\r\n").is_some_and(|(_, body)| body.len() == 100) {
+            return;
+        }
+    }
+}
+
+fn anonymous(mesh: &Mesh, name: &str) -> u64 {
+    let memory = mesh.get(name).proxy().and_then(|proxy| proxy.memory());
+    memory.expect("a sidecar that runs").anonymous
+}
+
+fn each(before: u64, after: u64, count: usize) -> f64 {
+    // KiB of a test are far below what a float holds exactly.
+    #[allow(clippy::cast_precision_loss)]
+    let each = after.saturating_sub(before) as f64 / count as f64;
+    each
+}
+
+fn judge(what: &str, each: f64, budget: f64) {
+    println!("{what}: {each:.2} KiB");
+    assert!(each <= budget, "{what}: {each:.2} KiB; budget: {budget}");
+}
