@@ -158,8 +158,11 @@ async fn accept(tunnels: TcpListener, inbound: Arc<Inbound>, drain: Drain) {
     }
 }
 
-/// A proxy's own defaults. What must be said of the control plane is never dialed.
-fn settings(tunnel: SocketAddr) -> anyhow::Result<Config> {
+/// A proxy's own defaults, and `tunnel` as where it takes tunnels. What must be said of the control plane is never dialed.
+///
+/// # Errors
+/// Never: these settings are good.
+pub fn settings(tunnel: SocketAddr) -> anyhow::Result<Config> {
     const NOBODY: &str = "127.0.0.1:1";
     const SYSTEM: &str = "spiffe://cluster.local/ns/mesh-system/sa";
     let config = config::from_vars([

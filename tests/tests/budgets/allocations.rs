@@ -42,7 +42,7 @@ fn a_request_through_both_sidecars_keeps_to_its_allocations() {
 #[test]
 fn a_request_on_a_clients_connection_keeps_to_its_allocations() {
     with_pair(|runtime, pair| {
-        let mut client = runtime.block_on(client(&pair));
+        let mut client = client(runtime, &pair);
         let each = counted(runtime, async || client.ask().await);
         judge("a request over HTTP/1.1", each, HTTP1_REQUEST);
     });
@@ -95,7 +95,8 @@ impl Client {
     }
 }
 
-async fn client(pair: &Arc<Pair>) -> Client {
+fn client(runtime: &Runtime, pair: &Arc<Pair>) -> Client {
+    let _inside = runtime.enter();
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let addr = listener.local_addr().expect("an address");
     let (told, mut tell) = tokio::sync::mpsc::channel(1);
