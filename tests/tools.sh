@@ -1,17 +1,20 @@
 #!/usr/bin/env bash
-# Installs what the build, the demo or the tests call besides Cargo, from Debian's packages, and says so.
-# Usage: tools.sh build|demo|test
+# Installs what the build, the demo, the tests or the bench call besides Cargo, from Debian's packages, and says so.
+# Usage: tools.sh build|demo|test|bench
 set -euo pipefail
 
 build=(cc:gcc)
 demo=("${build[@]}" ip:iproute2 iptables:iptables tcpdump:tcpdump setpriv:util-linux)
 tests=("${demo[@]}" curl:curl openssl:openssl h2load:nghttp2-client wrk:wrk promtool:prometheus python3:python3)
+bench=("${build[@]}" ip:iproute2 iptables:iptables setpriv:util-linux wrk:wrk h2load:nghttp2-client iperf3:iperf3
+  haproxy:haproxy python3:python3)
 
 case "${1:-}" in
   build) wanted=("${build[@]}") ;;
   demo) wanted=("${demo[@]}") ;;
   test) wanted=("${tests[@]}") ;;
-  *) echo "usage: $0 build|demo|test" >&2; exit 64 ;;
+  bench) wanted=("${bench[@]}") ;;
+  *) echo "usage: $0 build|demo|test|bench" >&2; exit 64 ;;
 esac
 
 missing=()
@@ -22,7 +25,7 @@ done
 compiles() { echo 'int main(void) { return 0; }' | cc -include stdio.h -x c -o /dev/null - 2>/dev/null; }
 compiles || missing+=(gcc libc6-dev)
 # venv is a package of its own.
-if [ "$1" = test ] && command -v python3 >/dev/null && ! python3 -c 'import venv, ensurepip' 2>/dev/null; then
+if [[ "$1" =~ ^(test|bench)$ ]] && command -v python3 >/dev/null && ! python3 -c 'import venv, ensurepip' 2>/dev/null; then
   missing+=(python3-venv)
 fi
 [[ " ${missing[*]} " == *" python3 "* ]] && missing+=(python3-venv)

@@ -74,6 +74,8 @@ impl Cell {
                 (Flavour::Tcp, "connection") => (now.connections - before.connections, done * COUNTED),
                 // How many it takes to do it is the generator's choice.
                 (Flavour::Tcp, _) => (now.connections - before.connections, 1.0),
+                // Messages of a stream are of one request.
+                (_, "message") => (now.requests - before.requests, 1.0),
                 (Flavour::Http1 | Flavour::Http2, _) => (now.requests - before.requests, done * COUNTED),
             };
             if seen < expected {

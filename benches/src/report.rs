@@ -51,12 +51,11 @@ impl Run {
     #[must_use]
     pub fn markdown(&self) -> String {
         let medians = Medians { cells: &self.cells };
-        let peers = [Peer::Direct, Peer::Mesh, Peer::Envoy, Peer::Haproxy];
-        let peers: Vec<_> = peers.into_iter().filter(|peer| medians.has(*peer)).collect();
+        let peers: Vec<_> = Peer::ALL.into_iter().filter(|peer| medians.has(*peer)).collect();
         let names: Vec<_> = peers.iter().map(|peer| peer.name()).collect();
         let mut text = self.header.markdown(&self.cells);
         let columns = "---:|".repeat(peers.len());
-        let _ = writeln!(text, "\n| scenario | figure | {} | bar | |\n|---|---|{columns}---|---|", names.join(" | "));
+        let _ = writeln!(text, "\n| scenario | figure | {} | ratio | bar | |\n|---|---|{columns}---:|---|---|", names.join(" | "));
         for row in bars::rows() {
             if peers.iter().any(|peer| medians.is_told(&row, *peer)) {
                 text += &self.line(&medians, &row, &peers);
@@ -76,8 +75,8 @@ impl Run {
                 Verdict::Unjudged => "",
             },
         };
-        let bar = bar(row.bar, of(Peer::Mesh), of);
-        format!("| {} | {} | {} | {bar} | {verdict} |\n", row.scenario, row.label, cells.join(" | "))
+        let (ratio, bar) = bar(row.bar, of(Peer::Mesh), of);
+        format!("| {} | {} | {} | {ratio} | {bar} | {verdict} |\n", row.scenario, row.label, cells.join(" | "))
     }
 
     fn problems(&self) -> String {
@@ -96,8 +95,8 @@ impl Header {
         let rounds = cells.iter().map(|cell| cell.round).collect::<BTreeSet<_>>().len();
         format!(
             "`{}` on {}: {} cores of {}, Linux {}. Medians of {rounds} rounds. {}.\n\
-             Envoy's sidecars speak HTTP/2 to each other; HAProxy's HTTP/1.1 over a pool of connections where the\n\
-             application speaks that, and HTTP/2 where it does. CPU is of both sidecars, memory of the larger one.\n",
+             CPU is of both sidecars, memory of the larger one. Envoy's sidecars speak HTTP/2 with each other; HAProxy's\n\
+             what the application speaks (HTTP/1.1 over a pool of connections); `haproxy-h2`: HTTP/2 for HTTP/1.1 too.\n",
             self.command,
             self.date,
             self.cores,
@@ -108,14 +107,15 @@ impl Header {
     }
 }
 
-fn bar(bar: Bar, mesh: Option<f64>, of: impl Fn(Peer) -> Option<f64>) -> String {
+/// The mesh's figure by that of the peer that the bar names, and the bar.
+fn bar(bar: Bar, mesh: Option<f64>, of: impl Fn(Peer) -> Option<f64>) -> (String, String) {
     match bar {
-        Bar::Shown => String::new(),
-        Bar::Most(most) => format!("<= {}", number(most)),
-        Bar::Least(least) => format!(">= {}", number(least)),
+        Bar::Shown => (String::new(), String::new()),
+        Bar::Most(most) => (String::new(), format!("<= {most}")),
+        Bar::Least(least) => (String::new(), format!(">= {least}")),
         Bar::Times(times, peer) => {
-            let ratio = mesh.zip(of(peer)).map(|(mesh, other)| format!("{:.2} of ", mesh / other));
-            format!("{}<= {times} x {}", ratio.unwrap_or_default(), peer.name())
+            let ratio = mesh.zip(of(peer)).map(|(mesh, other)| format!("{:.2}", mesh / other));
+            (ratio.unwrap_or_default(), format!("<= {times} x {}", peer.name()))
         }
     }
 }
@@ -193,10 +193,10 @@ mod tests {
             mesh.map(|(cpu, round)| cell("h1-small", Peer::Mesh, round, &[("cpu_us", cpu)])).collect();
         cells.push(cell("h1-small", Peer::Haproxy, 1, &[("cpu_us", 20.0)]));
         let text = run(cells.clone());
-        assert!(text.contains("| h1-small | CPU, us/request | 20.0 | 20.0 | 1.00 of <= 1 x haproxy | holds |"), "{text}");
+        assert!(text.contains("| h1-small | CPU, us/request | 20.0 | 20.0 | 1.00 | <= 1 x haproxy | holds |"), "{text}");
         cells[1].figures.insert("cpu_us".to_owned(), 21.0);
         let text = run(cells);
-        assert!(text.contains("| 21.0 | 20.0 | 1.05 of <= 1 x haproxy | **missed** |"), "{text}");
+        assert!(text.contains("| 21.0 | 20.0 | 1.05 | <= 1 x haproxy | **missed** |"), "{text}");
     }
 
     #[test]
@@ -216,7 +216,7 @@ mod tests {
             cell("h1-1m", Peer::Mesh, 1, &[("anon_peak_kib", 9000.0)]),
             cell("workers-2", Peer::Mesh, 1, &[("per_second", 1800.0)]),
         ]);
-        assert!(text.contains("| load | largest RssAnon, KiB | 9000 | <= 8192 | **missed** |"), "{text}");
-        assert!(text.contains("| 1.80 | >= 1.70 | no free cores |"), "{text}");
+        assert!(text.contains("| load | largest RssAnon, KiB | 9000 |  | <= 8192 | **missed** |"), "{text}");
+        assert!(text.contains("| 1.80 |  | >= 1.7 | no free cores |"), "{text}");
     }
 }

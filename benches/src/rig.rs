@@ -126,18 +126,12 @@ impl Rig {
         (ENDS[1], INBOUND_PORT).into()
     }
 
-    /// Both ends of the pair.
-    #[must_use]
-    pub fn ends(&self) -> [Ipv4Addr; 2] {
-        ENDS
-    }
-
     /// Where clients find an application: a service's address, or the machine itself when nothing is in between.
     #[must_use]
     pub fn target(&self, peer: Peer, port: u16) -> SocketAddr {
         match peer {
             Peer::Direct => (ENDS[1], port).into(),
-            Peer::Mesh | Peer::Envoy | Peer::Haproxy => (SERVICE, port).into(),
+            _ => (SERVICE, port).into(),
         }
     }
 
@@ -178,6 +172,12 @@ impl Rig {
         }
         Ok(())
     }
+}
+
+/// Whether an address is one of those on the pair.
+#[must_use]
+pub fn is_on_the_pair(address: Ipv4Addr) -> bool {
+    address.octets()[..2] == ENDS[0].octets()[..2]
 }
 
 /// One of many services.

@@ -54,7 +54,7 @@ pub fn all() -> Vec<Scenario> {
         load(Http1, rig::HTTP, "h1-post", Generator::WrkPost(64 << 10)),
         quick(load(Http2, rig::HTTP, "h2-small", Generator::H2load { streams: 32, path: path(100) })),
         load(Http2, rig::GRPC, "grpc-unary", own("grpc --mode unary")),
-        load(Http2, rig::GRPC, "grpc-stream", own("grpc --mode stream")),
+        with(Http2, rig::GRPC, "grpc-stream", "message", Task::Load(own("grpc --mode stream"))),
         quick(load(Http1, rig::HTTP, "h1-rate", own("rate --proto h1 --rate 1000"))),
         load(Http2, rig::HTTP, "h2-rate", own("rate --proto h2 --rate 1000 --connections 4")),
         quick(load(Tcp, rig::ECHO, "tcp-rate", own("rate --proto tcp --rate 1000"))),

@@ -17,6 +17,7 @@ use mesh_tests::netns::Host;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::load::message;
+use crate::rig;
 
 /// `ETH_P_ALL`, in network order as the kernel wants it.
 const EVERYTHING: i32 = 0x0003_u16.to_be() as i32;
@@ -58,11 +59,11 @@ struct Segment<'a> {
 }
 
 impl Look {
-    /// Begins to look at what passes between two addresses on a host's devices.
+    /// Begins to look at what passes over the pair, on one of its hosts.
     ///
     /// # Errors
     /// Without the right to.
-    pub fn start(host: &Host, ends: [Ipv4Addr; 2]) -> anyhow::Result<Self> {
+    pub fn start(host: &Host) -> anyhow::Result<Self> {
         let mut socket = host.enter(|| {
             let socket = Socket::new(Domain::PACKET, Type::RAW, Some(Protocol::from(EVERYTHING)))?;
             socket.set_recv_buffer_size(QUEUE)?;
@@ -74,7 +75,7 @@ impl Look {
         let stop = Arc::new(AtomicBool::new(false));
         let thread = std::thread::spawn({
             let stop = Arc::clone(&stop);
-            move || look(socket, ends, &stop)
+            move || look(socket, &stop)
         });
         Ok(Self { stop, thread })
     }
@@ -87,12 +88,12 @@ impl Look {
     }
 }
 
-fn look(mut socket: Socket, ends: [Ipv4Addr; 2], stop: &AtomicBool) -> Sight {
+fn look(mut socket: Socket, stop: &AtomicBool) -> Sight {
     let (mut sight, mut opening) = (Sight::default(), HashMap::new());
     let mut frame = vec![0; LARGEST];
     while !stop.load(Ordering::Relaxed) {
         let Ok(length) = socket.read(&mut frame) else { continue };
-        if let Some(segment) = segment(&frame[..length]).filter(|segment| segment.is_between(ends)) {
+        if let Some(segment) = segment(&frame[..length]).filter(|segment| segment.is_on_the_pair()) {
             sight.add(&segment, &mut opening);
         }
     }
@@ -132,8 +133,9 @@ fn suite(record: &[u8]) -> Option<[u8; 2]> {
 }
 
 impl Segment<'_> {
-    fn is_between(&self, [one, other]: [Ipv4Addr; 2]) -> bool {
-        self.addresses == [one, other] || self.addresses == [other, one]
+    /// What passes between an application and its sidecar has an address of another kind at one end.
+    fn is_on_the_pair(&self) -> bool {
+        self.addresses.into_iter().all(rig::is_on_the_pair)
     }
 }
 
@@ -162,15 +164,13 @@ fn segment(frame: &[u8]) -> Option<Segment<'_>> {
 mod tests {
     use super::*;
 
-    const ENDS: [Ipv4Addr; 2] = [Ipv4Addr::new(10, 0, 0, 1), Ipv4Addr::new(10, 0, 0, 2)];
-
     /// A frame from the first end to the second.
     fn frame(number: u32, flags: u8, payload: &[u8]) -> Vec<u8> {
         let total = u16::try_from(40 + payload.len()).unwrap();
         let mut frame = vec![0; 14];
         frame.extend([0x45, 0]);
         frame.extend(total.to_be_bytes());
-        frame.extend([0, 0, 0, 0, 64, 6, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2]);
+        frame.extend([0, 0, 0, 0, 64, 6, 0, 0, 10, 78, 0, 1, 10, 78, 0, 2]);
         frame.extend([0x80, 1, 0x10, 0x2f]);
         frame.extend(number.to_be_bytes());
         frame.extend([0, 0, 0, 0, 0x50, flags, 0, 0, 0, 0, 0, 0]);
@@ -182,7 +182,7 @@ mod tests {
         let (mut sight, mut opening) = (Sight::default(), HashMap::new());
         for frame in frames {
             let segment = segment(frame).unwrap();
-            assert!(segment.is_between(ENDS));
+            assert!(segment.is_on_the_pair());
             sight.add(&segment, &mut opening);
         }
         sight
@@ -216,6 +216,13 @@ mod tests {
             assert_eq!(sight(&[frame(7, 2, b""), frame(8, 16, &record)]).suites, others);
         }
         assert_eq!(suite(&hello), None);
+    }
+
+    #[test]
+    fn the_applications_side_is_none_of_the_wire() {
+        let mut frame = frame(8, 16, b"HTTP/1.1");
+        frame[30..34].copy_from_slice(&[127, 0, 0, 1]);
+        assert!(!segment(&frame).unwrap().is_on_the_pair());
     }
 
     #[test]

@@ -31,7 +31,7 @@ struct Options {
     /// Only these scenarios
     #[arg(long, value_delimiter = ',', value_name = "SCENARIO")]
     only: Vec<String>,
-    /// The contestants [default: all; with --quick: all but direct]
+    /// The contestants [default: all; with --quick: mesh, envoy, haproxy]
     #[arg(long, value_delimiter = ',', value_enum, value_name = "NAME")]
     proxies: Vec<Peer>,
     /// How often each cell is run [default: 3; with --quick: 1]
@@ -76,7 +76,7 @@ impl Options {
         };
         let peers = match (self.proxies.is_empty(), self.quick) {
             (false, _) => self.proxies.clone(),
-            (true, false) => vec![Peer::Direct, Peer::Mesh, Peer::Envoy, Peer::Haproxy],
+            (true, false) => Peer::ALL.to_vec(),
             (true, true) => vec![Peer::Mesh, Peer::Envoy, Peer::Haproxy],
         };
         let (rounds, seconds) = if self.quick { (1, 2) } else { (3, 5) };

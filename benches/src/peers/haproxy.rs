@@ -1,7 +1,7 @@
 //! HAProxy, the distribution's: one process, `nbthread` as many workers, the Prometheus exporter on its admin port.
 //!
-//! Where the application speaks HTTP/1.1 the sidecars speak it as well, over pooled connections of TLS: that is its default,
-//! and cheaper for it than HTTP/2. Where the application speaks HTTP/2 they do.
+//! What the sidecars of an application of HTTP/1.1 speak with each other is up to the operator: HTTP/1.1 over a pool of
+//! connections, which is its default, or HTTP/2, which costs it less where bodies are small. So both are measured.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -21,9 +21,16 @@ pub(super) fn program() -> anyhow::Result<PathBuf> {
     found.context("haproxy is not installed: `make bench` installs it")
 }
 
-pub(super) fn plan(rig: &Rig, side: Side, work: Work, folder: &Path) -> anyhow::Result<Plan> {
+/// What sidecars speak with each other.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Between {
+    AsTheApplication,
+    Http2,
+}
+
+pub(super) fn plan(rig: &Rig, side: Side, work: Work, folder: &Path, between: Between) -> anyhow::Result<Plan> {
     let path = folder.join(format!("haproxy-{}.cfg", side.name()));
-    fs::write(&path, config(&Scene::new(rig, side, work))).with_context(|| path.display().to_string())?;
+    fs::write(&path, config(&Scene::new(rig, side, work), between)).with_context(|| path.display().to_string())?;
     let args = ["-db", "-f"].map(str::to_owned).into_iter().chain([path.display().to_string()]).collect();
     let (metrics, ready) = ("/metrics?scope=frontend", "/ready");
     Ok(Plan { program: program()?, args, env: Vec::new(), metrics, ready, comm: "haproxy" })
@@ -37,13 +44,14 @@ pub(super) fn counters(metrics: &Metrics) -> Counters {
     }
 }
 
-fn config(scene: &Scene) -> String {
+fn config(scene: &Scene, between: Between) -> String {
     let tcp = scene.work.flavour == Flavour::Tcp;
     let (root, both) = (scene.certs.root.display(), scene.certs.both.display());
-    let (alpn, clear) = match scene.work.flavour {
-        Flavour::Http1 => (" alpn http/1.1", ""),
-        Flavour::Http2 => (" alpn h2", " proto h2"),
-        Flavour::Tcp => ("", ""),
+    let (alpn, clear) = match (scene.work.flavour, between) {
+        (Flavour::Http1, Between::AsTheApplication) => (" alpn http/1.1", ""),
+        (Flavour::Http1, Between::Http2) => (" alpn h2", ""),
+        (Flavour::Http2, _) => (" alpn h2", " proto h2"),
+        (Flavour::Tcp, _) => ("", ""),
     };
     let tls = format!("ssl crt {both} ca-file {root} verify required{alpn}");
     let (bind, far) = match scene.side {

@@ -23,7 +23,7 @@ pub use sidecar::{Pair, Sidecar};
 
 /// A contestant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum, serde::Serialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "kebab-case")]
 pub enum Peer {
     /// No sidecar at all.
     Direct,
@@ -31,8 +31,10 @@ pub enum Peer {
     Mesh,
     /// Envoy.
     Envoy,
-    /// HAProxy.
+    /// HAProxy, with HTTP/1.1 between its sidecars where the application speaks that.
     Haproxy,
+    /// HAProxy, with HTTP/2 between its sidecars in any case.
+    HaproxyH2,
 }
 
 /// What a sidecar understands of the bytes.
@@ -91,6 +93,9 @@ pub struct Plan {
 }
 
 impl Peer {
+    /// All, in the order of the table.
+    pub const ALL: [Self; 5] = [Self::Direct, Self::Mesh, Self::Envoy, Self::Haproxy, Self::HaproxyH2];
+
     /// Its name in tables.
     #[must_use]
     pub fn name(self) -> &'static str {
@@ -99,6 +104,7 @@ impl Peer {
             Self::Mesh => "mesh",
             Self::Envoy => "envoy",
             Self::Haproxy => "haproxy",
+            Self::HaproxyH2 => "haproxy-h2",
         }
     }
 
@@ -111,7 +117,7 @@ impl Peer {
             Self::Direct => None,
             Self::Mesh => Some(mesh::program()?),
             Self::Envoy => Some(envoy::program()?),
-            Self::Haproxy => Some(haproxy::program()?),
+            Self::Haproxy | Self::HaproxyH2 => Some(haproxy::program()?),
         })
     }
 
@@ -124,9 +130,11 @@ impl Peer {
         };
         let words = match self {
             Self::Direct => return "-".to_owned(),
-            Self::Haproxy => said("-v").and_then(|text| text.split_whitespace().nth(2).map(str::to_owned)),
+            Self::Haproxy | Self::HaproxyH2 => said("-v").and_then(|text| text.split_whitespace().nth(2).map(str::to_owned)),
             Self::Mesh => said("--version").and_then(|text| text.split_whitespace().last().map(str::to_owned)),
-            Self::Envoy => said("--version").and_then(|text| text.trim().split('/').nth(1).map(str::to_owned)),
+            // `PROGRAM version: COMMIT/VERSION/..`
+            Self::Envoy => said("--version")
+                .and_then(|text| text.split("version: ").nth(1)?.split('/').nth(1).map(str::to_owned)),
         };
         words.unwrap_or_else(|| "unknown".to_owned())
     }
@@ -136,7 +144,8 @@ impl Peer {
             Self::Direct => anyhow::bail!("direct has no sidecars"),
             Self::Mesh => mesh::plan(rig, side, work),
             Self::Envoy => envoy::plan(rig, side, work, folder),
-            Self::Haproxy => haproxy::plan(rig, side, work, folder),
+            Self::Haproxy => haproxy::plan(rig, side, work, folder, haproxy::Between::AsTheApplication),
+            Self::HaproxyH2 => haproxy::plan(rig, side, work, folder, haproxy::Between::Http2),
         }
     }
 
@@ -146,7 +155,7 @@ impl Peer {
             Self::Direct => Counters::default(),
             Self::Mesh => mesh::counters(side, &metrics),
             Self::Envoy => envoy::counters(&metrics),
-            Self::Haproxy => haproxy::counters(&metrics),
+            Self::Haproxy | Self::HaproxyH2 => haproxy::counters(&metrics),
         }
     }
 }

@@ -39,7 +39,7 @@ pub(super) fn run(stage: &Stage, protocol: &str, count: u32, pair: &Pair, cell: 
     let before = pair.memory()?;
     cell.memory("idle", before);
     let (counted, spent) = (pair.counters()?, pair.spent()?);
-    let look = Look::start(stage.client(), stage.rig.ends())?;
+    let look = Look::start(stage.client())?;
     let holder = hold(stage, protocol, count);
     cell.sight(&look.stop());
     let mut holder = holder?;

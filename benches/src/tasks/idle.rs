@@ -30,7 +30,7 @@ pub(super) fn run(stage: &Stage, cell: &mut Cell) -> anyhow::Result<()> {
     }
     cell.set("ready_ms", median(&millis).unwrap_or_default());
     let pair = stage.pair()?;
-    let look = Look::start(stage.client(), stage.rig.ends())?;
+    let look = Look::start(stage.client())?;
     let counted = pair.counters()?;
     let target = stage.target();
     let answer = stage.client().enter(|| client::request("GET", target, "/b/100"));

@@ -20,7 +20,7 @@ pub(super) fn direct(stage: &Stage, generator: &Generator, cell: &mut Cell) -> a
 pub(super) fn run(stage: &Stage, generator: &Generator, pair: &Pair, cell: &mut Cell) -> anyhow::Result<()> {
     let run = |seconds| generator.run(stage.client(), stage.target(), seconds, stage.rig.folder());
     cell.memory("idle", pair.memory()?);
-    let look = Look::start(stage.client(), stage.rig.ends())?;
+    let look = Look::start(stage.client())?;
     let warmed = run(WARM_UP);
     cell.sight(&look.stop());
     warmed?;

@@ -11,7 +11,7 @@ use std::thread;
 use std::time::Duration;
 
 use crate::cell::Cell;
-use crate::peers::{Pair, Peer, Side};
+use crate::peers::{Flavour, Pair, Peer, Side};
 use crate::rig::Rig;
 use crate::scenario::{Scenario, Task};
 use crate::usage::Spent;
@@ -38,8 +38,12 @@ impl Stage<'_> {
     /// Runs a cell; `None` where the scenario says nothing of the contestant.
     #[must_use]
     pub fn run(&self, round: u32) -> Option<Cell> {
-        if self.peer == Peer::Direct && !matches!(self.scenario.task, Task::Load(_)) {
-            return None;
+        let (is_load, flavour) = (matches!(self.scenario.task, Task::Load(_)), self.scenario.work.flavour);
+        match self.peer {
+            Peer::Direct if !is_load => return None,
+            // The same as HAProxy otherwise.
+            Peer::HaproxyH2 if !is_load || flavour != Flavour::Http1 => return None,
+            _ => {}
         }
         let mut cell = Cell::new(self.scenario, self.peer, round);
         if let Err(error) = self.fill(&mut cell) {

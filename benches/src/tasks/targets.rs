@@ -20,6 +20,8 @@ use crate::wire::Look;
 
 const KNOWN: u16 = 1000;
 const USED: u16 = 200;
+/// For connections to all endpoints of those in use, where they are made for each service.
+const WARM_UP: Duration = Duration::from_secs(5);
 /// For what the dials have left behind to be gone.
 const SETTLED: Duration = Duration::from_secs(5);
 
@@ -40,7 +42,7 @@ pub(super) fn run(stage: &Stage, cell: &mut Cell) -> anyhow::Result<()> {
 fn many(stage: &Stage, single: u64, cell: &mut Cell) -> anyhow::Result<()> {
     let pair = Pair::start(stage.peer, stage.rig, Work { targets: KNOWN, ..stage.scenario.work })?;
     thread::sleep(REST);
-    let look = Look::start(stage.client(), stage.rig.ends())?;
+    let look = Look::start(stage.client())?;
     let dialed = stage.client().enter(|| (0..KNOWN).try_for_each(|number| ask(rig::target(number))));
     cell.sight(&look.stop());
     dialed?;
@@ -48,8 +50,9 @@ fn many(stage: &Stage, single: u64, cell: &mut Cell) -> anyhow::Result<()> {
     let memory = pair.memory()?;
     cell.memory("known", memory);
     cell.set("target_kib", (float(memory[0].anon) - float(single)) / f64::from(KNOWN));
-    let (counted, spent) = (pair.counters()?, pair.spent()?);
     let time = Duration::from_secs(stage.seconds);
+    stage.client().enter(|| load(WARM_UP))?;
+    let (counted, spent) = (pair.counters()?, pair.spent()?);
     let outcome = stage.client().enter(|| load(time))?;
     let spent = difference(pair.spent()?, spent);
     cell.outcome(&outcome);
