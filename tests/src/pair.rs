@@ -26,7 +26,7 @@ use mesh_proxy::metrics::Metrics;
 use mesh_proxy::model::{Endpoint, Peer, Protocol};
 use mesh_proxy::net::drain::{self, Drain, Draining};
 use mesh_proxy::net::local::LocalAddresses;
-use mesh_proxy::net::{Connector, Stream};
+use mesh_proxy::net::{Connector, Stream, listen};
 use mesh_proxy::outbound::Outbound;
 use rcgen::string::Ia5String;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair, SanType};
@@ -65,7 +65,9 @@ impl Pair {
     /// # Errors
     /// When a port cannot be bound, or a certificate is not accepted.
     pub async fn start(ip: IpAddr) -> anyhow::Result<Self> {
-        let tunnels = TcpListener::bind((ip, 0)).await.context("the tunnel port")?;
+        // The proxy's own way to listen, for what it sets on its sockets.
+        let any_port = settings((ip, 0).into())?.inbound_listen;
+        let tunnels = listen::bind_all(&any_port).context("the tunnel port")?.pop().context("a listener")?;
         let tunnel = tunnels.local_addr()?;
         let app = app(ip).context("the application")?;
         let config = settings(tunnel)?;
@@ -153,7 +155,8 @@ impl Handler for Forward {
 }
 
 async fn accept(tunnels: TcpListener, inbound: Arc<Inbound>, drain: Drain) {
-    while let Ok((tcp, _)) = tunnels.accept().await {
+    loop {
+        let (tcp, _) = listen::accept(&tunnels, |error| eprintln!("accepting tunnels: {error}")).await;
         tokio::spawn(Arc::clone(&inbound).serve(tcp, drain.clone()));
     }
 }

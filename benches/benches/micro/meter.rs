@@ -43,9 +43,16 @@ impl Meter {
         Self { runtime, criterion, folder, rows: Vec::new() }
     }
 
+    /// Those of an earlier run are not this one's.
+    fn forget(&self, name: &str) {
+        // Not there the first time.
+        drop(fs::remove_file(estimates(&self.folder, name)));
+    }
+
     /// A step that does not wait.
     pub(crate) fn step(&mut self, name: &str, mut step: impl FnMut()) {
         // Backends and routes are made in a runtime.
+        self.forget(name);
         let (_inside, mut runs) = (self.runtime.enter(), false);
         self.criterion.bench_function(name, |bencher| {
             runs = true;
@@ -60,6 +67,7 @@ impl Meter {
 
     /// A step that waits, in one task with all its repetitions.
     pub(crate) fn waiting_step(&mut self, name: &str, mut step: impl AsyncFnMut()) {
+        self.forget(name);
         let (runtime, mut runs) = (&self.runtime, false);
         let mut repeat = |times: u64| {
             runtime.block_on(async {
@@ -110,8 +118,12 @@ impl Row {
 
 /// Criterion's estimate of the mean.
 fn nanoseconds(folder: &Path, name: &str) -> Option<f64> {
-    // Criterion's folders have `_` where a name has `/`.
-    let path = folder.join(name.replace('/', "_")).join("new/estimates.json");
-    let estimates: serde_json::Value = serde_json::from_str(&fs::read_to_string(path).ok()?).ok()?;
+    let estimates = fs::read_to_string(estimates(folder, name)).ok()?;
+    let estimates: serde_json::Value = serde_json::from_str(&estimates).ok()?;
     estimates.get("mean")?.get("point_estimate")?.as_f64()
+}
+
+/// Criterion's folders have `_` where a name has `/`.
+fn estimates(folder: &Path, name: &str) -> PathBuf {
+    folder.join(name.replace('/', "_")).join("new/estimates.json")
 }
