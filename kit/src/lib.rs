@@ -9,6 +9,7 @@ pub mod env;
 pub mod limits;
 pub mod listen;
 pub mod log;
+pub mod memory;
 pub mod metrics;
 pub mod ready;
 pub mod shutdown;

@@ -10,9 +10,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use mesh_kit::admin::Admin;
-use mesh_kit::log;
 use mesh_kit::ready::{Readiness, Status};
 use mesh_kit::shutdown::Shutdown;
+use mesh_kit::{log, memory};
 use mesh_mtls::anchors::Anchors;
 use mesh_mtls::credentials::Credentials;
 use mesh_mtls::{certify, tls};
@@ -111,6 +111,7 @@ pub async fn run(config: Config, log: log::Handle, shutdown: Shutdown) -> Result
         Discovery::new(config.control.clone(), hello, connector, credentials.clone(), metrics.discovery());
     tokio::spawn(driver);
     tokio::spawn(metrics.clone().upkeep());
+    tokio::spawn(memory::upkeep());
 
     let shared = Shared { config: Arc::clone(&config), credentials, discovery, local, metrics };
     let (mut inbound_end, inbound_drain) = drain::channel();

@@ -1,0 +1,127 @@
+//! Memory that a burst leaves behind goes back to the system.
+//!
+//! Why: glibc's allocator gives back by itself only what lies at the end of its heap, and one small block that outlives a
+//! burst pins all that lies before it: 190 MiB stayed after 9,000 connections of which none was left.
+//!
+//! Invariant: what lies idle is looked for every 5 s, and given back as soon as it is 1 MiB more than what could not be
+//! given back the last time. Non-goal: other C libraries; there nothing is done.
+
+use std::fs;
+use std::time::Duration;
+
+use tokio::time::MissedTickBehavior;
+
+const EVERY: Duration = Duration::from_secs(5);
+/// Less than this is not worth the page faults when it is wanted again.
+const SLACK: usize = 1 << 20;
+
+/// Gives back what lies idle now and then; to be spawned once, ends only where nothing can be known or done.
+pub async fn upkeep() {
+    let mut tick = tokio::time::interval(EVERY);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    // Of what is resident but no allocation: stacks, the program's own data, pages that are used in part.
+    let mut stuck = SLACK / 2;
+    loop {
+        tick.tick().await;
+        let Some(idle) = idle() else { return };
+        if idle > stuck + SLACK {
+            glibc::give_back();
+            stuck = self::idle().unwrap_or_default();
+            tracing::debug!(given_back_kib = idle.saturating_sub(stuck) / 1024, "memory was given back");
+        }
+        stuck = stuck.min(idle);
+    }
+}
+
+/// Bytes that are resident and in no allocation.
+fn idle() -> Option<usize> {
+    Some(anonymous()?.saturating_sub(glibc::in_use()?))
+}
+
+/// Resident bytes that no file backs: what is resident, less what is shared with others, of /proc/self/statm.
+fn anonymous() -> Option<usize> {
+    let statm = fs::read_to_string("/proc/self/statm").ok()?;
+    let mut pages = statm.split(' ').skip(1).map(|word| word.parse::<usize>().ok());
+    let (resident, shared) = (pages.next()??, pages.next()??);
+    Some(resident.saturating_sub(shared) * nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE).ok()?? as usize)
+}
+
+#[cfg(target_env = "gnu")]
+mod glibc {
+    use std::ffi::c_int;
+
+    /// As in malloc.h.
+    #[repr(C)]
+    struct Mallinfo2 {
+        arena: usize,
+        ordblks: usize,
+        smblks: usize,
+        hblks: usize,
+        hblkhd: usize,
+        usmblks: usize,
+        fsmblks: usize,
+        uordblks: usize,
+        fordblks: usize,
+        keepcost: usize,
+    }
+
+    #[expect(unsafe_code, reason = "both may be called at any time from any thread, and take and return plain numbers")]
+    unsafe extern "C" {
+        safe fn malloc_trim(pad: usize) -> c_int;
+        safe fn mallinfo2() -> Mallinfo2;
+    }
+
+    /// Gives all whole pages of free blocks back to the system.
+    pub(super) fn give_back() {
+        malloc_trim(0);
+    }
+
+    /// Bytes in allocations.
+    pub(super) fn in_use() -> Option<usize> {
+        let info = mallinfo2();
+        Some(info.uordblks + info.hblkhd)
+    }
+}
+
+#[cfg(not(target_env = "gnu"))]
+mod glibc {
+    pub(super) fn give_back() {}
+
+    pub(super) fn in_use() -> Option<usize> {
+        None
+    }
+}
+
+#[cfg(all(test, target_env = "gnu"))]
+mod tests {
+    use super::*;
+
+    const MIB: usize = 1 << 20;
+    const BLOCK: usize = 1 << 10;
+
+    /// 64 MiB in small blocks, as connections leave them: freed but for one at the end.
+    fn burst() -> Vec<u8> {
+        let mut blocks: Vec<Vec<u8>> = (0..64 * MIB / BLOCK).map(|_| vec![1; BLOCK]).collect();
+        blocks.pop().expect("blocks were made")
+    }
+
+    // One test, since both parts measure the whole process.
+    #[tokio::test(start_paused = true)]
+    async fn what_a_burst_leaves_is_given_back_and_what_is_in_use_is_not_idle() {
+        let (idle_before, held) = (idle().expect("/proc"), vec![1_u8; 32 * MIB]);
+        let after = idle().expect("/proc");
+        assert!(after < idle_before + 8 * MIB, "{after} idle with {} in use, {idle_before} before", held.len());
+        drop(held);
+
+        let before = anonymous().expect("/proc");
+        let last = burst();
+        let pinned = anonymous().expect("/proc");
+        assert!(pinned > before + 48 * MIB, "{pinned} after a burst that began at {before}: nothing to give back");
+        let upkeep = tokio::spawn(upkeep());
+        tokio::time::sleep(2 * EVERY).await;
+        upkeep.abort();
+        let left = anonymous().expect("/proc");
+        assert!(left < before + 8 * MIB, "{left} are left of {pinned}, {before} at first");
+        drop(last);
+    }
+}
