@@ -64,6 +64,13 @@ bench-built: root
 	@echo "== building in release (the first time takes minutes)"
 	cargo build --release --locked $(PROGRAMS) -p mesh-benches
 
+.PHONY: order
+order: root ## proxy/order.txt anew: which functions a sidecar runs, for the linker (minutes)
+	@tests/tools.sh order
+	cargo build --release --locked $(PROGRAMS) -p mesh-tests --bins --target-dir target/order --config profile.release.strip=false
+	@mkdir -p target/order/release/traced && cp target/order/release/order target/order/release/traced/
+	@target/order/release/traced/order proxy/order.txt
+
 .PHONY: root
 root:
 	@[ "$$(id -u)" = 0 ] || { echo "this needs root, for network namespaces and redirect rules: sudo make ..." >&2; exit 1; }

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs what the build, the demo, the tests or the bench call besides Cargo, from Debian's packages, and says so.
-# Usage: tools.sh build|demo|test|bench
+# Usage: tools.sh build|demo|test|bench|order
 set -euo pipefail
 
 build=(cc:gcc)
@@ -14,7 +14,8 @@ case "${1:-}" in
   demo) wanted=("${demo[@]}") ;;
   test) wanted=("${tests[@]}") ;;
   bench) wanted=("${bench[@]}") ;;
-  *) echo "usage: $0 build|demo|test|bench" >&2; exit 64 ;;
+  order) wanted=("${demo[@]}" valgrind:valgrind nm:binutils) ;;
+  *) echo "usage: $0 build|demo|test|bench|order" >&2; exit 64 ;;
 esac
 
 missing=()

@@ -1,0 +1,37 @@
+//! Has the linker lay the functions that a sidecar runs side by side (`order.txt`, written by `make order`).
+//!
+//! Why: the kernel maps 64 KiB around each page that is touched, so functions that lie scattered make nearly all of the
+//! program resident. A list that is out of date costs memory and nothing else: what it does not know stays where it was.
+//! GNU ld and lld take the script; debug builds do without.
+
+use std::env;
+use std::fmt::Write as _;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+const LIST: &str = "order.txt";
+
+fn main() {
+    println!("cargo::rerun-if-changed={LIST}");
+    let is = |name: &str, value: &str| env::var(name).is_ok_and(|found| found == value);
+    if !is("PROFILE", "release") || !is("CARGO_CFG_TARGET_OS", "linux") {
+        return;
+    }
+    let list = fs::read_to_string(LIST).unwrap_or_else(|error| panic!("{LIST}: {error}"));
+    let out = PathBuf::from(env::var_os("OUT_DIR").expect("Cargo sets OUT_DIR"));
+    let script = write(&out, &list);
+    println!("cargo::rustc-link-arg-bins=-Wl,-T,{}", script.display());
+}
+
+/// A linker script that only inserts: all else stays as the linker does it by itself.
+fn write(folder: &Path, list: &str) -> PathBuf {
+    let mut text = String::from("SECTIONS {\n  .text.order : {\n");
+    for name in list.lines().filter(|line| !line.starts_with('#') && !line.is_empty()) {
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "    *(.text.{name} .text.unlikely.{name})");
+    }
+    text += "  }\n} INSERT BEFORE .text;\n";
+    let script = folder.join("order.ld");
+    fs::write(&script, text).unwrap_or_else(|error| panic!("{}: {error}", script.display()));
+    script
+}
