@@ -67,7 +67,9 @@ bench-built: root
 .PHONY: order
 order: root ## proxy/order.txt anew: which functions a sidecar runs, for the linker (minutes)
 	@tests/tools.sh order
-	cargo build --release --locked $(PROGRAMS) -p mesh-tests --bins --target-dir target/order --config profile.release.strip=false
+	cargo build --release --locked $(PROGRAMS) -p mesh-tests --bins --target-dir target/order
+# The profile is part of the hashes in names, so it stays as it is; only the last step leaves the symbols in.
+	cargo rustc --release --locked -p mesh-proxy --bin mesh-proxy --target-dir target/order -- -C strip=none
 	@mkdir -p target/order/release/traced && cp target/order/release/order target/order/release/traced/
 	@target/order/release/traced/order proxy/order.txt
 

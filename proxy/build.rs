@@ -4,6 +4,8 @@
 //! program resident. A list that is out of date costs memory and nothing else: what it does not know stays where it was.
 //! GNU ld and lld take the script; debug builds do without.
 
+#![expect(clippy::disallowed_methods, reason = "Cargo tells build scripts everything by the environment")]
+
 use std::env;
 use std::fmt::Write as _;
 use std::fs;
