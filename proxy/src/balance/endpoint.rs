@@ -4,7 +4,7 @@
 //! the pauses between attempts grow until a response has come from the endpoint.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Instant;
 
 use http::{Request, Response, Version};
@@ -22,12 +22,14 @@ use crate::resilience::backoff::Backoff;
 pub struct Endpoint {
     /// What discovery says.
     pub model: model::Endpoint,
-    way: Way,
+    /// Made when it is first wanted: most endpoints that are known are never used.
+    way: OnceLock<Way>,
     reach: Arc<Reach>,
     latency: Mutex<Ewma>,
     in_flight: AtomicUsize,
     failing: AtomicBool,
-    backoff: Mutex<Backoff>,
+    /// While it fails.
+    backoff: Mutex<Option<Box<Backoff>>>,
 }
 
 enum Way {
@@ -50,36 +52,36 @@ pub struct Load {
 
 impl Endpoint {
     pub(super) fn new(model: model::Endpoint, reach: Arc<Reach>, now: Instant) -> Arc<Self> {
-        let way = match &model.peer {
-            Some(peer) => Way::Mesh(reach.tunnels(peer)),
-            None => {
-                let dial = h2_pool::Dial::Plain(model.addr);
-                let (connector, http) = (reach.connector.clone(), Arc::clone(&reach.http));
-                Way::Plain {
-                    h1: h1_pool::Pool::new(model.addr, connector.clone(), Arc::clone(&http)),
-                    h2: h2_pool::Pool::new(dial, connector, http, reach.metrics.clone()),
-                }
-            }
-        };
         let latency = Ewma::new(reach.settings.initial_latency, reach.settings.decay, now);
-        let backoff = Backoff::new(reach.settings.reconnect);
         Arc::new(Self {
             model,
-            way,
+            way: OnceLock::new(),
             reach,
             latency: Mutex::new(latency),
             in_flight: AtomicUsize::new(0),
             failing: AtomicBool::new(false),
-            backoff: Mutex::new(backoff),
+            backoff: Mutex::default(),
+        })
+    }
+
+    fn way(&self) -> &Way {
+        self.way.get_or_init(|| {
+            let reach = &self.reach;
+            let Some(peer) = &self.model.peer else {
+                let dial = h2_pool::Dial::Plain(self.model.addr);
+                let (connector, http) = (reach.connector.clone(), Arc::clone(&reach.http));
+                return Way::Plain {
+                    h1: h1_pool::Pool::new(self.model.addr, connector.clone(), Arc::clone(&http)),
+                    h2: h2_pool::Pool::new(dial, connector, http, reach.metrics.clone()),
+                };
+            };
+            Way::Mesh(reach.tunnels(peer))
         })
     }
 
     /// What protects the way to it.
     pub fn tls(&self) -> Tls {
-        match self.way {
-            Way::Mesh(_) => Tls::Mutual,
-            Way::Plain { .. } => Tls::None,
-        }
+        if self.model.peer.is_some() { Tls::Mutual } else { Tls::None }
     }
 
     /// Whether the last attempt to connect failed.
@@ -111,7 +113,7 @@ impl Endpoint {
 
     /// A connection for one request of `version`.
     pub(super) async fn line(&self, version: Version) -> Result<Line, Failure> {
-        match &self.way {
+        match self.way() {
             Way::Mesh(tunnels) => tunnels.ready().await.map(Line::Mesh),
             Way::Plain { h1, .. } if version < Version::HTTP_2 => h1.lease().await.map(Line::H1),
             Way::Plain { h2, .. } => h2.ready().await.map(Line::H2),
@@ -149,7 +151,7 @@ impl Endpoint {
 
     /// Opens a byte stream to the application.
     pub(super) async fn open(&self, protocol: Option<Protocol>) -> Result<Stream, Failure> {
-        match &self.way {
+        match self.way() {
             Way::Mesh(tunnels) => tunnels.tunnel(self.model.addr, protocol).await,
             Way::Plain { .. } => Ok(self.reach.connector.connect(self.model.addr).await?.into()),
         }
@@ -163,7 +165,8 @@ impl Endpoint {
     }
 
     fn pause(&self) -> std::time::Duration {
-        self.backoff.lock().unwrap_or_else(PoisonError::into_inner).next()
+        let mut backoff = self.backoff.lock().unwrap_or_else(PoisonError::into_inner);
+        backoff.get_or_insert_with(|| Box::new(Backoff::new(self.reach.settings.reconnect))).next()
     }
 }
 
@@ -173,7 +176,7 @@ async fn reconnect(endpoint: std::sync::Weak<Endpoint>) {
         let Some(pause) = endpoint.upgrade().map(|endpoint| endpoint.pause()) else { return };
         tokio::time::sleep(pause).await;
         let Some(endpoint) = endpoint.upgrade() else { return };
-        let reached = match &endpoint.way {
+        let reached = match endpoint.way() {
             Way::Mesh(tunnels) => tunnels.ready().await.is_ok(),
             Way::Plain { .. } => endpoint.reach.connector.connect(endpoint.model.addr).await.is_ok(),
         };
@@ -194,7 +197,7 @@ impl Load {
     pub(super) fn answered(&self, now: Instant) {
         let latency = now.saturating_duration_since(self.since);
         self.endpoint.latency.lock().unwrap_or_else(PoisonError::into_inner).observe(latency, now);
-        self.endpoint.backoff.lock().unwrap_or_else(PoisonError::into_inner).reset();
+        *self.endpoint.backoff.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 }
 

@@ -39,7 +39,9 @@ impl Reach {
         if let Some(pool) = tunnels.get(peer).and_then(Weak::upgrade) {
             return pool;
         }
-        tunnels.retain(|_, pool| pool.strong_count() > 0);
+        if tunnels.len() == tunnels.capacity() {
+            tunnels.retain(|_, pool| pool.strong_count() > 0);
+        }
         let dial = h2_pool::Dial::Mutual(peer.clone(), self.tls.clone());
         let pool = h2_pool::Pool::new(dial, self.connector.clone(), Arc::clone(&self.http), self.metrics.clone());
         tunnels.insert(peer.clone(), Arc::downgrade(&pool));

@@ -118,12 +118,24 @@ impl TryFrom<wire::Endpoints> for EndpointSet {
             return Err(Malformed::TooManyEndpoints(endpoints.len()));
         }
         let mut parsed = endpoints.into_iter().map(Endpoint::try_from).collect::<Result<Vec<_>, _>>()?;
+        share_ids(&mut parsed);
         // Sorted, equal sets are equal values, and a duplicate stands beside its twin.
         parsed.sort_unstable_by_key(|endpoint| endpoint.addr);
         if let Some(twins) = parsed.windows(2).find(|pair| pair[0].addr == pair[1].addr) {
             return Err(Malformed::DuplicateEndpoint(twins[0].addr));
         }
         Ok(EndpointSet(parsed.into()))
+    }
+}
+
+/// Endpoints of a backend mostly have one identity: its text is kept once.
+fn share_ids(endpoints: &mut [Endpoint]) {
+    let mut last: Option<spiffe::Id> = None;
+    for peer in endpoints.iter_mut().filter_map(|endpoint| endpoint.peer.as_mut()) {
+        match &last {
+            Some(id) if *id == peer.id => peer.id = id.clone(),
+            _ => last = Some(peer.id.clone()),
+        }
     }
 }
 
