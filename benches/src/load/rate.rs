@@ -4,8 +4,8 @@
 //! waiting, also in those that could not be sent meanwhile ("coordinated omission" would leave them out).
 //! Non-goal: finding the rate that a server can bear.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
@@ -19,7 +19,7 @@ use super::tally::Tally;
 /// How long after the last request was due those that wait for a connection may still be sent.
 const GRACE: Duration = Duration::from_secs(10);
 /// Streams at a time on each HTTP/2 connection.
-const STREAMS: usize = 64;
+const STREAMS: usize = 16;
 
 /// What to do.
 #[derive(Clone, Debug)]
@@ -38,9 +38,11 @@ pub struct Plan {
 
 /// What dispatcher and clients share. The permits are the requests that are due and not yet sent.
 struct Queue {
-    schedule: Schedule,
+    /// Set before the first permit.
+    schedule: OnceLock<Schedule>,
     due: Semaphore,
     next: AtomicU64,
+    tally: Mutex<Tally>,
 }
 
 /// Runs the load, after one exchange of each client that is not counted: what a first exchange costs is what
@@ -53,27 +55,30 @@ pub async fn run(plan: &Plan) -> anyhow::Result<Tally> {
     for client in &mut clients {
         client.exchange().await.context("before the load")?;
     }
-    // The ticker starts after the schedule, so that each tick finds its request due.
-    let schedule = Schedule::new(Instant::now(), plan.rate, plan.seconds);
-    let mut ticker = Ticker::start(plan.rate).context("a timer")?;
-    let queue = Arc::new(Queue { schedule, due: Semaphore::new(0), next: AtomicU64::new(0) });
+    let (due, next) = (Semaphore::new(0), AtomicU64::new(0));
+    let queue = Arc::new(Queue { schedule: OnceLock::new(), due, next, tally: Mutex::default() });
     let count = clients.len();
     let mut working: JoinSet<_> = clients.into_iter().map(|client| work(client, Arc::clone(&queue))).collect();
-    dispatch(&queue, &mut ticker).await?;
+    // All wait for the first permit before time begins.
+    tokio::task::yield_now().await;
+    // The ticker starts after the schedule, so that each tick finds its request due.
+    let schedule = queue.schedule.get_or_init(|| Schedule::new(Instant::now(), plan.rate, plan.seconds));
+    let mut ticker = Ticker::start(plan.rate).context("a timer")?;
+    dispatch(schedule, &queue.due, &mut ticker).await?;
     // One more for each client, with which it finds that none is left.
     queue.due.add_permits(count);
-    let mut tally = Tally::default();
     while let Some(done) = working.join_next().await {
-        tally.merge(done.context("a client")?);
+        done.context("a client")?;
     }
-    Ok(tally)
+    let mut tally = queue.tally.lock().unwrap_or_else(PoisonError::into_inner);
+    Ok(std::mem::take(&mut tally))
 }
 
-async fn dispatch(queue: &Queue, ticker: &mut Ticker) -> anyhow::Result<()> {
+async fn dispatch(schedule: &Schedule, permits: &Semaphore, ticker: &mut Ticker) -> anyhow::Result<()> {
     let mut dispatched = 0;
-    while dispatched < queue.schedule.count {
-        let due = queue.schedule.due_by(Instant::now());
-        queue.due.add_permits(usize::try_from(due - dispatched).unwrap_or_default());
+    while dispatched < schedule.count {
+        let due = schedule.due_by(Instant::now());
+        permits.add_permits(usize::try_from(due - dispatched).unwrap_or_default());
         dispatched = due;
         ticker.tick().await.context("a timer")?;
     }
@@ -81,20 +86,16 @@ async fn dispatch(queue: &Queue, ticker: &mut Ticker) -> anyhow::Result<()> {
 }
 
 /// Takes requests in turn: waiting for the semaphore is first come, first served, so idle connections go round robin.
-async fn work(mut client: Client, queue: Arc<Queue>) -> Tally {
-    let mut tally = Tally::default();
-    let last_chance = queue.schedule.end() + GRACE;
+async fn work(mut client: Client, queue: Arc<Queue>) {
     while let Ok(permit) = queue.due.acquire().await {
         permit.forget();
         let number = queue.next.fetch_add(1, Ordering::Relaxed);
-        if number >= queue.schedule.count {
-            break;
-        }
-        if Instant::now() > last_chance {
-            tally.fail(&anyhow::anyhow!("not sent within {GRACE:?} after the last was due"));
-            continue;
-        }
-        tally.add(queue.schedule.due(number), client.exchange().await);
+        let Some(schedule) = queue.schedule.get().filter(|schedule| number < schedule.count) else { return };
+        let outcome = if Instant::now() > schedule.end() + GRACE {
+            Err(anyhow::anyhow!("not sent within {GRACE:?} after the last was due"))
+        } else {
+            client.exchange().await
+        };
+        queue.tally.lock().unwrap_or_else(PoisonError::into_inner).add(schedule.due(number), outcome);
     }
-    tally
 }
