@@ -164,6 +164,14 @@ impl Endpoint {
         }
     }
 
+    /// An attempt to connect. Boxed, so that the many that only wait for their next one do not keep room for it.
+    async fn is_reached(&self) -> bool {
+        match self.way() {
+            Way::Mesh(tunnels) => Box::pin(tunnels.ready()).await.is_ok(),
+            Way::Plain { .. } => Box::pin(self.reach.connector.connect(self.model.addr)).await.is_ok(),
+        }
+    }
+
     fn pause(&self) -> std::time::Duration {
         let mut backoff = self.backoff.lock().unwrap_or_else(PoisonError::into_inner);
         backoff.get_or_insert_with(|| Box::new(Backoff::new(self.reach.settings.reconnect))).next()
@@ -176,11 +184,7 @@ async fn reconnect(endpoint: std::sync::Weak<Endpoint>) {
         let Some(pause) = endpoint.upgrade().map(|endpoint| endpoint.pause()) else { return };
         tokio::time::sleep(pause).await;
         let Some(endpoint) = endpoint.upgrade() else { return };
-        let reached = match endpoint.way() {
-            Way::Mesh(tunnels) => tunnels.ready().await.is_ok(),
-            Way::Plain { .. } => endpoint.reach.connector.connect(endpoint.model.addr).await.is_ok(),
-        };
-        if reached {
+        if endpoint.is_reached().await {
             endpoint.failing.store(false, Ordering::Relaxed);
             return;
         }
