@@ -99,10 +99,14 @@ impl Cell {
 
     /// Memory at a moment: of each side, and the larger of both.
     pub fn memory(&mut self, when: &str, both: [Memory; 2]) {
-        let kinds: [(&str, fn(&Memory) -> u64); 4] =
-            [("rss", |of| of.rss), ("anon", |of| of.anon), ("high", |of| of.high), ("pss", |of| of.pss)];
-        for (kind, of) in kinds {
-            let values = [of(&both[0]), of(&both[1])];
+        let [client, server] = both;
+        let kinds = [
+            ("rss", [client.rss, server.rss]),
+            ("anon", [client.anon, server.anon]),
+            ("high", [client.high, server.high]),
+            ("pss", [client.pss, server.pss]),
+        ];
+        for (kind, values) in kinds {
             // Pss is not counted under load.
             if values == [0, 0] {
                 continue;

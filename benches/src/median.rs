@@ -9,7 +9,7 @@ pub fn median(values: &[f64]) -> Option<f64> {
     sorted.sort_by(f64::total_cmp);
     let middle = sorted.len() / 2;
     let upper = *sorted.get(middle)?;
-    let lower = if sorted.len() % 2 == 0 { sorted[middle - 1] } else { upper };
+    let lower = if sorted.len().is_multiple_of(2) { sorted[middle - 1] } else { upper };
     Some(f64::midpoint(lower, upper))
 }
 

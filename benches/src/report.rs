@@ -55,7 +55,11 @@ impl Run {
         let names: Vec<_> = peers.iter().map(|peer| peer.name()).collect();
         let mut text = self.header.markdown(&self.cells);
         let columns = "---:|".repeat(peers.len());
-        let _ = writeln!(text, "\n| scenario | figure | {} | ratio | bar | |\n|---|---|{columns}---:|---|---|", names.join(" | "));
+        let _ = writeln!(
+            text,
+            "\n| scenario | figure | {} | ratio | bar | |\n|---|---|{columns}---:|---|---|",
+            names.join(" | ")
+        );
         for row in bars::rows() {
             if peers.iter().any(|peer| medians.is_told(&row, *peer)) {
                 text += &self.line(&medians, &row, &peers);
@@ -193,7 +197,10 @@ mod tests {
             mesh.map(|(cpu, round)| cell("h1-small", Peer::Mesh, round, &[("cpu_us", cpu)])).collect();
         cells.push(cell("h1-small", Peer::Haproxy, 1, &[("cpu_us", 20.0)]));
         let text = run(cells.clone());
-        assert!(text.contains("| h1-small | CPU, us/request | 20.0 | 20.0 | 1.00 | <= 1 x haproxy | holds |"), "{text}");
+        assert!(
+            text.contains("| h1-small | CPU, us/request | 20.0 | 20.0 | 1.00 | <= 1 x haproxy | holds |"),
+            "{text}"
+        );
         cells[1].figures.insert("cpu_us".to_owned(), 21.0);
         let text = run(cells);
         assert!(text.contains("| 21.0 | 20.0 | 1.05 | <= 1 x haproxy | **missed** |"), "{text}");

@@ -52,7 +52,7 @@ const SOON: Duration = Duration::from_secs(20);
 
 /// The place. Fields are dropped in order: programs, then namespaces and files.
 pub struct Rig {
-    apps: Vec<Program>,
+    backend: Option<Program>,
     load: Host,
     serve: Host,
     tokens: [PathBuf; 2],
@@ -63,11 +63,12 @@ pub struct Rig {
 }
 
 impl Rig {
-    /// Makes the namespaces, starts the control plane and the applications.
+    /// Makes the namespaces, starts the control plane and the back end.
     ///
     /// # Errors
     /// When a program or a right is missing.
     pub fn new() -> anyhow::Result<Self> {
+        ensure!(Uid::effective().is_root(), "network namespaces and redirect rules need root");
         let mut mesh = Mesh::new();
         let [load, serve] = ["load", "serve"].map(|name| mesh.host(name));
         join(&load, &serve)?;
@@ -77,25 +78,33 @@ impl Rig {
         mesh.manifests.write("server", &services(ENDS[1], &[HTTP, ECHO, GRPC, BULK]));
         mesh.start();
         let certs = certs::make(mesh.folder())?;
-        let mut rig = Self { apps: Vec::new(), load, serve, tokens, certs, mesh };
-        rig.start_apps()?;
+        let mut rig = Self { backend: None, load, serve, tokens, certs, mesh };
+        rig.start_backend()?;
         Ok(rig)
     }
 
-    fn start_apps(&mut self) -> anyhow::Result<()> {
-        let backend = bins::find("bench-backend").context("bench-backend is not built: `make bench` builds it")?;
-        let mut web = command(&self.serve, User::Root, backend);
-        for (flag, port) in [("http", HTTP), ("echo", ECHO), ("grpc", GRPC)] {
-            web.arg(format!("--{flag}=0.0.0.0:{port}"));
-        }
-        let mut bulk = command(&self.serve, User::Root, "iperf3");
-        bulk.args(["-s", "--forceflush", "-p", &BULK.to_string()]);
-        for (name, command, ports) in [("backend", web, 3), ("iperf3-server", bulk, 1)] {
-            let mut program = Program::start(name, command, self.folder())?;
-            program.until("listening", SOON, |program| program.said().matches("istening").count() >= ports)?;
-            self.apps.push(program);
-        }
+    fn start_backend(&mut self) -> anyhow::Result<()> {
+        let program = bins::find("bench-backend").context("bench-backend is not built: `make bench` builds it")?;
+        let mut command = command(&self.serve, User::Root, program);
+        let ports = [("http", HTTP), ("echo", ECHO), ("grpc", GRPC)];
+        command.args(ports.map(|(flag, port)| format!("--{flag}=0.0.0.0:{port}")));
+        let mut backend = Program::start("backend", command, self.folder())?;
+        let is_ready = |program: &Program| program.said().matches("listening").count() == ports.len();
+        backend.until("listening", SOON, is_ready)?;
+        self.backend = Some(backend);
         Ok(())
+    }
+
+    /// Starts the server that iperf3's clients want, until it is dropped.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub fn start_bulk_server(&self) -> anyhow::Result<Program> {
+        let mut command = command(&self.serve, User::Root, "iperf3");
+        command.args(["-s", "--forceflush", "-p", &BULK.to_string()]);
+        let mut server = Program::start("iperf3-server", command, self.folder())?;
+        server.until("listening", SOON, |program| program.said().contains("listening"))?;
+        Ok(server)
     }
 
     /// Files of this run.

@@ -66,7 +66,13 @@ pub fn all() -> Vec<Scenario> {
         held(Tcp, rig::ECHO, "held-tcp-9000", "tcp", 9000),
         quick(held(Http1, rig::HTTP, "held-http-1000", "http", 1000)),
         held(Http1, rig::HTTP, "held-http-9000", "http", 9000),
-        with(Http2, rig::HTTP, "spike-1m", "request", Task::Spike(Generator::H2load { streams: 8, path: path(1 << 20) })),
+        with(
+            Http2,
+            rig::HTTP,
+            "spike-1m",
+            "request",
+            Task::Spike(Generator::H2load { streams: 8, path: path(1 << 20) }),
+        ),
         with(Http1, rig::HTTP, "many-targets", "request", Task::Targets),
         two(load(Http1, rig::HTTP, "workers-2", wrk(100))),
     ]

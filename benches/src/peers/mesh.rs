@@ -68,8 +68,10 @@ fn workload(name: &str, app: &str, address: Ipv4Addr) -> String {
 }
 
 fn service(name: &str, app: &str, address: IpAddr, ports: &[u16]) -> String {
-    let ports: String =
-        ports.iter().map(|port| format!("    - name: port-{port}\n      port: {port}\n      targetPort: {port}\n")).collect();
+    let ports: String = ports
+        .iter()
+        .map(|port| format!("    - name: port-{port}\n      port: {port}\n      targetPort: {port}\n"))
+        .collect();
     format!(
         "---\napiVersion: v1\nkind: Service\nmetadata:\n  name: {name}\n  namespace: default\nspec:\n  \
          clusterIP: \"{address}\"\n  clusterIPs: [\"{address}\"]\n  selector: {{app: {app}}}\n  ports:\n{ports}"

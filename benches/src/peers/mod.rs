@@ -22,8 +22,7 @@ pub use mesh::{many_services, services};
 pub use sidecar::{Pair, Sidecar};
 
 /// A contestant.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum, serde::Serialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
 pub enum Peer {
     /// No sidecar at all.
     Direct,
@@ -130,11 +129,14 @@ impl Peer {
         };
         let words = match self {
             Self::Direct => return "-".to_owned(),
-            Self::Haproxy | Self::HaproxyH2 => said("-v").and_then(|text| text.split_whitespace().nth(2).map(str::to_owned)),
+            Self::Haproxy | Self::HaproxyH2 => {
+                said("-v").and_then(|text| text.split_whitespace().nth(2).map(str::to_owned))
+            }
             Self::Mesh => said("--version").and_then(|text| text.split_whitespace().last().map(str::to_owned)),
             // `PROGRAM version: COMMIT/VERSION/..`
-            Self::Envoy => said("--version")
-                .and_then(|text| text.split("version: ").nth(1)?.split('/').nth(1).map(str::to_owned)),
+            Self::Envoy => {
+                said("--version").and_then(|text| text.split("version: ").nth(1)?.split('/').nth(1).map(str::to_owned))
+            }
         };
         words.unwrap_or_else(|| "unknown".to_owned())
     }

@@ -21,6 +21,8 @@ use crate::wire::Look;
 const STARTS: usize = 5;
 /// From the request to the look at memory and CPU: connections that are not kept are gone by then.
 const SETTLED: Duration = Duration::from_secs(3);
+/// How long they are watched: long enough for what they do every few seconds.
+const WATCHED: Duration = Duration::from_secs(10);
 
 pub(super) fn run(stage: &Stage, cell: &mut Cell) -> anyhow::Result<()> {
     let mut millis = Vec::with_capacity(2 * STARTS);
@@ -41,9 +43,9 @@ pub(super) fn run(stage: &Stage, cell: &mut Cell) -> anyhow::Result<()> {
     cell.counted(pair.counters()?, counted, stage.scenario, 1.0);
     cell.memory("idle", pair.memory()?);
     let before = pair.spent()?;
-    thread::sleep(Duration::from_secs(stage.seconds));
+    thread::sleep(WATCHED);
     let spent = difference(pair.spent()?, before);
-    let seconds = float(stage.seconds);
+    let seconds = WATCHED.as_secs_f64();
     cell.set("cpu_us_per_second", spent.iter().map(|spent| micros(spent.cpu)).sum::<f64>() / seconds);
     cell.set("wakes_per_second", float(spent[0].wakes.max(spent[1].wakes)) / seconds);
     size(stage, cell)

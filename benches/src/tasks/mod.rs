@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use crate::cell::Cell;
 use crate::peers::{Flavour, Pair, Peer, Side};
-use crate::rig::Rig;
+use crate::rig::{self, Rig};
 use crate::scenario::{Scenario, Task};
 use crate::usage::Spent;
 
@@ -54,6 +54,10 @@ impl Stage<'_> {
 
     fn fill(&self, cell: &mut Cell) -> anyhow::Result<()> {
         self.rig.redirect(self.peer)?;
+        let _server = match self.scenario.work.port {
+            rig::BULK => Some(self.rig.start_bulk_server()?),
+            _ => None,
+        };
         match &self.scenario.task {
             Task::Load(generator) if self.peer == Peer::Direct => load::direct(self, generator, cell),
             Task::Load(generator) => load::run(self, generator, &self.pair()?, cell),

@@ -93,10 +93,7 @@ impl Client {
         let stream = TcpStream::connect_timeout(&target, PATIENCE).with_context(|| target.to_string())?;
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.set_nodelay(true)?;
-        Ok(Self {
-            stream: BufReader::new(stream),
-            request: format!("GET /b/100 HTTP/1.1\r\nhost: {target}\r\n\r\n"),
-        })
+        Ok(Self { stream: BufReader::new(stream), request: format!("GET /b/100 HTTP/1.1\r\nhost: {target}\r\n\r\n") })
     }
 
     fn ask(&mut self) -> anyhow::Result<()> {
