@@ -93,7 +93,7 @@ fn tell(cell: &Cell) {
     eprintln!("{} {:<14} {:<8} {}{problems}", cell.round, cell.scenario, cell.peer, figures.join(", "));
 }
 
-/// The cells of several runs under the newest header; rounds are counted on.
+/// The cells of several runs under the header of the last.
 fn merged(paths: &[PathBuf]) -> anyhow::Result<Run> {
     let mut all = Run::default();
     for path in paths {
@@ -102,6 +102,7 @@ fn merged(paths: &[PathBuf]) -> anyhow::Result<Run> {
         all.header = run.header;
         all.cells.extend(run.cells);
     }
+    all.header.command = format!("{} runs of bench", paths.len());
     Ok(all)
 }
 

@@ -170,3 +170,50 @@ fn tls(scene: &Scene) -> Value {
 fn socket(address: &str, port: u16) -> Value {
     json!({ "socket_address": { "address": address, "port_value": port } })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::peers::tests::{files, scene};
+
+    const OPTIONS: &str = "/typed_extension_protocol_options/envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
+
+    fn resources(side: Side, flavour: Flavour, targets: u16) -> Value {
+        config(&scene(side, flavour, targets, &files()))["static_resources"].take()
+    }
+
+    #[test]
+    fn applications_are_spoken_to_as_they_speak_and_sidecars_in_http_2() {
+        for (side, flavour, protocol) in [
+            (Side::Client, Flavour::Http1, "http2_protocol_options"),
+            (Side::Client, Flavour::Http2, "http2_protocol_options"),
+            (Side::Server, Flavour::Http1, "http_protocol_options"),
+            (Side::Server, Flavour::Http2, "http2_protocol_options"),
+        ] {
+            let resources = resources(side, flavour, 0);
+            let path = format!("/clusters/0{OPTIONS}/explicit_http_config/{protocol}");
+            assert!(resources.pointer(&path).is_some(), "{resources:#}");
+        }
+    }
+
+    #[test]
+    fn both_sides_have_certificates_and_verify_the_others() {
+        for (side, path) in [
+            (Side::Client, "/clusters/0/transport_socket/typed_config"),
+            (Side::Server, "/listeners/0/filter_chains/0/transport_socket/typed_config"),
+        ] {
+            let resources = resources(side, Flavour::Tcp, 0);
+            let tls = resources.pointer(path).unwrap();
+            assert_eq!(tls["common_tls_context"]["validation_context"]["trusted_ca"]["filename"], "/certs/root.pem");
+            assert_eq!(tls["common_tls_context"]["tls_params"]["tls_minimum_protocol_version"], "TLSv1_3");
+            assert!(side == Side::Client || tls["require_client_certificate"] == true, "{tls:#}");
+        }
+    }
+
+    #[test]
+    fn each_service_has_a_cluster_of_ten_endpoints() {
+        let resources = resources(Side::Client, Flavour::Http1, 2);
+        let endpoints = resources.pointer("/clusters/2/load_assignment/endpoints/0/lb_endpoints").unwrap();
+        assert_eq!(endpoints.as_array().map(Vec::len), Some(10));
+    }
+}

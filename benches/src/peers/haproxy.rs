@@ -91,3 +91,32 @@ fn targets(scene: &Scene, tls: &str, reuse: &str) -> (&'static str, String) {
     };
     (choice, scene.targets().map(backend).collect())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::peers::tests::{files, scene};
+
+    #[test]
+    fn both_sides_verify_and_speak_what_was_chosen() {
+        let certs = files();
+        let text = |side, flavour, between| config(&scene(side, flavour, 0, &certs), between);
+        for side in Side::BOTH {
+            let http1 = text(side, Flavour::Http1, Between::AsTheApplication);
+            assert!(http1.contains("verify required alpn http/1.1") && http1.contains("http-reuse always"), "{http1}");
+            assert!(text(side, Flavour::Http1, Between::Http2).contains("verify required alpn h2"));
+            assert!(text(side, Flavour::Http2, Between::AsTheApplication).contains(" proto h2"));
+            let tcp = text(side, Flavour::Tcp, Between::AsTheApplication);
+            assert!(tcp.contains("mode tcp") && tcp.contains("verify required") && !tcp.contains("alpn"), "{tcp}");
+            assert!(tcp.contains("ssl-min-ver TLSv1.3") && tcp.contains("nbthread 2"), "{tcp}");
+        }
+    }
+
+    #[test]
+    fn a_service_is_chosen_by_its_authority() {
+        let certs = files();
+        let text = config(&scene(Side::Client, Flavour::Http1, 2, &certs), Between::AsTheApplication);
+        assert!(text.contains("use_backend %[req.hdr(host)]"), "{text}");
+        assert!(text.contains("backend 10.97.0.1:8000\n") && text.contains("server s9 10.78.1.10:4143 ssl"), "{text}");
+    }
+}

@@ -193,3 +193,25 @@ impl<'a> Scene<'a> {
         rig::ENDPOINTS.into_iter().map(move |address| (address, port).into())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    pub(super) fn files() -> certs::Files {
+        let [root, both, leaf, key] = ["root", "both", "leaf", "key"].map(|name| format!("/certs/{name}.pem").into());
+        certs::Files { root, both, leaf, key }
+    }
+
+    pub(super) fn scene(side: Side, flavour: Flavour, targets: u16, certs: &certs::Files) -> Scene<'_> {
+        let work = Work { flavour, port: 8000, workers: 2, targets };
+        Scene { side, work, far: ([10, 78, 0, 2], 4143).into(), certs }
+    }
+
+    #[test]
+    fn services_beside_are_known_to_clients_alone() {
+        let certs = files();
+        assert_eq!(scene(Side::Client, Flavour::Http1, 3, &certs).targets().count(), 3);
+        assert_eq!(scene(Side::Server, Flavour::Http1, 3, &certs).targets().count(), 0);
+    }
+}

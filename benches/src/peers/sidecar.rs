@@ -110,7 +110,8 @@ impl Sidecar {
         // The process is `nsenter` first, and becomes the program.
         let file = format!("/proc/{}/comm", self.program.id());
         while fs::read_to_string(&file).is_ok_and(|name| name.trim_end() != comm) {
-            ensure!(Instant::now() < deadline, "{} is not started within {SOON:?}", self.name());
+            let said = || self.program.said();
+            ensure!(Instant::now() < deadline, "{} is not started within {SOON:?}; it said: {}", self.name(), said());
         }
         let exec = Instant::now();
         let is_ready = self.host.enter(|| {
