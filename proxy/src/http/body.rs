@@ -260,7 +260,12 @@ impl http_body::Body for Body {
 }
 
 fn poll_h1(incoming: &mut Incoming, lease: &mut Option<Lease>, cx: &mut Context<'_>) -> Polled {
-    let frame = ready!(http_body::Body::poll_frame(Pin::new(&mut *incoming), cx));
+    let mut polled = http_body::Body::poll_frame(Pin::new(&mut *incoming), cx);
+    if let (Poll::Pending, Some(lease)) = (&polled, &mut *lease) {
+        lease.drive(cx);
+        polled = http_body::Body::poll_frame(Pin::new(&mut *incoming), cx);
+    }
+    let frame = ready!(polled);
     let ended = match &frame {
         None => true,
         Some(Ok(frame)) => frame.is_trailers() || http_body::Body::is_end_stream(incoming),

@@ -1,5 +1,5 @@
 //! What stands between hyper's HTTP/1 server and the socket: lets interim responses out between messages, and tells an idle
-//! connection from one that is slow to send a head.
+//! connection from one that is slow to send a head, and from one that is at work.
 //!
 //! Invariant: an interim response is only written when all that hyper wrote before it is out, so it never lands inside a
 //! message; when that does not hold it is dropped, which RFC 9110 15.2 allows for.
@@ -7,7 +7,7 @@
 use std::fmt::Write;
 use std::io;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
@@ -18,12 +18,17 @@ use http::{Response, StatusCode};
 use hyper::rt::{ReadBufCursor, Sleep, Timer};
 use tokio::io::AsyncWrite;
 
+use super::h1_wait::Phase;
 use crate::net::Stream;
 
-/// State that the socket's wrapper, the head timer and the caller's handle share.
+/// State that the socket's wrapper, hyper's clock and the caller's handle share.
 #[derive(Debug, Default)]
 pub struct Shared {
-    /// Bytes of a request have arrived since the head timer was set.
+    /// How many heads hyper has waited for.
+    turn: AtomicU32,
+    /// The head of this turn has come.
+    asked: AtomicBool,
+    /// Bytes have arrived in this turn.
     reading: AtomicBool,
     /// All that hyper wrote is out.
     flushed: AtomicBool,
@@ -53,6 +58,22 @@ impl Shared {
         *waiting = [waiting.as_ref(), text.as_bytes()].concat().into();
         drop(waiting);
         self.serving.wake();
+    }
+
+    /// What the connection does, and since which turn.
+    pub(super) fn phase(&self) -> (Phase, u32) {
+        let at_work = self.asked.load(Ordering::Relaxed) || !self.flushed.load(Ordering::Relaxed);
+        let phase = match self.reading.load(Ordering::Relaxed) {
+            _ if at_work || !self.waiting().is_empty() => Phase::Exchange,
+            true => Phase::Head,
+            false => Phase::Idle,
+        };
+        (phase, self.turn.load(Ordering::Relaxed))
+    }
+
+    /// A head has come.
+    pub(super) fn asked(&self) {
+        self.asked.store(true, Ordering::Relaxed);
     }
 
     /// An answer is on its way to hyper: what it writes from now on is not its own.
@@ -177,50 +198,49 @@ impl hyper::rt::Write for ServerIo {
     }
 }
 
-/// hyper's clock for request heads. hyper starts its head timer when a connection becomes idle; this one gives an idle
-/// connection `idle`, and `head` from the first byte on.
+/// hyper's clock for request heads. It never runs out: hyper asks for it when it begins to wait for a head, which is all that
+/// is wanted of it; `h1_wait` says how long to wait.
 #[derive(Clone, Debug)]
-pub(super) struct HeadTimer {
-    pub(super) shared: Arc<Shared>,
-    pub(super) idle: Duration,
+pub(super) struct HeadClock {
+    shared: Arc<Shared>,
+    made: Instant,
 }
 
-impl Timer for HeadTimer {
-    fn sleep(&self, head: Duration) -> Pin<Box<dyn Sleep>> {
-        // hyper waits for a head: whatever was answered before has been handed to us in full.
+impl HeadClock {
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
+        Self { shared, made: Instant::now() }
+    }
+}
+
+impl Timer for HeadClock {
+    fn sleep(&self, _: Duration) -> Pin<Box<dyn Sleep>> {
+        // Whatever was answered before has been handed to us in full.
+        self.shared.asked.store(false, Ordering::Relaxed);
         self.shared.reading.store(false, Ordering::Relaxed);
         self.shared.answering.store(false, Ordering::Relaxed);
-        let sleep = Box::pin(tokio::time::sleep(self.idle));
-        Box::pin(HeadSleep { shared: Arc::clone(&self.shared), head, reading: false, sleep })
+        self.shared.turn.fetch_add(1, Ordering::Relaxed);
+        // A box of nothing: it allocates nothing.
+        Box::pin(Never)
     }
 
-    fn sleep_until(&self, deadline: Instant) -> Pin<Box<dyn Sleep>> {
-        self.sleep(deadline.saturating_duration_since(Instant::now()))
+    fn sleep_until(&self, _: Instant) -> Pin<Box<dyn Sleep>> {
+        self.sleep(Duration::ZERO)
     }
 
+    // Only deadlines are made of it, which do not matter here.
     fn now(&self) -> Instant {
-        Instant::now()
+        self.made
     }
 }
 
-struct HeadSleep {
-    shared: Arc<Shared>,
-    head: Duration,
-    reading: bool,
-    sleep: Pin<Box<tokio::time::Sleep>>,
-}
+struct Never;
 
-impl Future for HeadSleep {
+impl Future for Never {
     type Output = ();
 
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        if !self.reading && self.shared.reading.load(Ordering::Relaxed) {
-            self.reading = true;
-            let until = tokio::time::Instant::now() + self.head;
-            self.sleep.as_mut().reset(until);
-        }
-        self.sleep.as_mut().poll(cx)
+    fn poll(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<()> {
+        Poll::Pending
     }
 }
 
-impl Sleep for HeadSleep {}
+impl Sleep for Never {}

@@ -2,11 +2,16 @@
 //!
 //! Invariant: a connection carries one exchange at a time and comes back only after a clean end. A request is sent twice only
 //! if it surely was not processed, or may be processed twice: the first try was never written, or it is idempotent, its body
-//! can be sent again, and a reused connection closed before any byte of a response.
+//! can be sent again, and a reused connection closed before any byte of a response. A connection has no task of its own,
+//! unless a request has a body, whose sending must go on while nobody reads the response: who waits for the response, or
+//! reads it, drives it.
 
+use std::future::poll_fn;
 use std::net::SocketAddr;
+use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
 use http::{Request, Response, Version};
@@ -39,9 +44,13 @@ struct Idle {
 #[derive(Debug)]
 pub struct Client {
     sender: SendRequest<Body>,
+    /// `None`: it has ended, or a task drives it.
+    connection: Option<Box<Connection>>,
     /// A byte has come since the last request was sent.
     heard: Arc<AtomicBool>,
 }
+
+type Connection = http1::Connection<TokioIo<Stream>, Body>;
 
 /// A connection in use; `give_back` returns it to its pool.
 #[derive(Debug)]
@@ -73,6 +82,11 @@ impl Lease {
         exchange(lease, request, caller, &pool.settings).await.map_err(|(failure, _)| failure)
     }
 
+    /// Moves what there is to move on the connection.
+    pub(super) fn drive(&mut self, cx: &mut Context<'_>) {
+        self.client.drive(cx);
+    }
+
     /// Puts the connection back, for the next request.
     pub fn give_back(self) {
         let Self { client, pool, .. } = self;
@@ -96,20 +110,23 @@ impl Pool {
 
     async fn open(self: &Arc<Self>) -> Result<Lease, Failure> {
         let tcp = self.connector.connect(self.addr).await?;
-        let client = handshake(tcp.into(), &self.settings).await?;
+        let client = Client::new(tcp.into(), &self.settings).await?;
         Ok(Lease { client, pool: Arc::clone(self), reused: false })
     }
 
     fn take(&self) -> Option<Client> {
         let mut idle = self.idle();
-        idle.retain(|idle| !idle.client.sender.is_closed() && idle.since.elapsed() < self.settings.pool_idle);
         // The youngest first: the others may then age and go.
-        let ready = idle.iter().rposition(|idle| idle.client.sender.is_ready())?;
-        Some(idle.remove(ready).client)
+        while let Some(Idle { mut client, since }) = idle.pop() {
+            if since.elapsed() < self.settings.pool_idle && client.is_usable() {
+                return Some(client);
+            }
+        }
+        None
     }
 
-    fn put(self: &Arc<Self>, client: Client) {
-        if client.sender.is_closed() {
+    fn put(self: &Arc<Self>, mut client: Client) {
+        if client.is_closed() {
             return;
         }
         let mut idle = self.idle();
@@ -134,7 +151,7 @@ async fn sweep(pool: std::sync::Weak<Pool>) {
         tokio::time::sleep(limit).await;
         let Some(pool) = pool.upgrade() else { return };
         let mut idle = pool.idle();
-        idle.retain(|idle| !idle.client.sender.is_closed() && idle.since.elapsed() < limit);
+        idle.retain_mut(|idle| idle.since.elapsed() < limit && !idle.client.is_closed());
         if idle.is_empty() {
             *idle = Vec::new();
             return;
@@ -142,19 +159,54 @@ async fn sweep(pool: std::sync::Weak<Pool>) {
     }
 }
 
-/// Speaks HTTP/1 as a client on `stream`.
-pub async fn handshake(stream: Stream, settings: &Settings) -> Result<Client, Failure> {
-    let heard = Arc::new(AtomicBool::new(false));
-    let io = TokioIo::new(stream.noting(Arc::clone(&heard)));
-    let handshake =
-        http1::Builder::new().max_buf_size(settings.max_head).max_headers(settings.max_headers).handshake(io);
-    let (sender, connection) = handshake.await.map_err(|error| failure(&error, false))?;
-    tokio::spawn(async move {
-        if let Err(error) = connection.with_upgrades().await {
-            tracing::debug!(error = %super::h1::describe(&error), "HTTP/1 connection to the upstream ended early");
+impl Client {
+    /// Speaks HTTP/1 as a client on `stream`.
+    async fn new(stream: Stream, settings: &Settings) -> Result<Self, Failure> {
+        let heard = Arc::new(AtomicBool::new(false));
+        let io = TokioIo::new(stream.noting(Arc::clone(&heard)));
+        let handshake =
+            http1::Builder::new().max_buf_size(settings.max_head).max_headers(settings.max_headers).handshake(io);
+        let (sender, connection) = handshake.await.map_err(|error| failure(&error, false))?;
+        Ok(Self { sender, connection: Some(Box::new(connection)), heard })
+    }
+
+    fn drive(&mut self, cx: &mut Context<'_>) {
+        let Some(connection) = &mut self.connection else { return };
+        if let Poll::Ready(result) = Pin::new(connection).poll(cx) {
+            log_end(result);
+            self.connection = None;
         }
-    });
-    Ok(Client { sender, heard })
+    }
+
+    /// Gives the connection a task of its own.
+    fn detach(&mut self) {
+        if let Some(connection) = self.connection.take() {
+            tokio::spawn(async move { log_end(connection.with_upgrades().await) });
+        }
+    }
+
+    /// Looks whether the connection has ended; nobody does while it is idle.
+    fn is_closed(&mut self) -> bool {
+        self.drive(&mut Context::from_waker(Waker::noop()));
+        self.sender.is_closed()
+    }
+
+    fn is_usable(&mut self) -> bool {
+        !self.is_closed() && self.sender.is_ready()
+    }
+}
+
+fn log_end(result: hyper::Result<()>) {
+    if let Err(error) = result {
+        tracing::debug!(error = %super::h1::describe(&error), "HTTP/1 connection to the upstream ended early");
+    }
+}
+
+/// Speaks HTTP/1 as a client on `stream`, which may leave HTTP.
+pub async fn handshake(stream: Stream, settings: &Settings) -> Result<Client, Failure> {
+    let mut client = Client::new(stream, settings).await?;
+    client.detach();
+    Ok(client)
 }
 
 /// One exchange on a connection of its own or from a pool.
@@ -165,6 +217,10 @@ async fn exchange(
     settings: &Settings,
 ) -> Result<Response<Body>, (Failure, Option<Box<Request<Body>>>)> {
     let keep = request.version() == Version::HTTP_11;
+    // Without a lease nobody who reads the response could drive it.
+    if !keep || !request.body().is_end_stream() {
+        lease.client.detach();
+    }
     let response = send(&mut lease.client, request, caller, settings).await?;
     let lease = keep.then_some(lease);
     Ok(response.map(|incoming| {
@@ -188,7 +244,12 @@ pub async fn send(
     let (request, gate) = hold_body_if_expecting(request, settings);
     let request = listen_for_interim(request, caller, gate.as_ref());
     client.heard.store(false, Ordering::Relaxed);
-    let result = client.sender.try_send_request(request).await;
+    let mut answer = pin!(client.sender.try_send_request(request));
+    let result = poll_fn(|cx| {
+        client.drive(cx);
+        answer.as_mut().poll(cx)
+    });
+    let result = result.await;
     result.map_err(|mut error| {
         let unsent = error.take_message().map(Box::new);
         (failure(error.error(), client.heard.load(Ordering::Relaxed)), unsent)

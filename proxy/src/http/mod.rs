@@ -12,6 +12,7 @@ pub mod caller;
 pub mod h1;
 pub mod h1_io;
 pub mod h1_pool;
+mod h1_wait;
 pub mod h2_client;
 pub mod h2_pool;
 pub mod h2_server;

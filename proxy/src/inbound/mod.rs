@@ -111,7 +111,7 @@ impl Inbound {
     pub async fn serve(self: Arc<Self>, tcp: TcpStream, drain: Drain) {
         let Some(dialed) = listen::original_destination(&tcp).or_else(|| tcp.local_addr().ok()) else { return };
         if dialed.port() == self.settings.tunnel_port {
-            return self.serve_tunnel(tcp, drain).await;
+            return Box::pin(self.serve_tunnel(tcp, drain)).await;
         }
         match self.may_deliver(dialed) {
             Ok(to) => self.serve_captured(tcp, to, drain).await,
@@ -162,7 +162,7 @@ impl Inbound {
             seen => match app.connect().await {
                 Ok(upstream) => {
                     let upstream = Stream::from(upstream);
-                    self.serve_connected(stream, upstream, seen, app, Peer::Stranger, drain).await;
+                    Box::pin(self.serve_connected(stream, upstream, seen, app, Peer::Stranger, drain)).await;
                 }
                 Err(error) => self.reset(stream, &error),
             },
@@ -215,7 +215,8 @@ impl Inbound {
             }
             return;
         }
-        if let Err(error) = h2_server::serve(stream, &settings, Side::Application, drain.started(), handler).await {
+        let served = h2_server::serve(stream, &settings, Side::Application, drain.started(), handler);
+        if let Err(error) = Box::pin(served).await {
             tracing::debug!(%error, "HTTP/2 connection of a client ended early");
         }
     }

@@ -79,13 +79,13 @@ impl Outbound {
     /// Serves one accepted connection to its end.
     pub async fn serve(self: Arc<Self>, tcp: TcpStream, drain: Drain) {
         let Some(dialed) = self.destination(&tcp) else {
-            return self.refuse(tcp.into(), Reason::Loop, "dialed the proxy's own port").await;
+            return Box::pin(self.refuse(tcp.into(), Reason::Loop, "dialed the proxy's own port")).await;
         };
         let target = self.target(dialed);
         if target.is_over_limit() {
             // Nothing is known of it, and it may be meshed: passing it through could be the wrong thing.
             let detail = "more destinations at a time than MESH_MAX_TARGETS";
-            return self.refuse(tcp.into(), Reason::Overload, detail).await;
+            return Box::pin(self.refuse(tcp.into(), Reason::Overload, detail)).await;
         }
         target.known(self.settings.discovery_wait).await;
         let route = target.route(&self.discovery, &self.reach, &self.metrics);
@@ -96,13 +96,17 @@ impl Outbound {
             Protocol::Opaque => Seen::Opaque,
             Protocol::Detect => match self.detect(&mut stream, &target).await {
                 Some(seen) => seen,
-                None => return self.let_the_first_speaker_decide(stream, target, route, drain).await,
+                None => return Box::pin(self.let_the_first_speaker_decide(stream, target, route, drain)).await,
             },
         };
+        // Boxed, as above, is what an idle HTTP/1 connection shall not have room for.
         match seen {
-            Seen::Http1 | Seen::Http2 => self.serve_http(stream, &seen, target, drain).await,
+            Seen::Http1 | Seen::Http2 => {
+                drop(route);
+                self.serve_http(stream, &seen, target, drain).await;
+            }
             Seen::Nothing => {}
-            _ => self.forward(stream, &seen, &route).await,
+            _ => Box::pin(self.forward(stream, &seen, &route)).await,
         }
     }
 
@@ -174,7 +178,8 @@ impl Outbound {
             }
             return;
         }
-        if let Err(error) = h2_server::serve(stream, &settings, Side::Application, drain.started(), handler).await {
+        let served = h2_server::serve(stream, &settings, Side::Application, drain.started(), handler);
+        if let Err(error) = Box::pin(served).await {
             tracing::debug!(%error, "HTTP/2 connection of the application ended early");
         }
     }
