@@ -106,7 +106,8 @@ async fn serve_requests(
             answer.map(|response| close_if(response, unasked || draining.is_draining())).map_err(|_| Cut)
         }
     });
-    let mut connection = builder(settings, HeadClock::new(Arc::clone(&shared))).serve_connection(io, service).with_upgrades();
+    let mut connection =
+        builder(settings, HeadClock::new(Arc::clone(&shared))).serve_connection(io, service).with_upgrades();
     let stop = {
         let mut last_call = pin!(last_call(&mut drain, settings));
         let mut called = false;
@@ -238,3 +239,6 @@ pub fn describe(error: &hyper::Error) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests;
