@@ -9,8 +9,8 @@ use tokio::net::{TcpListener, TcpStream};
 use crate::with_pair;
 
 /// An accepted connection, from its first to its last byte.
-const OUTBOUND: usize = 6_800;
-const INBOUND: usize = 10_600;
+const OUTBOUND: usize = 1_500;
+const INBOUND: usize = 1_900;
 /// A request on its way to an endpoint, up to the response's head.
 const REQUEST: usize = 6_900;
 /// A byte stream that is being opened.

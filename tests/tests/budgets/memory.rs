@@ -17,7 +17,7 @@ const IDLE: u64 = 1450;
 /// Both sidecars together, for a held connection of bytes.
 const TCP: f64 = 20.0;
 /// Both sidecars together, for an idle HTTP/1.1 connection.
-const HTTP1: f64 = 29.5;
+const HTTP1: f64 = 3.5;
 /// The client's sidecar, for a destination of [`ENDPOINTS`].
 const TARGET: f64 = 11.0;
 
