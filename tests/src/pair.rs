@@ -32,6 +32,7 @@ use rcgen::string::Ia5String;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair, SanType};
 use rustls::pki_types::PrivatePkcs8KeyDer;
 use tokio::net::TcpListener;
+use tokio::runtime::Runtime;
 
 /// Bytes of the body of each answer.
 pub const BODY: usize = 100;
@@ -60,11 +61,12 @@ pub struct Pair {
 }
 
 impl Pair {
-    /// Starts both on `ip`, which must be an address of this host and not loopback: a sidecar delivers to no other.
+    /// Starts both in `runtime`, on `ip`, which must be an address of this host and not loopback: a sidecar delivers to no other.
     ///
     /// # Errors
     /// When a port cannot be bound, or a certificate is not accepted.
-    pub async fn start(ip: IpAddr) -> anyhow::Result<Self> {
+    pub fn start(runtime: &Runtime, ip: IpAddr) -> anyhow::Result<Self> {
+        let _inside = runtime.enter();
         // The proxy's own way to listen, for what it sets on its sockets.
         let any_port = settings((ip, 0).into())?.inbound_listen;
         let tunnels = listen::bind_all(&any_port).context("the tunnel port")?.pop().context("a listener")?;

@@ -22,7 +22,7 @@ fn main() -> anyhow::Result<()> {
     let host = net.host("micro");
     host.enter(|| {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let pair = Arc::new(runtime.block_on(Pair::start(host.v4.into())).context("a pair of sidecars")?);
+        let pair = Arc::new(Pair::start(&runtime, host.v4.into()).context("a pair of sidecars")?);
         let mut meter = Meter::new(runtime);
         choices::detect(&mut meter)?;
         choices::pick(&mut meter, &pair);

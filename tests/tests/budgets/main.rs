@@ -20,7 +20,7 @@ fn with_pair(test: impl FnOnce(&Runtime, Arc<Pair>) + Send) {
     let host = net.host("pair");
     host.enter(|| {
         let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
-        let pair = runtime.block_on(Pair::start(host.v4.into())).expect("a pair of sidecars");
+        let pair = Pair::start(&runtime, host.v4.into()).expect("a pair of sidecars");
         test(&runtime, Arc::new(pair));
     });
 }
