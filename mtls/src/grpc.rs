@@ -13,7 +13,6 @@ use std::time::Duration;
 use hyper_util::rt::TokioIo;
 use tokio::net::{TcpStream, lookup_host};
 use tokio::time::{Instant, timeout_at};
-use tokio_rustls::client::TlsStream;
 use tonic::transport::{Channel, Endpoint, Server, Uri};
 
 pub use incoming::{Connection, Incoming, Peer, incoming};
@@ -91,7 +90,7 @@ pub fn server() -> Server {
 
 /// Tries all addresses of the name in random order, each with its share of the time, so that replicas share the load
 /// and a dead one does not hide the others.
-async fn dial(addr: &str, expected: &Id, connector: &Connector) -> Result<TlsStream<TcpStream>, Error> {
+async fn dial(addr: &str, expected: &Id, connector: &Connector) -> Result<tls::Stream<TcpStream>, Error> {
     let deadline = Instant::now() + CONNECT_TIMEOUT;
     let resolve = |source| Error::Resolve { addr: addr.to_owned(), source };
     let mut targets: Vec<SocketAddr> = lookup_host(addr).await.map_err(resolve)?.collect();
@@ -111,7 +110,7 @@ async fn dial(addr: &str, expected: &Id, connector: &Connector) -> Result<TlsStr
     Err(last)
 }
 
-async fn open(addr: SocketAddr, expected: &Id, connector: &Connector) -> Result<TlsStream<TcpStream>, Error> {
+async fn open(addr: SocketAddr, expected: &Id, connector: &Connector) -> Result<tls::Stream<TcpStream>, Error> {
     let connect = |source| Error::Connect { addr, source };
     let tcp = TcpStream::connect(addr).await.map_err(connect)?;
     tcp.set_nodelay(true).map_err(connect)?;

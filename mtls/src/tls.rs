@@ -4,37 +4,39 @@
 //! handshake reads the newest anchors and leaf and ends within a time limit. Non-goal: sockets; the caller brings the
 //! stream.
 
+mod buffer;
 mod config;
 mod error;
+mod stream;
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use rustls::server::ServerConfig;
+use rustls::client::UnbufferedClientConnection;
+use rustls::server::{ServerConfig, UnbufferedServerConnection};
 use rustls_pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
 
 pub(crate) use config::load_key;
 pub use error::{Blame, Error, reason_in};
+pub use stream::Stream;
 
 use crate::chain;
 use crate::credentials::Credentials;
 use crate::spiffe::Id;
+use stream::Session;
 
-/// Limits of a handshake and of its session.
+/// Limits of a handshake.
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
     /// From the first byte to the end of the handshake.
     pub handshake_timeout: Duration,
-    /// The most bytes that a session holds back for a peer that does not read, per direction of rustls's own queue.
-    pub buffer_limit: usize,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { handshake_timeout: Duration::from_secs(10), buffer_limit: 64 * 1024 }
+        Self { handshake_timeout: Duration::from_secs(10) }
     }
 }
 
@@ -79,16 +81,15 @@ impl Acceptor {
     ///
     /// # Errors
     /// See [`Error`]; the stream is gone then, and the peer was sent an alert where TLS has one.
-    pub async fn accept<IO>(&self, io: IO) -> Result<(server::TlsStream<IO>, Peer), Error>
+    pub async fn accept<IO>(&self, io: IO) -> Result<(Stream<IO>, Peer), Error>
     where
         IO: AsyncRead + AsyncWrite + Unpin,
     {
         self.credentials.usable_leaf(SystemTime::now()).ok_or(Error::NotCertified)?;
-        let limit = Some(self.settings.buffer_limit);
-        let handshake =
-            TlsAcceptor::from(Arc::clone(&self.config)).accept_with(io, |session| session.set_buffer_limit(limit));
+        let session = Box::new(UnbufferedServerConnection::new(Arc::clone(&self.config))?);
+        let handshake = Stream::handshake(io, Session::Server(session));
         let stream = within(self.settings.handshake_timeout, handshake).await?;
-        let session = stream.get_ref().1;
+        let session = stream.session();
         if session.alpn_protocol().is_none() && !self.config.alpn_protocols.is_empty() {
             return Err(Error::Alpn);
         }
@@ -145,7 +146,7 @@ impl Connector {
     ///
     /// # Errors
     /// See [`Error`]; the stream is gone then, and the peer was sent an alert where TLS has one.
-    pub async fn connect<IO>(&self, io: IO, expected: &Id) -> Result<client::TlsStream<IO>, Error>
+    pub async fn connect<IO>(&self, io: IO, expected: &Id) -> Result<Stream<IO>, Error>
     where
         IO: AsyncRead + AsyncWrite + Unpin,
     {
@@ -155,11 +156,10 @@ impl Connector {
         let config = config::client(&self.credentials, self.shown, &self.alpn, expected.clone());
         // rustls wants a name; it is neither sent (SNI is off) nor verified (the expected id is).
         let name = ServerName::from(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
-        let limit = Some(self.settings.buffer_limit);
-        let handshake =
-            TlsConnector::from(Arc::new(config)).connect_with(name, io, |session| session.set_buffer_limit(limit));
+        let session = Box::new(UnbufferedClientConnection::new(Arc::new(config), name)?);
+        let handshake = Stream::handshake(io, Session::Client(session));
         let stream = within(self.settings.handshake_timeout, handshake).await?;
-        if stream.get_ref().1.alpn_protocol().is_none() && !self.alpn.is_empty() {
+        if stream.session().alpn_protocol().is_none() && !self.alpn.is_empty() {
             return Err(Error::Alpn);
         }
         Ok(stream)

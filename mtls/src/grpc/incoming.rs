@@ -15,7 +15,6 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{AbortHandle, Id as TaskId, JoinSet};
 use tokio::time::{Instant, Sleep, sleep_until};
-use tokio_rustls::server::TlsStream;
 use tokio_stream::Stream;
 use tonic::transport::server::Connected;
 
@@ -193,7 +192,7 @@ impl fmt::Debug for Incoming {
 /// A verified connection.
 #[derive(Debug)]
 pub struct Connection {
-    tls: TlsStream<TcpStream>,
+    tls: tls::Stream<TcpStream>,
     peer: Peer,
 }
 

@@ -105,7 +105,7 @@ impl From<rustls::Error> for Error {
     }
 }
 
-/// tokio-rustls hands out rustls's errors inside of `io::Error`.
+/// A stream hands out rustls's errors inside of `io::Error`.
 impl From<io::Error> for Error {
     fn from(error: io::Error) -> Self {
         match error.downcast::<rustls::Error>() {

@@ -3,6 +3,7 @@
 mod bad_chains;
 mod hellos;
 mod sessions;
+mod stream;
 
 use std::sync::Arc;
 
@@ -10,6 +11,7 @@ use rustls::HandshakeKind;
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{NamedGroup, ProtocolVersion};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, copy_bidirectional_with_sizes, duplex};
+use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use super::*;
 use crate::credentials::{Anchors, Leaf};
@@ -17,8 +19,8 @@ use crate::testing::{Ca, Issued, Template, id};
 
 const H2: &[&[u8]] = &[b"h2"];
 
-type Client = client::TlsStream<DuplexStream>;
-type Server = server::TlsStream<DuplexStream>;
+type Client = Stream<DuplexStream>;
+type Server = Stream<DuplexStream>;
 
 /// Both sides of a handshake.
 async fn shake(
@@ -67,13 +69,23 @@ async fn a_session_is_tls_1_3_with_post_quantum_keys_and_the_fast_cipher() {
     let ca = Ca::root("root");
     let (web, api) = (ca.credentials(&id("web")), ca.credentials(&id("api")));
     let (client, server) = shake(&connector(&web), &id("api"), &acceptor(&api)).await;
-    let (client, (server, _)) = (client.unwrap(), server.unwrap());
-    let session = client.get_ref().1;
+    let (client, _) = (client.unwrap(), server.unwrap());
+    let session = client.session();
     assert_eq!(session.protocol_version(), Some(ProtocolVersion::TLSv1_3));
     assert_eq!(session.negotiated_key_exchange_group().unwrap().name(), NamedGroup::X25519MLKEM768);
     assert_eq!(session.negotiated_cipher_suite(), Some(config::preferred_suite()));
     assert_eq!(session.alpn_protocol(), Some(&b"h2"[..]));
-    assert_eq!(server.get_ref().1.server_name(), None, "a name was sent");
+}
+
+#[tokio::test]
+async fn no_name_is_sent_in_the_clear() {
+    let ca = Ca::root("root");
+    let (web, api) = (ca.credentials(&id("web")), ca.credentials(&id("api")));
+    let stock = TlsAcceptor::from(Arc::new(config::server(&api, ClientAuth::Required, H2)));
+    let ((near, far), expected, connector) = (duplex(4096), id("api"), connector(&web));
+    let (client, server) = tokio::join!(connector.connect(near, &expected), stock.accept(far));
+    client.unwrap();
+    assert_eq!(server.unwrap().get_ref().1.server_name(), None);
 }
 
 #[tokio::test]
@@ -227,7 +239,7 @@ async fn a_new_leaf_is_shown_from_the_next_handshake_on() {
         let leaf =
             |certificates: Option<&[rustls_pki_types::CertificateDer<'static>]>| certificates.unwrap()[0].clone();
         let (client, server) = (client.unwrap(), server.unwrap().0);
-        (leaf(server.get_ref().1.peer_certificates()), leaf(client.get_ref().1.peer_certificates()))
+        (leaf(server.session().peer_certificates()), leaf(client.session().peer_certificates()))
     };
     let current = || (web.leaf().unwrap().chain()[0].clone(), api.leaf().unwrap().chain()[0].clone());
     assert_eq!(shown().await, current());

@@ -5,6 +5,7 @@
 
 use std::future::poll_fn;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -21,6 +22,7 @@ use super::{Failure, Settings, headers};
 use crate::metrics::{self, Direction};
 use crate::model::{Peer, Protocol};
 use crate::net::connect::ConnectError;
+use crate::net::cork::cork;
 use crate::net::h2io::H2Io;
 use crate::net::{Connector, Stream};
 
@@ -264,6 +266,7 @@ impl Pool {
             .max_local_error_reset_streams(Some(1 << 20))
             .max_send_buffer_size(self.settings.send_buffer)
             .max_header_list_size(u32::try_from(self.settings.max_head).unwrap_or(u32::MAX));
+        let (io, uncork) = cork(io);
         let (sender, mut connection) = builder.handshake::<_, Bytes>(io).await?;
         let ping = connection.ping_pong().expect("taken once, here");
         let state = Arc::new(State::default());
@@ -271,7 +274,7 @@ impl Pool {
         let open = self.tunnels.as_ref().map(|tunnels| tunnels.connection(Direction::Outbound));
         tokio::spawn(async move {
             let _open = open;
-            if let Err(error) = connection.await {
+            if let Err(error) = poll_fn(|cx| uncork.rest(Pin::new(&mut connection).poll(cx), cx)).await {
                 tracing::debug!(%error, "HTTP/2 connection to the upstream ended early");
             }
             ended.closed.store(true, Ordering::Relaxed);

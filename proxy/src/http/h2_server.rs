@@ -4,6 +4,7 @@
 //! same code further up.
 
 use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -17,6 +18,7 @@ use super::body::Body;
 use super::caller::{Caller, H2Caller};
 use super::{Abort, Handler, Settings, pump};
 use crate::net::Stream;
+use crate::net::cork::cork;
 use crate::net::h2io::H2Io;
 
 /// Serves `io` until it ends. When `retire` returns, the peer is asked to open no further stream.
@@ -30,7 +32,9 @@ pub async fn serve<IO>(
 where
     IO: AsyncRead + AsyncWrite + Unpin,
 {
-    let handshake = builder(settings, side).handshake::<_, Bytes>(io);
+    let (io, uncork) = cork(io);
+    let mut handshake = pin!(builder(settings, side).handshake::<_, Bytes>(io));
+    let handshake = poll_fn(|cx| uncork.rest(handshake.as_mut().poll(cx), cx));
     let Ok(connection) = tokio::time::timeout(settings.head_timeout, handshake).await else {
         return Err(Reason::SETTINGS_TIMEOUT.into());
     };
@@ -39,7 +43,7 @@ where
     tokio::pin!(retire);
     loop {
         tokio::select! {
-            accepted = connection.accept() => match accepted {
+            accepted = poll_fn(|cx| uncork.rest(connection.poll_accept(cx), cx)) => match accepted {
                 Some(Ok((request, respond))) => {
                     tokio::spawn(exchange(request, respond, Arc::clone(&handler)));
                 }

@@ -7,6 +7,8 @@ use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use bytes::Bytes;
+
 use super::stream::{Reader, Stream, Writer};
 
 /// Why a copy ended.
@@ -117,9 +119,10 @@ async fn pump(reader: &mut Reader<'_>, writer: &mut Writer<'_>, count: impl Fn(u
             _ = writer.broken() => return Err(Broken::Write),
         };
         let Some(chunk) = chunk else { break };
-        let n = chunk.len() as u64;
-        writer.write(chunk).await.map_err(|_| Broken::Write)?;
-        count(n);
+        let mut chunks = [chunk, reader.at_hand().await, reader.at_hand().await, reader.at_hand().await];
+        let n: usize = chunks.iter().map(Bytes::len).sum();
+        writer.write_all(&mut chunks).await.map_err(|_| Broken::Write)?;
+        count(n as u64);
     }
     // The far end may be gone for good by now; the other direction finds out.
     let _ = writer.finish();

@@ -66,15 +66,32 @@ impl H2Reader {
         poll_fn(|cx| self.poll_chunk(cx)).await
     }
 
+    /// Further bytes that are here already, as long as the stream is whole.
+    pub(super) async fn at_hand(&mut self) -> Option<Bytes> {
+        poll_fn(|cx| match self.recv.is_end_stream() {
+            true => Poll::Ready(None),
+            false => Poll::Ready(match self.poll_data(cx) {
+                Poll::Ready(Ok(data)) => data,
+                // A break comes again with the next read.
+                Poll::Ready(Err(_)) | Poll::Pending => None,
+            }),
+        })
+        .await
+    }
+
     fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<Bytes>>> {
         let owed = std::mem::take(&mut self.owed);
         if owed > 0 {
             // Fails only for streams that are closed, where credit is of no use.
             let _ = self.recv.flow_control().release_capacity(owed);
         }
+        self.poll_data(cx)
+    }
+
+    fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<Bytes>>> {
         match ready!(self.recv.poll_data(cx)) {
             Some(Ok(data)) => {
-                self.owed = data.len();
+                self.owed += data.len();
                 Poll::Ready(Ok(Some(data)))
             }
             // RFC 9113 8.1: a reset without error after the end means "stop sending"; as an end of data it is clean.

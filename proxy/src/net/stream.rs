@@ -4,7 +4,7 @@
 //! buffer that all connections of a worker share.
 
 use std::cell::RefCell;
-use std::io;
+use std::io::{self, IoSlice};
 use std::net::Shutdown;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -161,7 +161,18 @@ impl Reader<'_> {
             Reader::H2(_, h2) => h2.chunk().await,
         }
     }
+
+    /// Further bytes that need no wait and no system call; empty when there are none.
+    pub(super) async fn at_hand(&mut self) -> Bytes {
+        match self {
+            Reader::Tcp(..) => Bytes::new(),
+            Reader::H2(_, h2) => h2.at_hand().await.unwrap_or_default(),
+        }
+    }
 }
+
+/// How many chunks go out in one system call.
+pub(super) const CHUNKS: usize = 4;
 
 /// The sending direction of a `Stream`.
 #[derive(Debug)]
@@ -173,11 +184,16 @@ pub enum Writer<'a> {
 }
 
 impl Writer<'_> {
-    /// Sends all of `data`.
-    pub async fn write(&mut self, data: Bytes) -> io::Result<()> {
+    /// Sends all of `chunks`.
+    pub(super) async fn write_all(&mut self, chunks: &mut [Bytes; CHUNKS]) -> io::Result<()> {
         match self {
-            Writer::Tcp(tcp) => write_tcp(tcp, data).await,
-            Writer::H2(h2) => h2.write(data).await,
+            Writer::Tcp(tcp) => write_tcp(tcp, chunks).await,
+            Writer::H2(h2) => {
+                for chunk in chunks {
+                    h2.write(std::mem::take(chunk)).await?;
+                }
+                Ok(())
+            }
         }
     }
 
@@ -201,15 +217,24 @@ impl Writer<'_> {
     }
 }
 
-async fn write_tcp(tcp: &TcpStream, mut data: Bytes) -> io::Result<()> {
-    while !data.is_empty() {
-        match tcp.try_write(&data) {
-            Ok(n) => data.advance(n),
+async fn write_tcp(tcp: &TcpStream, chunks: &mut [Bytes; CHUNKS]) -> io::Result<()> {
+    while chunks.iter().any(|chunk| !chunk.is_empty()) {
+        let slices = chunks.each_ref().map(|chunk| IoSlice::new(chunk));
+        match tcp.try_write_vectored(&slices) {
+            Ok(n) => advance(chunks, n),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => tcp.writable().await?,
             Err(error) => return Err(error),
         }
     }
     Ok(())
+}
+
+fn advance(chunks: &mut [Bytes; CHUNKS], mut n: usize) {
+    for chunk in chunks {
+        let part = n.min(chunk.len());
+        chunk.advance(part);
+        n -= part;
+    }
 }
 
 impl AsyncRead for Stream {

@@ -108,7 +108,7 @@ async fn connection(server: &Server) -> (h2::client::SendRequest<Bytes>, h2::cli
     h2::client::handshake(tls).await.unwrap()
 }
 
-type Tls = tokio_rustls::client::TlsStream<tokio::net::TcpStream>;
+type Tls = mesh_mtls::tls::Stream<tokio::net::TcpStream>;
 
 fn certify_head() -> http::Request<()> {
     let head = http::Request::post("http://identity/mesh.identity.v1.Identity/Certify");

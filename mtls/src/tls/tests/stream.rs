@@ -1,0 +1,80 @@
+//! Bytes over a session: all of them, in order, however they are cut; and no memory between them.
+
+use tokio::io::{ReadHalf, WriteHalf, split};
+
+use super::*;
+
+async fn pair(room: usize) -> (Client, Server) {
+    let ca = Ca::root("root");
+    let (web, api) = (ca.credentials(&id("web")), ca.credentials(&id("api")));
+    let ((near, far), expected) = (duplex(room), id("api"));
+    let (connector, acceptor) = (connector(&web), acceptor(&api));
+    let (client, server) = tokio::join!(connector.connect(near, &expected), acceptor.accept(far));
+    (client.unwrap(), server.unwrap().0)
+}
+
+fn bytes(n: usize) -> Vec<u8> {
+    (0..n).map(|i| u8::try_from(i * 31 % 251).unwrap()).collect()
+}
+
+async fn send(mut writer: WriteHalf<Client>, data: Vec<u8>, cut: usize) {
+    for part in data.chunks(cut) {
+        writer.write_all(part).await.unwrap();
+    }
+    writer.shutdown().await.unwrap();
+}
+
+async fn receive(mut reader: ReadHalf<Client>) -> Vec<u8> {
+    let mut all = Vec::new();
+    reader.read_to_end(&mut all).await.unwrap();
+    all
+}
+
+#[tokio::test]
+async fn all_bytes_arrive_in_order_both_ways_at_once() {
+    for (room, cut) in [(100, 1000), (4096, 7), (4096, 100_000), (1 << 20, 16 * 1024), (200_000, 50_001)] {
+        let (client, server) = pair(room).await;
+        let data = bytes(if cut < 100 { 20_000 } else { 700_000 });
+        let ((r1, w1), (r2, w2)) = (split(client), split(server));
+        let (_, _, up, down) =
+            tokio::join!(send(w1, data.clone(), cut), send(w2, data.clone(), cut), receive(r2), receive(r1));
+        assert!(up == data && down == data, "room {room}, cut {cut}: {} and {} bytes", up.len(), down.len());
+    }
+}
+
+#[tokio::test]
+async fn a_write_while_received_records_wait_loses_none_of_them() {
+    let (mut client, mut server) = pair(1 << 20).await;
+    let data = bytes(60_000);
+    server.write_all(&data).await.unwrap();
+    server.flush().await.unwrap();
+    let mut first = [0; 10];
+    client.read_exact(&mut first).await.unwrap();
+    client.write_all(b"meanwhile").await.unwrap();
+    client.flush().await.unwrap();
+    let mut rest = vec![0; data.len() - 10];
+    client.read_exact(&mut rest).await.unwrap();
+    assert!(first == data[..10] && rest == data[10..]);
+    let mut heard = [0; 9];
+    server.read_exact(&mut heard).await.unwrap();
+    assert_eq!(&heard, b"meanwhile");
+}
+
+#[tokio::test]
+async fn an_idle_session_holds_no_buffer() {
+    let (mut client, mut server) = pair(1 << 20).await;
+    client.write_all(&bytes(50_000)).await.unwrap();
+    client.flush().await.unwrap();
+    server.read_exact(&mut vec![0; 50_000]).await.unwrap();
+    let waiting = tokio::time::timeout(Duration::from_millis(1), server.read(&mut [0; 1])).await;
+    assert!(waiting.is_err(), "nothing was sent");
+    assert_eq!((client.held(), server.held()), (0, 0));
+}
+
+#[tokio::test]
+async fn an_end_without_a_word_is_no_clean_end() {
+    let (client, mut server) = pair(4096).await;
+    drop(client);
+    let error = server.read(&mut [0; 1]).await.unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::UnexpectedEof);
+}
