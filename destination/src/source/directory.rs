@@ -17,7 +17,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use notice::Notices;
 pub use scan::Report;
-use scan::{Change, Scan, Scanner, Writers};
+use scan::{Change, Scan, Scanner, Suspects, Writers};
 use tokio::task;
 use tokio::time::timeout;
 pub use walk::Error;
@@ -35,8 +35,11 @@ const NAMED: usize = 3;
 pub struct Settings {
     /// A burst of changes is over when nothing has changed for this long...
     pub quiet: Duration,
-    /// ... or, if it goes on, it is looked at after this time.
+    /// ... or, if it goes on, it is looked at after this time. Files come and go one by one when somebody moves objects
+    /// between them, which must not look as if the objects had gone.
     pub patience: Duration,
+    /// The same, as long as known files were replaced and nothing else: each is whole.
+    pub patience_with_files: Duration,
     /// Looks without a notice, for what notices miss.
     pub periodic: Duration,
     /// The same, where there are no notices, or as long as something is amiss: of mounts there are none.
@@ -48,6 +51,7 @@ impl Default for Settings {
         Self {
             quiet: Duration::from_millis(10),
             patience: Duration::from_millis(100),
+            patience_with_files: Duration::from_millis(20),
             periodic: Duration::from_secs(10),
             periodic_without_notices: Duration::from_secs(1),
         }
@@ -107,7 +111,7 @@ pub struct Placed {
 pub fn look(path: &Path) -> Result<Look, Error> {
     let mut scanner = Scanner::new(path.to_owned());
     // Nobody is writing: what is there is what is meant.
-    let scan = scanner.scan(&Writers::none(), SystemTime::now())?;
+    let scan = scanner.scan(&Suspects::Everything, &Writers::none(), SystemTime::now())?;
     if scan.is_empty {
         return Err(Error::Empty { path: path.to_owned() });
     }
@@ -176,9 +180,14 @@ impl Directory {
             return Instant::now();
         }
         let seen = Instant::now();
-        let quiet = async { while timeout(self.settings.quiet, self.notices.changed()).await.is_ok() {} };
-        // A burst without end is looked at all the same.
-        let _ = timeout(self.settings.patience, quiet).await;
+        let Settings { quiet, patience, patience_with_files, .. } = self.settings;
+        while timeout(quiet, self.notices.changed()).await.is_ok() {
+            // A burst without end is looked at all the same.
+            let patience = if self.notices.are_of_files() { patience_with_files } else { patience };
+            if seen.elapsed() + quiet > patience {
+                break;
+            }
+        }
         seen
     }
 
@@ -186,9 +195,10 @@ impl Directory {
         let Some(mut scanner) = self.scanner.take() else {
             return Ok(Again::Periodically);
         };
-        let writers = self.notices.writers();
+        let (suspects, writers) = (self.notices.take(), self.notices.writers());
+        let suspects = if self.stage == Stage::Loading { Suspects::Everything } else { suspects };
         let scan = task::spawn_blocking(move || {
-            let scan = scanner.scan(&writers, SystemTime::now());
+            let scan = scanner.scan(&suspects, &writers, SystemTime::now());
             (scanner, scan)
         });
         let Ok((scanner, scan)) = scan.await else {
@@ -197,7 +207,7 @@ impl Directory {
         let (files, broken) = scanner.counts();
         self.scanner = Some(scanner);
         let scan = scan?;
-        let missed = self.notices.follow(&scan.directories);
+        let missed = scan.directories.as_ref().is_some_and(|directories| self.notices.follow(directories));
         let again = match (missed, scan.held) {
             (true, _) => Again::Now,
             (false, true) => Again::Soon,

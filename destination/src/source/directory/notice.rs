@@ -1,8 +1,8 @@
 //! Notices changes below a directory, through inotify.
 //!
-//! Invariant: a notice only says "look again"; what it missed (a full queue, a directory behind a link) the next
-//! periodic look finds. Watches are those of the directories that the last scan visited. Without inotify (too many
-//! instances, a file system that has none) nothing is noticed, and looks are more frequent. Non-goal: what changed.
+//! Invariant: a notice only says where to look again: at files that it names, if nothing else can have changed, or at
+//! everything; what it missed (a full queue, a directory behind a link) the next periodic look finds. Watches are those of the directories that the last scan visited. Without inotify (too many
+//! instances, a file system that has none) nothing is noticed, and looks are more frequent. Non-goal: what changed there.
 
 use std::collections::{BTreeSet, HashMap};
 use std::ffi::{OsStr, OsString};
@@ -15,8 +15,8 @@ use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, InotifyEvent, WatchDe
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-use super::scan::Writers;
-use super::walk::is_manifest;
+use super::scan::{Suspects, Writers};
+use super::walk::{MAX_FILES, is_manifest};
 
 /// Everything that can change which manifests there are, or what they say.
 const CHANGES: AddWatchFlags = AddWatchFlags::IN_CREATE
@@ -35,6 +35,10 @@ const ENTRIES: AddWatchFlags = AddWatchFlags::IN_CREATE
     .union(AddWatchFlags::IN_MOVED_TO)
     .union(AddWatchFlags::IN_DELETE);
 
+/// What a file says is there as a whole, or may be read.
+const COMPLETE: AddWatchFlags =
+    AddWatchFlags::IN_MOVED_TO.union(AddWatchFlags::IN_CLOSE_WRITE).union(AddWatchFlags::IN_ATTRIB);
+
 /// What files say.
 const CONTENT: AddWatchFlags =
     AddWatchFlags::IN_MODIFY.union(AddWatchFlags::IN_CLOSE_WRITE).union(AddWatchFlags::IN_ATTRIB);
@@ -44,6 +48,23 @@ pub(super) struct Notices {
     kernel: Option<Kernel>,
     /// Files that were written to and not closed since.
     writing: BTreeSet<PathBuf>,
+    noticed: Noticed,
+}
+
+/// Since the last look.
+#[derive(Default)]
+struct Noticed {
+    files: BTreeSet<PathBuf>,
+    more: bool,
+}
+
+/// What an event is about.
+enum Event {
+    Nothing,
+    /// What a manifest says.
+    Manifest(PathBuf),
+    /// Which manifests there are, or it is not known what.
+    Anything,
 }
 
 struct Kernel {
@@ -74,7 +95,7 @@ impl Notices {
         if let Err(error) = &kernel {
             tracing::warn!(%error, "no inotify: manifests are looked at once a second instead");
         }
-        Self { root, kernel: kernel.ok(), writing: BTreeSet::new() }
+        Self { root, kernel: kernel.ok(), writing: BTreeSet::new(), noticed: Noticed::default() }
     }
 
     pub(super) fn is_active(&self) -> bool {
@@ -91,7 +112,8 @@ impl Notices {
                 Ok(events) => {
                     let mut relevant = false;
                     for event in &events {
-                        relevant |= note(&mut self.writing, &kernel.watches, event);
+                        let event = note(&mut self.writing, &kernel.watches, event);
+                        relevant |= self.noticed.add(event);
                     }
                     if relevant {
                         return;
@@ -104,6 +126,17 @@ impl Notices {
                 }
             }
         }
+    }
+
+    /// Takes what was noticed since the last call; without a notice, everything is suspect.
+    pub(super) fn take(&mut self) -> Suspects {
+        let Noticed { files, more } = std::mem::take(&mut self.noticed);
+        if more || files.is_empty() { Suspects::Everything } else { Suspects::Files(files) }
+    }
+
+    /// Whether only files that are in place were noticed since then.
+    pub(super) fn are_of_files(&self) -> bool {
+        !self.noticed.more
     }
 
     /// Who is known to be writing.
@@ -172,38 +205,52 @@ impl Kernel {
     }
 }
 
-/// Takes note of an event; whether it calls for another look.
-fn note(writing: &mut BTreeSet<PathBuf>, watches: &HashMap<WatchDescriptor, Watched>, event: &InotifyEvent) -> bool {
+impl Noticed {
+    /// Whether the event calls for another look.
+    fn add(&mut self, event: Event) -> bool {
+        match event {
+            Event::Nothing => return false,
+            Event::Manifest(path) if self.files.len() < MAX_FILES => {
+                self.files.insert(path);
+            }
+            Event::Manifest(_) | Event::Anything => self.more = true,
+        }
+        true
+    }
+}
+
+fn note(writing: &mut BTreeSet<PathBuf>, watches: &HashMap<WatchDescriptor, Watched>, event: &InotifyEvent) -> Event {
+    let anything_if = |relevant| if relevant { Event::Anything } else { Event::Nothing };
     if event.mask.contains(AddWatchFlags::IN_Q_OVERFLOW) {
         writing.clear(); // what was closed may have been lost
-        return true;
+        return Event::Anything;
     }
     if event.mask.contains(AddWatchFlags::IN_IGNORED) {
-        return false;
+        return Event::Nothing;
     }
     let Some(watched) = watches.get(&event.wd) else {
-        return false;
+        return Event::Nothing;
     };
     let Some(name) = &event.name else {
-        return watched.only.is_none();
+        return anything_if(watched.only.is_none());
     };
     if let Some(only) = &watched.only {
-        return name == only;
+        return anything_if(name == only);
     }
     if name.as_encoded_bytes().starts_with(b".") && !is_of_a_volume(name) {
-        return false;
+        return Event::Nothing;
     }
     let path = watched.path.join(name);
     if !is_manifest(&path) {
         // Another file's content is nothing to us; but what comes and goes may be a directory, or a link to one.
-        return !event.mask.intersects(CONTENT);
+        return anything_if(!event.mask.intersects(CONTENT));
     }
     if event.mask.contains(AddWatchFlags::IN_MODIFY) {
         writing.insert(path);
-        return false; // the close tells; a writer that never closes is found by the periodic look
+        return Event::Nothing; // the close tells; a writer that never closes is found by the periodic look
     }
     writing.remove(&path);
-    true
+    if event.mask.intersects(COMPLETE) { Event::Manifest(path) } else { Event::Anything }
 }
 
 /// Kubernetes' volumes swap one link, `..data`, through which all their files lead.

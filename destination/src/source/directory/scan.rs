@@ -2,7 +2,8 @@
 //!
 //! Invariant: a file that is broken, unreadable or still being written keeps its last good objects; a directory that is
 //! lost, or has no manifest left, keeps all; only a file that is gone from among others takes its objects along. Of two
-//! declarations of an object the first by path counts. Unchanged files are not read again. Non-goal: when to scan (`notice`), and the index.
+//! declarations of an object the first by path counts. Unchanged files are not read again, and where it is known which files
+//! changed, and that suffices, no others are looked at. Non-goal: when to scan (`notice`), and the index.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
@@ -14,7 +15,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use super::walk::{self, Error, walk};
-use crate::manifest::{self, Finding, MAX_BYTES, Severity};
+use crate::manifest::{self, Declared, Finding, MAX_BYTES, Severity};
 use crate::model::{Key, Object};
 
 /// A file whose writer may not be known is left alone for this long after its last change.
@@ -64,7 +65,16 @@ pub(super) struct Scan {
     pub(super) held: bool,
     /// There is no manifest at all.
     pub(super) is_empty: bool,
-    pub(super) directories: Vec<PathBuf>,
+    /// All that were visited; none when only files were looked at.
+    pub(super) directories: Option<Vec<PathBuf>>,
+}
+
+/// What may have changed since the last scan.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Suspects {
+    Everything,
+    /// What these files say, and nothing else.
+    Files(BTreeSet<PathBuf>),
 }
 
 /// Whether somebody would tell us when a writer has finished.
@@ -148,11 +158,18 @@ impl Scanner {
         }
     }
 
-    /// Looks at everything. After an error, and where there is no manifest at all, nothing has changed.
-    pub(super) fn scan(&mut self, writers: &Writers, now: SystemTime) -> Result<Scan, Error> {
+    /// Looks at what may have changed. After an error, and where there is no manifest at all, nothing has.
+    pub(super) fn scan(&mut self, suspects: &Suspects, writers: &Writers, now: SystemTime) -> Result<Scan, Error> {
+        match suspects {
+            Suspects::Files(files) if self.are_plain(files) => Ok(self.scan_files(files, writers, now)),
+            Suspects::Files(_) | Suspects::Everything => self.scan_everything(writers, now),
+        }
+    }
+
+    fn scan_everything(&mut self, writers: &Writers, now: SystemTime) -> Result<Scan, Error> {
         let found = walk(&self.root)?;
         if found.files.is_empty() && found.unreadable.is_empty() {
-            return Ok(Scan { is_empty: true, directories: found.directories, ..Scan::default() });
+            return Ok(Scan { is_empty: true, directories: Some(found.directories), ..Scan::default() });
         }
         let mut scan = Scan::default();
         self.forget_deleted(&found, &mut scan);
@@ -160,8 +177,31 @@ impl Scanner {
             self.look_at(path, writers, now, &mut scan);
         }
         self.merge(&mut scan);
-        scan.directories = found.directories;
+        scan.directories = Some(found.directories);
         Ok(scan)
+    }
+
+    /// Whether a look at these files alone tells what changed: all are known, and still files.
+    fn are_plain(&self, files: &BTreeSet<PathBuf>) -> bool {
+        let is_file = |path| fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_file());
+        files.iter().all(|path| self.manifests.contains_key(path) && is_file(path))
+    }
+
+    fn scan_files(&mut self, files: &BTreeSet<PathBuf>, writers: &Writers, now: SystemTime) -> Scan {
+        let mut scan = Scan::default();
+        let before: HashMap<_, _> = self.objects_of(files).collect();
+        for path in files {
+            self.look_at(path.clone(), writers, now, &mut scan);
+        }
+        if !self.merge_files(files, &before, &mut scan) {
+            self.merge(&mut scan);
+        }
+        scan
+    }
+
+    fn objects_of(&self, files: &BTreeSet<PathBuf>) -> impl Iterator<Item = (Key, Arc<Object>)> {
+        let manifests = files.iter().filter_map(|path| self.manifests.get(path));
+        manifests.flat_map(|manifest| &manifest.objects).map(|held| (held.object.key(), Arc::clone(&held.object)))
     }
 
     /// Files, and those among them that are broken.
@@ -234,17 +274,38 @@ impl Scanner {
             let before = self.manifests.remove(&path);
             before.map(|manifest| manifest.objects).unwrap_or_default()
         } else {
-            let objects = parsed.objects.into_iter();
-            objects
-                .map(|declared| Held {
-                    object: Arc::new(declared.object),
-                    line: declared.line,
-                    column: declared.column,
-                })
-                .collect()
+            let before = self.manifests.get(&path).map(|manifest| &manifest.objects[..]).unwrap_or_default();
+            let objects = parsed.objects.into_iter().enumerate();
+            objects.map(|(place, declared)| Held::new(declared, before.get(place))).collect()
         };
         let stamp = Some(stamp);
         self.manifests.insert(path, Manifest { stamp, objects, broken });
+    }
+
+    /// How the objects of some files differ from `before`. False, and nothing is done, if that depends on other files: on
+    /// which declaration of an object is the first.
+    fn merge_files(&mut self, files: &BTreeSet<PathBuf>, before: &HashMap<Key, Arc<Object>>, scan: &mut Scan) -> bool {
+        let mut after = HashMap::new();
+        for (key, object) in self.objects_of(files) {
+            let is_of_others = self.current.contains_key(&key) && !before.contains_key(&key);
+            if is_of_others || after.insert(key, object).is_some() {
+                return false;
+            }
+        }
+        if !self.clashes.is_empty() {
+            return false;
+        }
+        for key in before.keys().filter(|key| !after.contains_key(key)) {
+            self.current.remove(key);
+            scan.changes.push(Change::Delete(key.clone()));
+        }
+        for (key, object) in after {
+            if !before.get(&key).is_some_and(|before| Arc::ptr_eq(before, &object)) {
+                self.current.insert(key, Arc::clone(&object));
+                scan.changes.push(Change::Apply(object));
+            }
+        }
+        true
     }
 
     /// Finds the first declaration of each object, and how that differs from before.
@@ -279,6 +340,15 @@ impl Scanner {
         let current = objects.map(|(key, (_, held))| (key, Arc::clone(&held.object)));
         self.current = current.collect();
         self.clashes = clashes;
+    }
+}
+
+impl Held {
+    /// What did not change stays the same object, so that nobody has to compare it again.
+    fn new(declared: Declared, before: Option<&Self>) -> Self {
+        let Declared { object, line, column } = declared;
+        let same = before.filter(|before| *before.object == object).map(|before| Arc::clone(&before.object));
+        Self { object: same.unwrap_or_else(|| Arc::new(object)), line, column }
     }
 }
 

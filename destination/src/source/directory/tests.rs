@@ -334,7 +334,7 @@ fn findings_name_file_line_and_field_and_come_once() {
     let broken = workload("a", "10.0.0.1").replace("spec: {", "spec: {zome: b, ");
     write(dir.path(), "a.yaml", &broken);
     let mut scanner = Scanner::new(dir.path().to_owned());
-    let mut scan = || scanner.scan(&Writers::none(), SystemTime::now()).unwrap();
+    let mut scan = || scanner.scan(&Suspects::Everything, &Writers::none(), SystemTime::now()).unwrap();
     let reports = scan().reports;
     let [Report { path, finding }] = &reports[..] else { panic!("{reports:?}") };
     assert_eq!(*path, dir.path().join("a.yaml"));
@@ -349,7 +349,7 @@ fn of_two_declarations_the_first_by_path_counts_and_the_other_is_told() {
     write(dir.path(), "a.yaml", &workload("a", "10.0.0.1"));
     write(dir.path(), "b.yaml", &workload("a", "10.0.0.2"));
     let mut scanner = Scanner::new(dir.path().to_owned());
-    let scan = scanner.scan(&Writers::none(), SystemTime::now()).unwrap();
+    let scan = scanner.scan(&Suspects::Everything, &Writers::none(), SystemTime::now()).unwrap();
     let [report] = &scan.reports[..] else { panic!("{:?}", scan.reports) };
     assert!(report.path.ends_with("b.yaml"));
     let first = dir.path().join("a.yaml");
@@ -359,7 +359,7 @@ fn of_two_declarations_the_first_by_path_counts_and_the_other_is_told() {
     let Object::Workload(workload) = &**object else { panic!() };
     assert_eq!(workload.addresses[0].to_string(), "10.0.0.1");
     fs::remove_file(first).unwrap();
-    let scan = scanner.scan(&Writers::none(), SystemTime::now()).unwrap();
+    let scan = scanner.scan(&Suspects::Everything, &Writers::none(), SystemTime::now()).unwrap();
     assert!(matches!(scan.changes[..], [Change::Apply(_)]) && scan.reports.is_empty());
 }
 
@@ -379,7 +379,7 @@ fn what_cannot_be_read_is_told_once_and_never_waited_for() {
     nix::unistd::mkfifo(&path("fifo.yaml"), nix::sys::stat::Mode::S_IRWXU).unwrap();
     let _socket = std::os::unix::net::UnixListener::bind(path("socket.yaml")).unwrap();
     let mut scanner = Scanner::new(dir.path().to_owned());
-    let scan = scanner.scan(&Writers::none(), SystemTime::now()).unwrap();
+    let scan = scanner.scan(&Suspects::Everything, &Writers::none(), SystemTime::now()).unwrap();
     let told = scan.reports.iter().map(|r| (r.path.file_name().unwrap().to_str().unwrap(), r.finding.message.as_str()));
     let large = format!("longer than {} bytes", crate::manifest::MAX_BYTES);
     let expected = BTreeSet::from([
@@ -395,7 +395,7 @@ fn what_cannot_be_read_is_told_once_and_never_waited_for() {
     ]);
     assert_eq!(told.collect::<BTreeSet<_>>(), expected);
     assert_eq!((scanner.broken().count(), scanner.counts().1, scan.held), (9, 9, false));
-    assert!(scanner.scan(&Writers::none(), SystemTime::now()).unwrap().reports.is_empty());
+    assert!(scanner.scan(&Suspects::Everything, &Writers::none(), SystemTime::now()).unwrap().reports.is_empty());
 }
 
 #[test]
@@ -404,11 +404,11 @@ fn a_file_that_cannot_be_read_any_more_keeps_its_last_good_objects() {
     write(dir.path(), "web.yaml", SERVICE);
     write(dir.path(), "a.yaml", &workload("a", "10.0.0.1"));
     let mut scanner = Scanner::new(dir.path().to_owned());
-    assert_eq!(scanner.scan(&Writers::none(), SystemTime::now()).unwrap().changes.len(), 2);
+    assert_eq!(scanner.scan(&Suspects::Everything, &Writers::none(), SystemTime::now()).unwrap().changes.len(), 2);
     for target in ["nowhere", "/dev/null", "/proc/self/mem"] {
         fs::remove_file(dir.path().join("a.yaml")).unwrap();
         symlink(target, dir.path().join("a.yaml")).unwrap();
-        let scan = scanner.scan(&Writers::none(), SystemTime::now()).unwrap();
+        let scan = scanner.scan(&Suspects::Everything, &Writers::none(), SystemTime::now()).unwrap();
         assert!(scan.changes.is_empty() && scanner.broken().count() == 1, "{target}: {scan:?}");
     }
 }
@@ -418,7 +418,7 @@ fn names_with_control_characters_are_told_on_one_line() {
     let dir = tempfile::tempdir().unwrap();
     write(dir.path(), "a\x1b[31m\nb.yaml", &workload("a", "10.0.0.1").replace("name: a", "name: \"a\\e[31m\\nb\""));
     let mut scanner = Scanner::new(dir.path().to_owned());
-    let scan = scanner.scan(&Writers::none(), SystemTime::now()).unwrap();
+    let scan = scanner.scan(&Suspects::Everything, &Writers::none(), SystemTime::now()).unwrap();
     let told: Vec<_> = scan.reports.iter().map(ToString::to_string).collect();
     let path = format!("{}/a\\u{{1b}}[31m\\nb.yaml", dir.path().display());
     let warning = format!("{path}:1:1: warning: the name has bytes that do not print");
@@ -432,9 +432,9 @@ fn without_notices_a_fresh_file_is_left_alone_until_it_has_settled() {
     write(dir.path(), "a.yaml", SERVICE);
     let modified = fs::metadata(dir.path().join("a.yaml")).unwrap().modified().unwrap();
     let mut scanner = Scanner::new(dir.path().to_owned());
-    let fresh = scanner.scan(&Writers::Unknown, modified + Duration::from_millis(50)).unwrap();
+    let fresh = scanner.scan(&Suspects::Everything, &Writers::Unknown, modified + Duration::from_millis(50)).unwrap();
     assert!(fresh.held && fresh.changes.is_empty());
-    let settled = scanner.scan(&Writers::Unknown, modified + scan::SETTLE).unwrap();
+    let settled = scanner.scan(&Suspects::Everything, &Writers::Unknown, modified + scan::SETTLE).unwrap();
     assert!(!settled.held && settled.changes.len() == 1);
 }
 
@@ -444,4 +444,93 @@ async fn a_thousand_files_are_read() {
     let files: Vec<_> = files.iter().map(|(name, text)| (name.as_str(), text.as_str())).collect();
     let mesh = Fixture::new(&files).await;
     assert_eq!(mesh.index.lock().unwrap().count(Kind::Workload), 1000);
+}
+
+/// What a look at the files of these names changes, for people: `+` applied, `-` deleted.
+fn look_at(scanner: &mut Scanner, dir: &Path, names: &[&str]) -> BTreeSet<String> {
+    let files = names.iter().map(|name| dir.join(name)).collect();
+    let scan = scanner.scan(&Suspects::Files(files), &Writers::none(), SystemTime::now()).unwrap();
+    let shown = scan.changes.iter().map(|change| match change {
+        Change::Apply(object) => format!("+{}", object.key().name.name),
+        Change::Delete(key) => format!("-{}", key.name.name),
+    });
+    shown.collect()
+}
+
+#[test]
+fn of_files_that_are_suspect_only_what_changed_is_applied() {
+    let dir = tempfile::tempdir().unwrap();
+    let two = |second: &str| format!("{}{}", workload("a", "10.0.0.1"), workload("b", second));
+    replace(dir.path(), "one.yaml", &two("10.0.0.2"));
+    replace(dir.path(), "other.yaml", &workload("c", "10.0.0.3"));
+    let mut scanner = Scanner::new(dir.path().to_owned());
+    scanner.scan(&Suspects::Everything, &Writers::none(), SystemTime::now()).unwrap();
+    replace(dir.path(), "one.yaml", &two("10.0.0.9"));
+    replace(dir.path(), "other.yaml", &workload("c", "10.0.0.8"));
+    assert_eq!(look_at(&mut scanner, dir.path(), &["one.yaml"]), BTreeSet::from(["+b".to_owned()]));
+    assert_eq!(look_at(&mut scanner, dir.path(), &["other.yaml"]), BTreeSet::from(["+c".to_owned()]));
+    // An object that moves is not gone, whichever file says so first.
+    replace(dir.path(), "one.yaml", &workload("a", "10.0.0.1"));
+    replace(dir.path(), "other.yaml", &format!("{}{}", workload("c", "10.0.0.8"), workload("b", "10.0.0.9")));
+    assert_eq!(look_at(&mut scanner, dir.path(), &["one.yaml", "other.yaml"]), BTreeSet::from(["+b".to_owned()]));
+    replace(dir.path(), "other.yaml", &workload("c", "10.0.0.8"));
+    assert_eq!(look_at(&mut scanner, dir.path(), &["other.yaml"]), BTreeSet::from(["-b".to_owned()]));
+    let rescan = scanner.scan(&Suspects::Everything, &Writers::none(), SystemTime::now()).unwrap();
+    assert!(rescan.changes.is_empty() && rescan.reports.is_empty(), "a look at everything agrees: {rescan:?}");
+}
+
+#[test]
+fn which_declaration_is_the_first_is_known_whatever_was_suspect() {
+    let dir = tempfile::tempdir().unwrap();
+    for (name, object, address) in
+        [("1.yaml", "a", "10.0.0.1"), ("2.yaml", "b", "10.0.0.2"), ("3.yaml", "c", "10.0.0.3")]
+    {
+        replace(dir.path(), name, &workload(object, address));
+    }
+    let mut scanner = Scanner::new(dir.path().to_owned());
+    scanner.scan(&Suspects::Everything, &Writers::none(), SystemTime::now()).unwrap();
+    // The second file takes the object of the third, and is the first to declare it; then it lets go again.
+    replace(dir.path(), "2.yaml", &workload("c", "10.0.0.9"));
+    let both = ["+c", "-b"].map(str::to_owned);
+    assert_eq!(look_at(&mut scanner, dir.path(), &["2.yaml"]), BTreeSet::from(both));
+    replace(dir.path(), "3.yaml", &workload("c", "10.0.0.4"));
+    assert_eq!(look_at(&mut scanner, dir.path(), &["3.yaml"]), BTreeSet::new(), "it is the second");
+    replace(dir.path(), "2.yaml", &workload("b", "10.0.0.2"));
+    let both = ["+c", "+b"].map(str::to_owned);
+    assert_eq!(look_at(&mut scanner, dir.path(), &["2.yaml"]), BTreeSet::from(both));
+    assert!(scanner.declared().any(|(path, object, ..)| path.ends_with("3.yaml") && object.key().name.name == "c"));
+}
+
+#[test]
+fn a_suspect_that_is_no_known_file_calls_for_a_look_at_everything() {
+    let dir = tempfile::tempdir().unwrap();
+    replace(dir.path(), "a.yaml", &workload("a", "10.0.0.1"));
+    let mut scanner = Scanner::new(dir.path().to_owned());
+    scanner.scan(&Suspects::Everything, &Writers::none(), SystemTime::now()).unwrap();
+    replace(dir.path(), "b.yaml", &workload("b", "10.0.0.2"));
+    replace(dir.path(), "c.yaml", &workload("c", "10.0.0.3"));
+    let found = ["+b", "+c"].map(str::to_owned);
+    assert_eq!(look_at(&mut scanner, dir.path(), &["b.yaml"]), BTreeSet::from(found), "c is found on the way");
+    fs::remove_file(dir.path().join("a.yaml")).unwrap();
+    assert_eq!(look_at(&mut scanner, dir.path(), &["a.yaml"]), BTreeSet::from(["-a".to_owned()]));
+}
+
+#[tokio::test]
+async fn notices_name_files_that_were_replaced_and_suspect_everything_when_others_come_and_go() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().join("manifests");
+    fs::create_dir(&root).unwrap();
+    let mut notices = Notices::new(root.clone());
+    notices.follow(std::slice::from_ref(&root));
+    let soon = Duration::from_secs(10);
+    replace(&root, "a.yaml", SERVICE);
+    timeout(soon, notices.changed()).await.unwrap();
+    assert_eq!(notices.take(), Suspects::Files(BTreeSet::from([root.join("a.yaml")])));
+    assert_eq!(notices.take(), Suspects::Everything, "nothing is known to have changed");
+    fs::remove_file(root.join("a.yaml")).unwrap();
+    timeout(soon, notices.changed()).await.unwrap();
+    assert_eq!(notices.take(), Suspects::Everything);
+    fs::create_dir(root.join("more")).unwrap();
+    timeout(soon, notices.changed()).await.unwrap();
+    assert_eq!(notices.take(), Suspects::Everything);
 }
