@@ -178,7 +178,7 @@ async fn a_silent_peer_is_given_ten_seconds() {
     assert_eq!(acceptor(&credentials).accept(near).await.unwrap_err().reason(), "timeout");
     assert_eq!(started.elapsed(), Duration::from_secs(10));
 
-    let settings = Settings { handshake_timeout: Duration::from_secs(3), ..Settings::default() };
+    let settings = Settings { handshake_timeout: Duration::from_secs(3) };
     let started = tokio::time::Instant::now();
     let (near, _far) = duplex(4096);
     let error = connector(&credentials).with_settings(settings).connect(near, &id("api")).await.unwrap_err();
