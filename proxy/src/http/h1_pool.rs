@@ -78,8 +78,12 @@ impl Lease {
                 _ => return Err(failure),
             },
         };
-        let lease = pool.open().await?;
-        exchange(lease, request, caller, &pool.settings).await.map_err(|(failure, _)| failure)
+        // Boxed, as all that few requests need.
+        let another = Box::pin(async {
+            let lease = pool.open().await.map_err(|failure| (failure, None))?;
+            exchange(lease, request, caller, &pool.settings).await
+        });
+        another.await.map_err(|(failure, _)| failure)
     }
 
     /// Moves what there is to move on the connection.
@@ -104,7 +108,7 @@ impl Pool {
     pub async fn lease(self: &Arc<Self>) -> Result<Lease, Failure> {
         match self.take() {
             Some(client) => Ok(Lease { client, pool: Arc::clone(self), reused: true }),
-            None => self.open().await,
+            None => Box::pin(self.open()).await,
         }
     }
 

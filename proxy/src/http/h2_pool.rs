@@ -127,8 +127,8 @@ impl Pool {
         loop {
             let connection = match self.usable(Room::ToSpare) {
                 Some(connection) => connection,
-                // A busy connection is better than none.
-                None => match self.connect_once().await {
+                // A busy connection is better than none. Boxed, for hardly any request has to wait for a connection.
+                None => match Box::pin(self.connect_once()).await {
                     Ok(connection) => connection,
                     Err(failure) => self.usable(Room::ForOne).ok_or(failure)?,
                 },

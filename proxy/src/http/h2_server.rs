@@ -88,7 +88,8 @@ fn builder(settings: &Settings, side: Side) -> Builder {
 
 async fn exchange(request: Request<RecvStream>, respond: SendResponse<Bytes>, handler: Arc<impl Handler>) {
     if request.method() == Method::CONNECT {
-        return handler.connect(Tunnel { request, respond }).await;
+        // Boxed: requests are many more, and shall have no room for it.
+        return Box::pin(handler.connect(Tunnel { request, respond })).await;
     }
     let request = request.map(|recv| if recv.is_end_stream() { Body::empty() } else { Body::h2(recv) });
     let caller = H2Caller::new(respond);

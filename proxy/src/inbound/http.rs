@@ -82,7 +82,8 @@ impl Inbound {
         let version = request.version();
         let asked_as = AskedAs::of(request.headers());
         let result = match leaving {
-            Some(leaving) => self.leave_http(request, app, peer, caller, leaving).await,
+            // Boxed: it is rare, and larger than what other requests need.
+            Some(leaving) => Box::pin(self.leave_http(request, app, peer, caller, leaving)).await,
             None => app.send(request, caller).await,
         };
         match result {

@@ -89,7 +89,10 @@ impl Handler for Connection {
                 measured = Some(route.http(Tls::None).request(Instant::now()));
                 Ok(self.refuse(Reason::BadRequest, request.headers(), &bad.to_string()))
             }
-            Ok(()) if headers::leaves_http(&request) => self.leave_http(request, &route, &caller, &mut measured).await,
+            // Boxed: it is rare, and larger than what other requests need.
+            Ok(()) if headers::leaves_http(&request) => {
+                Box::pin(self.leave_http(request, &route, &caller, &mut measured)).await
+            }
             Ok(()) => self.forward(request, &route, &caller, &mut measured).await,
         };
         let response = match result {
