@@ -12,9 +12,9 @@ use crate::with_pair;
 const OUTBOUND: usize = 1_500;
 const INBOUND: usize = 1_900;
 /// A request on its way to an endpoint, up to the response's head.
-const REQUEST: usize = 6_900;
+const REQUEST: usize = 5_000;
 /// A byte stream that is being opened.
-const OPENING: usize = 5_700;
+const OPENING: usize = 900;
 
 #[test]
 fn connections_and_requests_keep_futures_of_a_known_size() {
