@@ -260,7 +260,7 @@ impl Pool {
         let mut builder = Builder::new();
         builder
             .enable_push(false)
-            .initial_window_size(self.settings.stream_window)
+            .initial_window_size(self.settings.tunnel_stream_window)
             .initial_connection_window_size(self.settings.tunnel_window())
             // Many clients share the connection.
             .max_local_error_reset_streams(Some(1 << 20))

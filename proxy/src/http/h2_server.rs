@@ -70,15 +70,18 @@ pub enum Side {
 fn builder(settings: &Settings, side: Side) -> Builder {
     // Many clients of one sidecar may give up at the same time, when the application is slow; that is no attack. One client
     // gets hyper's limits for resets before they are accepted, and for resets that it makes us send.
-    let (window, pending_resets, our_resets) = match side {
-        Side::Application => (settings.connection_window, 20, 1024),
-        Side::Tunnel => (settings.tunnel_window(), 4 * settings.max_streams as usize, 1 << 20),
+    let (stream_window, window, pending_resets, our_resets) = match side {
+        Side::Application => (settings.stream_window, settings.connection_window, 20, 1024),
+        Side::Tunnel => {
+            let pending_resets = 4 * settings.max_streams as usize;
+            (settings.tunnel_stream_window, settings.tunnel_window(), pending_resets, 1 << 20)
+        }
     };
     let mut builder = Builder::new();
     builder
         .max_concurrent_streams(settings.max_streams)
         .max_header_list_size(u32::try_from(settings.max_head).unwrap_or(u32::MAX))
-        .initial_window_size(settings.stream_window)
+        .initial_window_size(stream_window)
         .initial_connection_window_size(window)
         .max_send_buffer_size(settings.send_buffer)
         .max_pending_accept_reset_streams(pending_resets)

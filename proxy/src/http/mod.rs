@@ -49,6 +49,8 @@ pub struct Settings {
     pub max_streams: u32,
     /// HTTP/2 flow-control window of a stream, bytes.
     pub stream_window: u32,
+    /// The same of a stream that we or another sidecar open: with a small one, bulk data waits for credit most of the time.
+    pub tunnel_stream_window: u32,
     /// HTTP/2 flow-control window of a connection with an application, bytes.
     pub connection_window: u32,
     /// Most bytes that wait to be sent on one HTTP/2 stream.
@@ -72,7 +74,7 @@ impl Settings {
     /// ones keeps another one waiting. It is credit, not memory; each stream has its own bound.
     pub fn tunnel_window(&self) -> u32 {
         const LARGEST: u32 = (1 << 31) - 1;
-        self.stream_window.saturating_mul(self.max_streams).clamp(self.connection_window, LARGEST)
+        self.tunnel_stream_window.saturating_mul(self.max_streams).clamp(self.connection_window, LARGEST)
     }
 }
 
