@@ -45,7 +45,7 @@ where
         tokio::select! {
             accepted = poll_fn(|cx| uncork.rest(connection.poll_accept(cx), cx)) => match accepted {
                 Some(Ok((request, respond))) => {
-                    tokio::spawn(exchange(request, respond, Arc::clone(&handler)));
+                    begin(request, respond, Arc::clone(&handler));
                 }
                 Some(Err(error)) => return Err(error),
                 None => return Ok(()),
@@ -89,11 +89,16 @@ fn builder(settings: &Settings, side: Side) -> Builder {
     builder
 }
 
-async fn exchange(request: Request<RecvStream>, respond: SendResponse<Bytes>, handler: Arc<impl Handler>) {
+/// A byte stream may last long: its task has no room for what a request needs.
+fn begin(request: Request<RecvStream>, respond: SendResponse<Bytes>, handler: Arc<impl Handler>) {
     if request.method() == Method::CONNECT {
-        // Boxed: requests are many more, and shall have no room for it.
-        return Box::pin(handler.connect(Tunnel { request, respond })).await;
+        tokio::spawn(async move { handler.connect(Tunnel { request, respond }).await });
+    } else {
+        tokio::spawn(exchange(request, respond, handler));
     }
+}
+
+async fn exchange(request: Request<RecvStream>, respond: SendResponse<Bytes>, handler: Arc<impl Handler>) {
     let request = request.map(|recv| if recv.is_end_stream() { Body::empty() } else { Body::h2(recv) });
     let caller = H2Caller::new(respond);
     let outcome = tokio::select! {

@@ -192,7 +192,7 @@ impl Inbound {
         match seen {
             Seen::Http1 | Seen::Http2 => {
                 drop(upstream);
-                self.serve_http(stream, &seen, (app, None), peer, drain).await;
+                Box::pin(self.serve_http(stream, &seen, (app, None), peer, drain)).await;
             }
             seen => self.copy(stream, upstream, &seen, &app, &peer).await,
         }

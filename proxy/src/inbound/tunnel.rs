@@ -116,7 +116,7 @@ impl Handler for Connection {
             Ok(to) => to,
             Err(reason) => {
                 let answer = self.inbound.refuse(reason, tunnel.request().headers(), "CONNECT authority");
-                return tunnel.refuse(answer).await;
+                return Box::pin(tunnel.refuse(answer)).await;
             }
         };
         let told = headers::told_protocol(tunnel.request().headers());
@@ -125,19 +125,19 @@ impl Handler for Connection {
         let declared = self.inbound.protocol(to);
         let protocol = if declared == Protocol::Detect { told } else { declared };
         // The application is connected first: the far sidecar learns of a failure while it can still go elsewhere.
-        let upstream = match app.connect().await {
+        let upstream = match Box::pin(app.connect()).await {
             Ok(upstream) => upstream,
             Err(error) => {
                 let detail = format!("application: {error}");
                 let answer = inbound.refuse(Reason::ConnectFailed, tunnel.request().headers(), &detail);
-                return tunnel.refuse(answer).await;
+                return Box::pin(tunnel.refuse(answer)).await;
             }
         };
         let _open = inbound.metrics.tunnels().stream(DIRECTION);
         let Some(stream) = tunnel.accept() else { return };
         if protocol == Protocol::Http1 {
             let upstream = Some(upstream.into());
-            return inbound.serve_http(stream, &Seen::Http1, (app, upstream), peer, drain).await;
+            return Box::pin(inbound.serve_http(stream, &Seen::Http1, (app, upstream), peer, drain)).await;
         }
         let seen = (protocol == Protocol::Opaque).then_some(Seen::Opaque);
         inbound.serve_connected(stream, upstream.into(), seen, app, peer, drain).await;

@@ -151,7 +151,7 @@ impl Outbound {
         route: Arc<Route>,
         drain: Drain,
     ) {
-        let opened = match route.open(None).await {
+        let opened = match Box::pin(route.open(None)).await {
             Ok(opened) => opened,
             Err(failed) => return self.reset(stream, &failed),
         };
@@ -163,7 +163,7 @@ impl Outbound {
         match seen {
             Seen::Http1 | Seen::Http2 => {
                 drop((upstream, load));
-                self.serve_http(stream, &seen, target, drain).await;
+                Box::pin(self.serve_http(stream, &seen, target, drain)).await;
             }
             _ => self.copy(stream, upstream, &load, &seen, &route).await,
         }
@@ -186,7 +186,7 @@ impl Outbound {
 
     /// Opaque bytes: one endpoint for the whole connection.
     async fn forward(&self, stream: Stream, seen: &Seen, route: &Route) {
-        match route.open(Some(Protocol::Opaque)).await {
+        match Box::pin(route.open(Some(Protocol::Opaque))).await {
             Ok((upstream, load)) => self.copy(stream, upstream, &load, seen, route).await,
             Err(failed) => self.reset(stream, &failed),
         }
