@@ -40,7 +40,7 @@ pub enum Ended {
 }
 
 /// A connection whose requests follow each other sooner is not parked between them.
-const BUSY: Duration = Duration::from_millis(100);
+const BUSY: Duration = Duration::from_secs(1);
 
 /// Serves `stream` until either side ends it.
 pub async fn serve(mut stream: Stream, settings: &Settings, mut drain: Drain, handler: Arc<impl Handler>) -> Ended {
