@@ -10,7 +10,7 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use mesh_tests::netns::Host;
@@ -22,6 +22,8 @@ use crate::rig;
 /// `ETH_P_ALL`, in network order as the kernel wants it.
 const EVERYTHING: i32 = 0x0003_u16.to_be() as i32;
 const PATIENCE: Duration = Duration::from_millis(20);
+/// To read what was queued when a look ends.
+const QUEUED: Duration = Duration::from_secs(1);
 /// Packets of a veth pair come as large as the sender made them.
 const LARGEST: usize = 1 << 17;
 const QUEUE: usize = 8 << 20;
@@ -91,8 +93,20 @@ impl Look {
 fn look(mut socket: Socket, stop: &AtomicBool) -> Sight {
     let (mut sight, mut opening) = (Sight::default(), HashMap::new());
     let mut frame = vec![0; LARGEST];
-    while !stop.load(Ordering::Relaxed) {
-        let Ok(length) = socket.read(&mut frame) else { continue };
+    let mut last = None;
+    loop {
+        if stop.load(Ordering::Relaxed) {
+            // What has passed already is still in the queue, and more may follow without end.
+            let begun = last.get_or_insert_with(Instant::now);
+            if begun.elapsed() > QUEUED {
+                break;
+            }
+        }
+        let length = match socket.read(&mut frame) {
+            Ok(length) => length,
+            Err(_) if last.is_some() => break,
+            Err(_) => continue,
+        };
         if let Some(segment) = segment(&frame[..length]).filter(|segment| segment.is_on_the_pair()) {
             sight.add(&segment, &mut opening);
         }

@@ -66,6 +66,9 @@ impl Buffer {
     /// Appends as much of `data` as fits up to a length of `limit`; how much that was.
     pub(super) fn append(&mut self, data: &[u8], limit: usize) -> usize {
         let n = data.len().min(limit.saturating_sub(self.len()));
+        if n == 0 {
+            return 0;
+        }
         self.room()[..n].copy_from_slice(&data[..n]);
         self.fill(n);
         n
