@@ -23,7 +23,7 @@ use mesh_proxy::http::h2_server::Tunnel;
 use mesh_proxy::http::{Abort, Body, Caller, Handler, TUNNEL_ALPN, h1};
 use mesh_proxy::inbound::Inbound;
 use mesh_proxy::metrics::Metrics;
-use mesh_proxy::model::{Endpoint, Peer, Protocol};
+use mesh_proxy::model::{Endpoint, Protocol, Sidecar, Traits};
 use mesh_proxy::net::drain::{self, Drain, Draining};
 use mesh_proxy::net::local::LocalAddresses;
 use mesh_proxy::net::{Connector, Stream, listen};
@@ -106,8 +106,9 @@ impl Pair {
         let (draining, drain) = drain::channel();
         tokio::spawn(accept(tunnels, Arc::clone(&inbound), drain.clone()));
         let backend = Backend::new("web", &reach);
-        let peer = Some(Peer { addr: tunnel, id: web });
-        backend.apply(vec![Endpoint { addr: app, name: "web".into(), peer, weight: 1, zone: "".into() }]);
+        let sidecar = Some(Sidecar { id: web, port: tunnel.port() });
+        let traits = Traits { sidecar, ..Traits::default() };
+        backend.apply(Endpoint { addr: app, name: "web".into(), traits: traits.into() }.into());
         Ok(Self { backend, reach, outbound, inbound, discovery, metrics, config, app, drain, _draining: draining })
     }
 

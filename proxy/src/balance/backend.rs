@@ -3,13 +3,14 @@
 //! Invariant: a request is sent elsewhere only when it surely did not reach an application, and its body can be sent again.
 
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use http::{Request, Response, StatusCode};
 use serde::Serialize;
 
 use super::endpoint::{Endpoint, Load};
+use super::list::{Business, List};
 use super::pick::two_choices;
 use super::reach::Reach;
 use super::request::Repeatable;
@@ -17,14 +18,14 @@ use crate::http::answer::Reason;
 use crate::http::headers::ERROR;
 use crate::http::{Body, Caller, Failure};
 use crate::metrics;
-use crate::model::{self, Protocol};
+use crate::model::{EndpointSet, Protocol};
 use crate::net::Stream;
 
 /// The endpoints behind a target.
 pub struct Backend {
     name: Arc<str>,
     reach: Arc<Reach>,
-    endpoints: Mutex<Arc<[Arc<Endpoint>]>>,
+    endpoints: Mutex<List>,
     metrics: metrics::Balancer,
 }
 
@@ -41,9 +42,9 @@ pub struct Failed {
 #[derive(Debug, Serialize)]
 pub struct EndpointState {
     addr: SocketAddr,
-    name: Arc<str>,
+    name: Box<str>,
     identity: Option<String>,
-    zone: Arc<str>,
+    zone: Box<str>,
     weight: u16,
     latency_ms: f64,
     in_flight: usize,
@@ -65,17 +66,15 @@ impl Backend {
         Self { name: name.into(), reach: Arc::clone(reach), endpoints: Mutex::default(), metrics }
     }
 
-    /// Makes `models` the endpoints. Those that stay as they were keep their connections and load; those that go finish
-    /// what they have.
-    pub fn apply(&self, models: Vec<model::Endpoint>) {
-        let now = Instant::now();
-        let old = self.endpoints();
-        let same = |model: &model::Endpoint| old.iter().find(|endpoint| endpoint.model == *model).cloned();
-        let new: Arc<[_]> = models
-            .into_iter()
-            .map(|model| same(&model).unwrap_or_else(|| Endpoint::new(model, Arc::clone(&self.reach), now)))
-            .collect();
-        *self.endpoints.lock().unwrap_or_else(PoisonError::into_inner) = new;
+    /// Makes `set` the endpoints. Those that stay as they were keep their connections and load; those that go finish what
+    /// they have.
+    pub fn apply(&self, set: EndpointSet) {
+        let mut endpoints = self.endpoints();
+        let next = endpoints.next(set, Instant::now());
+        let old = std::mem::replace(&mut *endpoints, next);
+        drop(endpoints);
+        // Not under the lock: connections may end with it.
+        drop(old);
         self.count();
     }
 
@@ -86,7 +85,8 @@ impl Backend {
 
     /// What is known of each endpoint.
     pub fn state(&self, now: Instant) -> Vec<EndpointState> {
-        self.endpoints().iter().map(|endpoint| endpoint.state(now)).collect()
+        let endpoints = self.endpoints();
+        (0..endpoints.len()).map(|i| self.state_of(&endpoints, i, now)).collect()
     }
 
     /// Gets `request` to an endpoint. `on_pick` hears of each choice before it is tried.
@@ -140,21 +140,22 @@ impl Backend {
         if tried.endpoints.len() >= self.reach.settings.tries {
             return Err(self.failed(tried.last.clone()));
         }
-        let endpoints = self.endpoints();
+        let mut endpoints = self.endpoints();
         let now = Instant::now();
-        let well = |i: usize| !endpoints[i].is_failing();
-        let untried = |i: usize| !tried.endpoints.iter().any(|endpoint| Arc::ptr_eq(endpoint, &endpoints[i]));
+        let list = &*endpoints;
+        let well = |i: usize| !list.is_failing(i);
+        let untried = |i: usize| !tried.endpoints.iter().any(|endpoint| list.is(i, endpoint));
+        let load = |i: usize| list.business(i, &self.reach.settings, now).load;
         let mut random = fastrand::Rng::new();
-        let mut choose = |eligible: &dyn Fn(usize) -> bool| {
-            two_choices(endpoints.len(), eligible, |i| endpoints[i].load(now), &mut random)
-        };
+        let mut choose = |eligible: &dyn Fn(usize) -> bool| two_choices(list.len(), eligible, load, &mut random);
         // When all are failing, those not yet tried may have come back; and one that is well but refused a request may
         // take it on a new connection.
         let chosen = choose(&|i| well(i) && untried(i)).or_else(|| choose(&untried)).or_else(|| choose(&well));
-        match chosen {
-            Some(i) => Ok(endpoints[i].take(now)),
-            None => Err(self.failed(tried.last.clone())),
+        if let Some(i) = chosen {
+            return Ok(endpoints.get(i, &self.reach).take(now));
         }
+        drop(endpoints);
+        Err(self.failed(tried.last.clone()))
     }
 
     /// What a failure says of the endpoint.
@@ -173,36 +174,39 @@ impl Backend {
     }
 
     fn failed(&self, failure: Option<Failure>) -> Failed {
-        let endpoints = self.endpoints();
-        let known = endpoints.len();
-        let failing = endpoints.iter().filter(|endpoint| endpoint.is_failing()).count();
+        let (known, failing) = self.known();
         let last = failure.as_ref().map(|failure| format!("; last error: {failure}")).unwrap_or_default();
         Failed { failure, detail: format!("{}: {known} endpoints known, {failing} failing{last}", self.name) }
     }
 
     fn count(&self) {
+        let (known, failing) = self.known();
+        self.metrics.endpoints(known - failing, failing);
+    }
+
+    /// How many endpoints there are, and how many of them are failing.
+    fn known(&self) -> (usize, usize) {
         let endpoints = self.endpoints();
-        let failing = endpoints.iter().filter(|endpoint| endpoint.is_failing()).count();
-        self.metrics.endpoints(endpoints.len() - failing, failing);
+        (endpoints.len(), endpoints.failing())
     }
 
-    fn endpoints(&self) -> Arc<[Arc<Endpoint>]> {
-        Arc::clone(&self.endpoints.lock().unwrap_or_else(PoisonError::into_inner))
+    fn endpoints(&self) -> MutexGuard<'_, List> {
+        self.endpoints.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
 
-impl Endpoint {
-    fn state(&self, now: Instant) -> EndpointState {
+    fn state_of(&self, endpoints: &List, i: usize, now: Instant) -> EndpointState {
+        let model = &endpoints.models()[i];
+        let Business { latency, in_flight, load } = endpoints.business(i, &self.reach.settings, now);
         EndpointState {
-            addr: self.model.addr,
-            name: Arc::clone(&self.model.name),
-            identity: self.model.peer.as_ref().map(|peer| peer.id.to_string()),
-            zone: Arc::clone(&self.model.zone),
-            weight: self.model.weight,
-            latency_ms: self.latency(now) * 1e3,
-            in_flight: self.in_flight(),
-            load: self.load(now),
-            failing: self.is_failing(),
+            addr: model.addr,
+            name: model.name.clone(),
+            identity: model.traits.sidecar.as_ref().map(|sidecar| sidecar.id.to_string()),
+            zone: model.traits.zone.clone(),
+            weight: model.traits.weight,
+            latency_ms: latency * 1e3,
+            in_flight,
+            load,
+            failing: endpoints.is_failing(i),
         }
     }
 }
@@ -213,7 +217,7 @@ async fn once(endpoint: &Endpoint, request: &mut Repeatable, caller: &Caller) ->
     let Some(request) = request.take() else { return Err(Failure::Unprocessed) };
     let response = endpoint.send(line, request, caller).await?;
     match undelivered(&response) {
-        Some(said) if endpoint.model.peer.is_some() => Err(Failure::App(said)),
+        Some(said) if endpoint.model.is_meshed() => Err(Failure::App(said)),
         _ => Ok(response),
     }
 }

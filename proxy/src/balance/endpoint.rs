@@ -18,11 +18,11 @@ use crate::model::{self, Protocol};
 use crate::net::Stream;
 use crate::resilience::backoff::Backoff;
 
-/// An endpoint with what is known of it.
+/// An endpoint in use, with what is known of it.
 pub struct Endpoint {
     /// What discovery says.
     pub model: model::Endpoint,
-    /// Made when it is first wanted: most endpoints that are known are never used.
+    /// Made when it is first wanted.
     way: OnceLock<Way>,
     reach: Arc<Reach>,
     latency: Mutex<Ewma>,
@@ -51,8 +51,7 @@ pub struct Load {
 }
 
 impl Endpoint {
-    pub(super) fn new(model: model::Endpoint, reach: Arc<Reach>, now: Instant) -> Arc<Self> {
-        let latency = Ewma::new(reach.settings.initial_latency, reach.settings.decay, now);
+    pub(super) fn new(model: model::Endpoint, reach: Arc<Reach>, latency: Ewma) -> Arc<Self> {
         Arc::new(Self {
             model,
             way: OnceLock::new(),
@@ -67,7 +66,7 @@ impl Endpoint {
     fn way(&self) -> &Way {
         self.way.get_or_init(|| {
             let reach = &self.reach;
-            let Some(peer) = &self.model.peer else {
+            let Some(peer) = self.model.peer() else {
                 let dial = h2_pool::Dial::Plain(self.model.addr);
                 let (connector, http) = (reach.connector.clone(), Arc::clone(&reach.http));
                 return Way::Plain {
@@ -75,24 +74,18 @@ impl Endpoint {
                     h2: h2_pool::Pool::new(dial, connector, http, reach.metrics.clone()),
                 };
             };
-            Way::Mesh(reach.tunnels(peer))
+            Way::Mesh(reach.tunnels(&peer))
         })
     }
 
     /// What protects the way to it.
     pub fn tls(&self) -> Tls {
-        if self.model.peer.is_some() { Tls::Mutual } else { Tls::None }
+        if self.model.is_meshed() { Tls::Mutual } else { Tls::None }
     }
 
     /// Whether the last attempt to connect failed.
     pub fn is_failing(&self) -> bool {
         self.failing.load(Ordering::Relaxed)
-    }
-
-    /// Expected wait: latency in seconds, times the requests that would share it, by weight.
-    pub fn load(&self, now: Instant) -> f64 {
-        let in_flight = self.in_flight.load(Ordering::Relaxed) as f64;
-        self.latency(now) * (in_flight + 1.0) / f64::from(self.model.weight)
     }
 
     /// Expected latency in seconds.

@@ -8,6 +8,7 @@
 mod backend;
 mod endpoint;
 mod ewma;
+mod list;
 mod pick;
 mod reach;
 mod request;

@@ -1,28 +1,105 @@
-//! The values of one kind of resource: a `watch` for each that somebody holds.
+//! The values of one kind of resource: a cell for each that somebody holds.
 //!
 //! Invariant: a cell is there exactly as long as it has holders; a value, once known, is only ever replaced by a different
-//! one, never taken back.
+//! one, never taken back. A cell is small (no `watch` channel): a proxy has thousands.
 //! Not here: the wire (`ledger`), who holds (`subscription`).
 
 use std::collections::HashMap;
+use std::fmt;
 use std::hash::Hash;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::watch;
+use tokio::sync::Notify;
 
-/// The end of a cell that a subscriber reads.
-pub(super) type Values<T> = watch::Receiver<Option<Arc<T>>>;
+/// Hears of each value, for as long as it answers that it wants to.
+type Follower<T> = Box<dyn FnMut(&T) -> bool + Send>;
+
+/// The newest value of a resource.
+pub(super) struct Cell<T> {
+    state: Mutex<State<T>>,
+    /// Rung when there is a first value.
+    known: Notify,
+}
+
+struct State<T> {
+    value: Option<Arc<T>>,
+    followers: Vec<Follower<T>>,
+}
+
+impl<T> Cell<T> {
+    pub(super) fn new() -> Self {
+        let state = Mutex::new(State { value: None, followers: Vec::new() });
+        Cell { state, known: Notify::new() }
+    }
+
+    pub(super) fn value(&self) -> Option<Arc<T>> {
+        self.lock().value.clone()
+    }
+
+    pub(super) fn is_known(&self) -> bool {
+        self.lock().value.is_some()
+    }
+
+    /// The value, waiting for the first one.
+    pub(super) async fn first(&self) -> Arc<T> {
+        loop {
+            // Listens before it looks.
+            let known = self.known.notified();
+            if let Some(value) = self.value() {
+                return value;
+            }
+            known.await;
+        }
+    }
+
+    /// Calls `follower` with the value that there is, and with all that come, in their order. Those that are of no use any
+    /// more go with the next change of any kind.
+    pub(super) fn follow(&self, mut follower: Follower<T>) {
+        let mut state = self.lock();
+        let State { value, followers } = &mut *state;
+        if value.as_ref().is_none_or(|value| follower(value)) {
+            followers.reserve_exact(1);
+            followers.push(follower);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State<T>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<T: PartialEq> Cell<T> {
+    /// The newest value; followers hear of it only if it differs from the one before.
+    fn put(&self, new: T) {
+        let mut state = self.lock();
+        let State { value, followers } = &mut *state;
+        if value.as_deref() != Some(&new) {
+            let new = value.insert(Arc::new(new));
+            followers.retain_mut(|follower| follower(new));
+            self.known.notify_waiters();
+        }
+    }
+}
+
+impl<T: fmt::Debug> fmt::Debug for Cell<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Cell").field(&self.lock().value).finish()
+    }
+}
+
+/// A value on its way into its cell. To be called without the table's lock: followers may let go of much.
+pub(super) type News = Box<dyn FnOnce() + Send>;
 
 /// Cells by resource.
 #[derive(Debug)]
-pub(super) struct Cells<K, T>(HashMap<K, Cell<T>>);
+pub(super) struct Cells<K, T>(HashMap<K, Held<T>>);
 
 #[derive(Debug)]
-struct Cell<T> {
+struct Held<T> {
     /// The subscription on the wire.
     id: u64,
     holders: usize,
-    values: watch::Sender<Option<Arc<T>>>,
+    cell: Arc<Cell<T>>,
 }
 
 impl<K, T> Default for Cells<K, T> {
@@ -31,42 +108,37 @@ impl<K, T> Default for Cells<K, T> {
     }
 }
 
-impl<K: Eq + Hash + Clone, T: PartialEq> Cells<K, T> {
-    /// One more holder of `key`. The first one makes the cell, with the id that `start` gives it, unless there are `limit`
-    /// cells already.
-    pub(super) fn hold(&mut self, key: &K, limit: usize, start: impl FnOnce() -> u64) -> Option<Values<T>> {
-        if let Some(cell) = self.0.get_mut(key) {
-            cell.holders += 1;
-            return Some(cell.values.subscribe());
+impl<K: Eq + Hash + Clone, T: PartialEq + Send + Sync + 'static> Cells<K, T> {
+    /// One more holder of `key`: the subscription's id and the cell. The first one makes the cell, with the id that `start`
+    /// gives it, unless there are `limit` cells already.
+    pub(super) fn hold(&mut self, key: &K, limit: usize, start: impl FnOnce() -> u64) -> Option<(u64, Arc<Cell<T>>)> {
+        if let Some(held) = self.0.get_mut(key) {
+            held.holders += 1;
+            return Some((held.id, Arc::clone(&held.cell)));
         }
         if self.0.len() >= limit {
             return None;
         }
-        let (values, reader) = watch::channel(None);
-        self.0.insert(key.clone(), Cell { id: start(), holders: 1, values });
-        Some(reader)
+        let (id, cell) = (start(), Arc::new(Cell::new()));
+        self.0.insert(key.clone(), Held { id, holders: 1, cell: Arc::clone(&cell) });
+        Some((id, cell))
     }
 
-    /// One holder less; after the last one, the subscription that is wanted no more.
-    pub(super) fn release(&mut self, key: &K) -> Option<u64> {
-        let cell = self.0.get_mut(key)?;
-        cell.holders -= 1;
-        if cell.holders > 0 {
-            return None;
+    /// One holder less; whether it was the last one.
+    pub(super) fn release(&mut self, key: &K) -> bool {
+        let Some(held) = self.0.get_mut(key) else { return false };
+        held.holders -= 1;
+        if held.holders > 0 {
+            return false;
         }
-        self.0.remove(key).map(|cell| cell.id)
+        self.0.remove(key);
+        true
     }
 
-    /// The newest value; holders hear of it only if it differs from the one before.
-    pub(super) fn put(&mut self, key: &K, value: T) {
-        let Some(cell) = self.0.get(key) else { return };
-        cell.values.send_if_modified(|known| {
-            let differs = known.as_deref() != Some(&value);
-            if differs {
-                *known = Some(Arc::new(value));
-            }
-            differs
-        });
+    /// The newest value of `key`.
+    pub(super) fn news(&self, key: &K, value: T) -> Option<News> {
+        let cell = Arc::clone(&self.0.get(key)?.cell);
+        Some(Box::new(move || cell.put(value)))
     }
 
     pub(super) fn len(&self) -> usize {

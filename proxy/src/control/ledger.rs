@@ -25,7 +25,8 @@ pub(super) enum Resource {
 /// Every subscription and what is due on the wire.
 #[derive(Debug, Default)]
 pub(super) struct Ledger {
-    live: BTreeMap<u64, Line>,
+    /// Boxed, since a third of a tree's places are empty.
+    live: BTreeMap<u64, Box<Line>>,
     /// Live ones with something to say.
     due: BTreeSet<u64>,
     /// Told on this stream, wanted no more.
@@ -41,7 +42,7 @@ pub(super) struct Line {
     pub(super) applied: Option<(u64, Instant)>,
     /// Whether destination has been told on the current stream.
     told: bool,
-    ack: Option<wire::Ack>,
+    ack: Option<Box<wire::Ack>>,
 }
 
 /// What an incoming subscription id stands for.
@@ -59,9 +60,15 @@ impl Ledger {
     /// Starts a subscription and gives its id.
     pub(super) fn add(&mut self, resource: Resource) -> u64 {
         self.last_id += 1;
-        self.live.insert(self.last_id, Line { resource, applied: None, told: false, ack: None });
+        let line = Line { resource, applied: None, told: false, ack: None };
+        self.live.insert(self.last_id, Box::new(line));
         self.due.insert(self.last_id);
         self.last_id
+    }
+
+    /// What a live subscription is about.
+    pub(super) fn resource(&self, id: u64) -> Option<&Resource> {
+        self.live.get(&id).map(|line| &line.resource)
     }
 
     /// Ends a subscription.
@@ -108,7 +115,7 @@ impl Ledger {
                 return Some(Kind::Subscribe(wire::Subscribe { id, resource }));
             }
             if let Some(ack) = line.ack.take() {
-                return Some(Kind::Ack(ack));
+                return Some(Kind::Ack(*ack));
             }
         }
         None
@@ -138,14 +145,14 @@ impl Ledger {
 
     fn acknowledge(&mut self, id: u64, version: u64, error: String) {
         if let Some(line) = self.live.get_mut(&id) {
-            line.ack = Some(wire::Ack { id, version, error });
+            line.ack = Some(Box::new(wire::Ack { id, version, error }));
             self.due.insert(id);
         }
     }
 
     /// Every live subscription, oldest first.
     pub(super) fn lines(&self) -> impl Iterator<Item = &Line> {
-        self.live.values()
+        self.live.values().map(|line| &**line)
     }
 }
 

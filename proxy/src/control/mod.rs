@@ -1,4 +1,4 @@
-//! The client of the control plane: streams in, `watch` cells out. Wire types die here.
+//! The client of the control plane: streams in, cells out. Wire types die here.
 //!
 //! Read in this order: [`Discovery`] (what others call), [`Subscription`] (what they hold), `driver` (the stream), `table`
 //! with `cells` and `ledger` (what is known, what is to be said), `parse` (wire to model).
@@ -30,10 +30,9 @@ use tokio::sync::Notify;
 use crate::metrics;
 use crate::model::{BackendId, EndpointSet, InboundPolicy, Target};
 use crate::resilience::backoff;
-use cells::Values;
+use cells::Cell;
 use ledger::Resource;
 use parse::Snapshot;
-use subscription::Lease;
 use table::{Outcome, Table};
 
 pub use status::{Known, Status};
@@ -123,17 +122,17 @@ impl Discovery {
     /// What is behind an original destination.
     pub fn outbound(&self, addr: SocketAddr) -> Subscription<Target> {
         let addr = SocketAddr::new(addr.ip().to_canonical(), addr.port());
-        self.subscribe(Resource::Outbound(addr), |table| table.hold_target(addr))
+        self.subscribe(&Resource::Outbound(addr), |table| table.hold_target(addr))
     }
 
     /// The endpoints of a backend.
     pub fn endpoints(&self, backend: &BackendId) -> Subscription<EndpointSet> {
-        self.subscribe(Resource::Endpoints(backend.clone()), |table| table.hold_endpoints(backend))
+        self.subscribe(&Resource::Endpoints(backend.clone()), |table| table.hold_endpoints(backend))
     }
 
     /// What holds for connections to our own workload.
     pub fn inbound(&self) -> Subscription<InboundPolicy> {
-        self.subscribe(Resource::Inbound, Table::hold_inbound)
+        self.subscribe(&Resource::Inbound, Table::hold_inbound)
     }
 
     /// How the stream is, and how much is known.
@@ -141,11 +140,16 @@ impl Discovery {
         self.shared.lock().status(Instant::now())
     }
 
-    fn subscribe<T>(&self, resource: Resource, hold: impl FnOnce(&mut Table) -> Option<Values<T>>) -> Subscription<T> {
-        let Some(values) = self.shared.update(&resource, hold) else {
-            return Subscription::over_limit();
-        };
-        Subscription::held(values, Lease { shared: Arc::clone(&self.shared), resource })
+    fn subscribe<T>(
+        &self,
+        resource: &Resource,
+        hold: impl FnOnce(&mut Table) -> Option<(u64, Arc<Cell<T>>)>,
+    ) -> Subscription<T> {
+        let held = self.shared.update(|table| (hold(table), Some(resource.clone())));
+        match held {
+            Some((id, cell)) => Subscription::held(id, cell, Arc::clone(&self.shared)),
+            None => Subscription::over_limit(),
+        }
     }
 }
 
@@ -174,20 +178,22 @@ impl Shared {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A change of who holds `resource`.
-    fn update<R>(&self, resource: &Resource, change: impl FnOnce(&mut Table) -> R) -> R {
+    /// A change of who holds a resource, which `change` names.
+    fn update<R>(&self, change: impl FnOnce(&mut Table) -> (R, Option<Resource>)) -> R {
         let mut table = self.lock();
-        let result = change(&mut table);
-        // Under the lock, so that of two changes the later one's figure stays.
-        self.metrics.subscriptions(resource.kind(), table.held(resource));
+        let (result, resource) = change(&mut table);
+        if let Some(resource) = resource {
+            // Under the lock, so that of two changes the later one's figure stays.
+            self.metrics.subscriptions(resource.kind(), table.held(&resource));
+        }
         if table.is_due() {
             self.wake.notify_one();
         }
         result
     }
 
-    fn release(&self, resource: &Resource) {
-        self.update(resource, |table| table.release(resource));
+    fn release(&self, id: u64) {
+        self.update(|table| ((), table.release(id)));
     }
 
     fn connected(&self) {
@@ -206,7 +212,10 @@ impl Shared {
         let snapshot = Snapshot::try_from(update.snapshot);
         let outcome = self.lock().apply(update.id, update.version, snapshot, now);
         match outcome {
-            Outcome::Applied(kind) => self.metrics.update(kind),
+            Outcome::Applied(kind, news) => {
+                news();
+                self.metrics.update(kind);
+            }
             Outcome::Refused(why) => {
                 self.metrics.rejected();
                 tracing::warn!("refused a discovery update, what was known stays: {why}");

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use mesh_mtls::spiffe;
 use mesh_proto::discovery as wire;
 
-use crate::model::{BackendId, Endpoint, EndpointSet, InboundPolicy, Peer, Protocol, Target};
+use crate::model::{BackendId, Endpoint, EndpointSet, InboundPolicy, Protocol, Sidecar, Target, Traits};
 
 /// Most endpoints of one backend.
 pub(super) const MAX_ENDPOINTS: usize = 10_000;
@@ -118,7 +118,7 @@ impl TryFrom<wire::Endpoints> for EndpointSet {
             return Err(Malformed::TooManyEndpoints(endpoints.len()));
         }
         let mut parsed = endpoints.into_iter().map(Endpoint::try_from).collect::<Result<Vec<_>, _>>()?;
-        share_ids(&mut parsed);
+        share_traits(&mut parsed);
         // Sorted, equal sets are equal values, and a duplicate stands beside its twin.
         parsed.sort_unstable_by_key(|endpoint| endpoint.addr);
         if let Some(twins) = parsed.windows(2).find(|pair| pair[0].addr == pair[1].addr) {
@@ -128,13 +128,13 @@ impl TryFrom<wire::Endpoints> for EndpointSet {
     }
 }
 
-/// Endpoints of a backend mostly have one identity: its text is kept once.
-fn share_ids(endpoints: &mut [Endpoint]) {
-    let mut last: Option<spiffe::Id> = None;
-    for peer in endpoints.iter_mut().filter_map(|endpoint| endpoint.peer.as_mut()) {
+/// Endpoints of a backend are mostly alike: what they have in common is kept once.
+fn share_traits(endpoints: &mut [Endpoint]) {
+    let mut last: Option<Arc<Traits>> = None;
+    for traits in endpoints.iter_mut().map(|endpoint| &mut endpoint.traits) {
         match &last {
-            Some(id) if *id == peer.id => peer.id = id.clone(),
-            _ => last = Some(peer.id.clone()),
+            Some(known) if known == traits => *traits = Arc::clone(known),
+            _ => last = Some(Arc::clone(traits)),
         }
     }
 }
@@ -151,13 +151,9 @@ impl TryFrom<wire::Endpoint> for Endpoint {
         if !endpoint.zone.is_empty() && !is_name(&endpoint.zone, MAX_NAME) {
             return Err(Malformed::Name("zone"));
         }
-        Ok(Endpoint {
-            addr,
-            name: shared(endpoint.name),
-            peer: peer(addr, &endpoint.identity, endpoint.tunnel_port)?,
-            weight: weight(endpoint.weight)?,
-            zone: shared(endpoint.zone),
-        })
+        let sidecar = sidecar(addr, &endpoint.identity, endpoint.tunnel_port)?;
+        let traits = Traits { sidecar, weight: weight(endpoint.weight)?, zone: endpoint.zone.into() };
+        Ok(Endpoint { addr, name: endpoint.name.into(), traits: traits.into() })
     }
 }
 
@@ -177,12 +173,12 @@ impl TryFrom<wire::InboundPolicy> for InboundPolicy {
 }
 
 /// Without an identity there is no sidecar to speak to, and the tunnel port means nothing.
-fn peer(endpoint: SocketAddr, identity: &str, tunnel_port: u32) -> Result<Option<Peer>, Malformed> {
+fn sidecar(endpoint: SocketAddr, identity: &str, tunnel_port: u32) -> Result<Option<Sidecar>, Malformed> {
     if identity.is_empty() {
         return Ok(None);
     }
     let id = identity.parse::<spiffe::Id>().map_err(|_| Malformed::Identity(endpoint))?;
-    Ok(Some(Peer { addr: SocketAddr::new(endpoint.ip(), port(tunnel_port)?), id }))
+    Ok(Some(Sidecar { id, port: port(tunnel_port)? }))
 }
 
 fn weight(weight: u32) -> Result<u16, Malformed> {
@@ -230,9 +226,4 @@ fn is_qualified_name(text: &str) -> bool {
 fn is_name(text: &str, longest: usize) -> bool {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_');
     !text.is_empty() && text.len() <= longest && text.bytes().all(allowed)
-}
-
-/// Most endpoints of small meshes have no zone: the empty text is shared and costs nothing.
-fn shared(text: String) -> Arc<str> {
-    if text.is_empty() { Arc::default() } else { text.into() }
 }

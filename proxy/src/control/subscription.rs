@@ -3,78 +3,71 @@
 //! Invariant: subscriptions of one resource share one cell and one line on the wire; both end with the last of them.
 //! Not here: what the values mean.
 
-use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::watch;
-
 use super::Shared;
-use super::cells::Values;
-use super::ledger::Resource;
+use super::cells::Cell;
 
-/// The newest state of a resource, as long as somebody holds one of these.
+/// The newest state of a resource, as long as somebody holds this.
 #[derive(Debug)]
 pub struct Subscription<T> {
-    values: Values<T>,
+    cell: Arc<Cell<T>>,
     /// `None` above the limit: nothing will ever come.
-    lease: Option<Arc<Lease>>,
+    lease: Option<Lease>,
 }
 
 /// Ends its share of the subscription when dropped.
 #[derive(Debug)]
-pub(super) struct Lease {
-    pub(super) shared: Arc<Shared>,
-    pub(super) resource: Resource,
+struct Lease {
+    shared: Arc<Shared>,
+    id: u64,
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        self.shared.release(&self.resource);
+        self.shared.release(self.id);
     }
 }
 
 impl<T> Subscription<T> {
-    pub(super) fn held(values: Values<T>, lease: Lease) -> Self {
-        Subscription { values, lease: Some(Arc::new(lease)) }
+    pub(super) fn held(id: u64, cell: Arc<Cell<T>>, shared: Arc<Shared>) -> Self {
+        Subscription { cell, lease: Some(Lease { shared, id }) }
     }
 
-    /// One that destination is not told of. Its cell has no writer, so nobody waits for it in vain.
+    /// One that destination is not told of.
     pub(super) fn over_limit() -> Self {
-        Subscription { values: watch::channel(None).1, lease: None }
+        Subscription { cell: Arc::new(Cell::new()), lease: None }
     }
 
     /// The newest value; `None` until destination has answered, never again after.
     pub fn current(&self) -> Option<Arc<T>> {
-        self.values.borrow().clone()
+        self.cell.value()
     }
 
-    /// Waits until there is a value that this handle has not waited for yet; for ever, if none comes. Cancel safe.
-    pub async fn changed(&mut self) {
-        if self.values.changed().await.is_err() {
-            pending().await
-        }
+    /// Whether destination has answered.
+    pub fn is_known(&self) -> bool {
+        self.cell.is_known()
     }
 
-    /// The newest value, waiting for the first one up to `within`.
+    /// The newest value, waiting for the first one up to `within`; not at all where none will come.
     pub async fn first(&self, within: Duration) -> Option<Arc<T>> {
-        if let Some(value) = self.current() {
-            return Some(value);
+        match self.current() {
+            None if self.is_over_limit() => None,
+            None => tokio::time::timeout(within, self.cell.first()).await.ok(),
+            known => known,
         }
-        let mut values = self.values.clone();
-        let known = tokio::time::timeout(within, values.wait_for(Option::is_some)).await;
-        known.ok()?.ok()?.clone()
+    }
+
+    /// Calls `follower` with the value that there is, and with each new one before anybody who waits for it goes on, until it
+    /// answers `false`. It must not come back to this room.
+    pub fn follow(&self, follower: impl FnMut(&T) -> bool + Send + 'static) {
+        self.cell.follow(Box::new(follower));
     }
 
     /// Whether there were too many subscriptions to begin this one: it will never have a value, and holding on to it is
     /// of no use; a later attempt may fare better.
     pub fn is_over_limit(&self) -> bool {
         self.lease.is_none()
-    }
-}
-
-impl<T> Clone for Subscription<T> {
-    fn clone(&self) -> Self {
-        Subscription { values: self.values.clone(), lease: self.lease.clone() }
     }
 }

@@ -4,11 +4,12 @@
 //! Not here: locks and wake-ups (`mod`), the stream (`driver`). No I/O; `now` is an argument.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Instant;
 
 use mesh_proto::discovery as wire;
 
-use super::cells::{Cells, Values};
+use super::cells::{Cell, Cells, News};
 use super::ledger::{Answer, Ledger, Line, Resource};
 use super::parse::{Malformed, Snapshot};
 use super::status::{Known, Status};
@@ -35,11 +36,13 @@ struct Link {
     over_limit: u64,
 }
 
+/// A resource as a holder gets it: the subscription's id on the wire, and the value.
+type Held<T> = (u64, Arc<Cell<T>>);
+
 /// What became of an update.
-#[derive(Debug, PartialEq, Eq)]
 pub(super) enum Outcome {
-    /// It is the newest state now.
-    Applied(&'static str),
+    /// It is the newest state, once the news are told.
+    Applied(&'static str, News),
     /// It is malformed or was never asked for; what was known stays.
     Refused(String),
     /// Nobody wants it any more.
@@ -60,32 +63,34 @@ impl Table {
     }
 
     /// One more holder of what is behind `addr`; `None` above the limit.
-    pub(super) fn hold_target(&mut self, addr: SocketAddr) -> Option<Values<Target>> {
+    pub(super) fn hold_target(&mut self, addr: SocketAddr) -> Option<Held<Target>> {
         let start = || self.ledger.add(Resource::Outbound(addr));
         counted(self.targets.hold(&addr, self.limit, start), &mut self.link)
     }
 
     /// One more holder of the endpoints of `backend`; `None` above the limit.
-    pub(super) fn hold_endpoints(&mut self, backend: &BackendId) -> Option<Values<EndpointSet>> {
+    pub(super) fn hold_endpoints(&mut self, backend: &BackendId) -> Option<Held<EndpointSet>> {
         let start = || self.ledger.add(Resource::Endpoints(backend.clone()));
         counted(self.backends.hold(backend, self.limit, start), &mut self.link)
     }
 
     /// One more holder of the workload's own policy, which no limit can refuse.
-    pub(super) fn hold_inbound(&mut self) -> Option<Values<InboundPolicy>> {
+    pub(super) fn hold_inbound(&mut self) -> Option<Held<InboundPolicy>> {
         self.inbound.hold(&(), 1, || self.ledger.add(Resource::Inbound))
     }
 
-    /// One holder less.
-    pub(super) fn release(&mut self, resource: &Resource) {
-        let ended = match resource {
+    /// One holder less of what subscription `id` is about, and what that is.
+    pub(super) fn release(&mut self, id: u64) -> Option<Resource> {
+        let resource = self.ledger.resource(id)?.clone();
+        let ended = match &resource {
             Resource::Outbound(addr) => self.targets.release(addr),
             Resource::Endpoints(backend) => self.backends.release(backend),
             Resource::Inbound => self.inbound.release(&()),
         };
-        if let Some(id) = ended {
+        if ended {
             self.ledger.remove(id);
         }
+        Some(resource)
     }
 
     /// How many resources of this one's kind are held.
@@ -110,10 +115,11 @@ impl Table {
             Answer::Ended => return Outcome::Dropped,
             Answer::NeverAsked => return self.refuse(format!("no subscription {id}")),
         };
-        match snapshot.and_then(|snapshot| self.put(&resource, snapshot)) {
-            Ok(()) => {
+        match snapshot.and_then(|snapshot| self.news(&resource, snapshot)) {
+            Ok(None) => Outcome::Dropped,
+            Ok(Some(news)) => {
                 self.ledger.applied(id, version, now);
-                Outcome::Applied(resource.kind())
+                Outcome::Applied(resource.kind(), news)
             }
             Err(malformed) => {
                 self.ledger.refused(id, version, malformed.to_string());
@@ -122,14 +128,13 @@ impl Table {
         }
     }
 
-    fn put(&mut self, resource: &Resource, snapshot: Snapshot) -> Result<(), Malformed> {
-        match (resource, snapshot) {
-            (Resource::Outbound(addr), Snapshot::Outbound(target)) => self.targets.put(addr, target),
-            (Resource::Endpoints(backend), Snapshot::Endpoints(set)) => self.backends.put(backend, set),
-            (Resource::Inbound, Snapshot::Inbound(policy)) => self.inbound.put(&(), policy),
+    fn news(&self, resource: &Resource, snapshot: Snapshot) -> Result<Option<News>, Malformed> {
+        Ok(match (resource, snapshot) {
+            (Resource::Outbound(addr), Snapshot::Outbound(target)) => self.targets.news(addr, target),
+            (Resource::Endpoints(backend), Snapshot::Endpoints(set)) => self.backends.news(backend, set),
+            (Resource::Inbound, Snapshot::Inbound(policy)) => self.inbound.news(&(), policy),
             _ => return Err(Malformed::OtherKind),
-        }
-        Ok(())
+        })
     }
 
     fn refuse(&mut self, why: String) -> Outcome {

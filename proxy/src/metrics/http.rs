@@ -58,9 +58,12 @@ pub struct Http {
     duration: Arc<Histogram>,
     first_byte: Arc<Histogram>,
     statuses: Table<(u16, End), Counter, STATUSES>,
-    other: Table<(usize, End), Counter, { 2 * CLASSES.len() }>,
-    grpc: [OnceLock<Counter>; GRPC.len()],
+    other: Lazy<Table<(usize, End), Counter, { 2 * CLASSES.len() }>>,
+    grpc: Lazy<[OnceLock<Counter>; GRPC.len()]>,
 }
+
+/// What most targets never need, and is large.
+type Lazy<T> = OnceLock<Box<T>>;
 
 /// How an exchange ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,8 +89,8 @@ impl Http {
             duration: registry.histogram(&family::HTTP_DURATION, labels.clone()),
             first_byte: registry.histogram(&family::HTTP_FIRST_BYTE, labels.clone()),
             statuses: Table::new(),
-            other: Table::new(),
-            grpc: [const { OnceLock::new() }; GRPC.len()],
+            other: OnceLock::new(),
+            grpc: OnceLock::new(),
             labels,
             registry,
         }
@@ -121,7 +124,7 @@ impl Http {
 
     /// Room for each class and end, so there is always one.
     fn other(&self, class: usize, end: End, make: impl Fn() -> Counter) -> Option<&Counter> {
-        self.other.find((class, end), || true, make)
+        self.other.get_or_init(|| Box::new(Table::new())).find((class, end), || true, make)
     }
 
     fn grpc_ended(&self, status: u8) {
@@ -130,7 +133,8 @@ impl Http {
             labels.push(label("grpc_status", GRPC[usize::from(status)]));
             self.registry.counter(&family::GRPC_RESPONSES, labels)
         };
-        self.grpc[usize::from(status)].get_or_init(make).increment(1);
+        let known = self.grpc.get_or_init(Box::default);
+        known[usize::from(status)].get_or_init(make).increment(1);
     }
 }
 

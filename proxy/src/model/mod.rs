@@ -77,19 +77,55 @@ pub enum Protocol {
     Opaque,
 }
 
-/// One place where a backend listens.
+/// One place where a backend listens. There may be tens of thousands, so what they have in common is kept once.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Endpoint {
     /// Where the application listens.
     pub addr: SocketAddr,
     /// `namespace/workload`, empty when unknown.
-    pub name: Arc<str>,
-    /// The sidecar in front of it; `None` is spoken to in plaintext.
-    pub peer: Option<Peer>,
+    pub name: Box<str>,
+    /// All else.
+    pub traits: Arc<Traits>,
+}
+
+/// What most endpoints of a backend have in common.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Traits {
+    /// The sidecar in front; `None` is spoken to in plaintext.
+    pub sidecar: Option<Sidecar>,
     /// Share of the load relative to others, 1 to 10,000.
     pub weight: u16,
     /// Failure domain, empty when unknown.
-    pub zone: Arc<str>,
+    pub zone: Box<str>,
+}
+
+/// What sits in front of an endpoint, at the same IP.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sidecar {
+    /// The identity that its certificate must carry.
+    pub id: spiffe::Id,
+    /// Where it accepts tunnels.
+    pub port: u16,
+}
+
+impl Endpoint {
+    /// The sidecar in front of it, with its address.
+    pub fn peer(&self) -> Option<Peer> {
+        let sidecar = self.traits.sidecar.as_ref()?;
+        Some(Peer { addr: SocketAddr::new(self.addr.ip(), sidecar.port), id: sidecar.id.clone() })
+    }
+
+    /// Whether there is a sidecar in front of it.
+    pub fn is_meshed(&self) -> bool {
+        self.traits.sidecar.is_some()
+    }
+}
+
+impl Default for Traits {
+    /// Those of a place of which nothing is known.
+    fn default() -> Self {
+        Traits { sidecar: None, weight: 1, zone: Box::default() }
+    }
 }
 
 /// A sidecar: where it accepts tunnels and who it must prove to be.
@@ -101,16 +137,26 @@ pub struct Peer {
     pub id: spiffe::Id,
 }
 
-/// The endpoints of a backend, newest state.
+/// The endpoints of a backend, newest state, in the order of their addresses.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct EndpointSet(pub Arc<[Endpoint]>);
 
 impl EndpointSet {
-    /// The endpoints that a dial to an address of `family`'s kind should use: those of the same IP version, or all of them
-    /// when there are none.
-    pub fn of_family(&self, family: &SocketAddr) -> Vec<Endpoint> {
-        let same: Vec<_> = self.0.iter().filter(|e| e.addr.is_ipv4() == family.is_ipv4()).cloned().collect();
-        if same.is_empty() { self.0.to_vec() } else { same }
+    /// The endpoints that a dial to an address of IPv4, or else of IPv6, should use: those of the same IP version, or all of
+    /// them when there are none.
+    pub fn of_family(&self, ipv4: bool) -> EndpointSet {
+        let same = |endpoint: &&Endpoint| endpoint.addr.is_ipv4() == ipv4;
+        match self.0.iter().filter(same).count() {
+            0 => self.clone(),
+            count if count == self.0.len() => self.clone(),
+            _ => EndpointSet(self.0.iter().filter(same).cloned().collect()),
+        }
+    }
+}
+
+impl From<Endpoint> for EndpointSet {
+    fn from(endpoint: Endpoint) -> Self {
+        EndpointSet([endpoint].into())
     }
 }
 

@@ -27,14 +27,13 @@ pub struct Target {
 pub struct Route {
     of: Option<Arc<model::Target>>,
     pub(super) protocol: Protocol,
-    dialed: SocketAddr,
-    backend: Arc<Backend>,
-    applied: AtomicBool,
+    backend: Backend,
+    /// Where `backend` has its endpoints from, when they are a Service's.
     endpoints: Option<Subscription<EndpointSet>>,
-    _follow: Option<Follow>,
     metrics: Metrics,
     http: [OnceLock<Arc<metrics::Http>>; 2],
-    tcp: [OnceLock<Arc<metrics::Tcp>>; 3],
+    /// Boxed, since few targets have both kinds.
+    tcp: OnceLock<Box<[OnceLock<Arc<metrics::Tcp>>; 3]>>,
 }
 
 /// A destination as `/state` shows it.
@@ -67,7 +66,7 @@ impl Target {
 
     /// Waits until discovery has answered, `within` at most, and only once in vain.
     pub(super) async fn known(&self, within: Duration) {
-        if self.subscription.current().is_some() || self.asked_in_vain.load(Ordering::Relaxed) {
+        if self.subscription.is_known() || self.asked_in_vain.load(Ordering::Relaxed) {
             return;
         }
         if self.subscription.first(within).await.is_none() {
@@ -85,7 +84,7 @@ impl Target {
         {
             return Arc::clone(route);
         }
-        let new = Arc::new(Route::new(self.dialed, says, discovery, reach, metrics));
+        let new = Route::new(self.dialed, says, discovery, reach, metrics);
         *route = Some(Arc::clone(&new));
         new
     }
@@ -130,48 +129,39 @@ impl Route {
         discovery: &Discovery,
         reach: &Arc<Reach>,
         metrics: &Metrics,
-    ) -> Self {
+    ) -> Arc<Self> {
         let unknown = model::Target::Unknown;
         let target = says.as_deref().unwrap_or(&unknown);
-        let protocol = target.protocol();
-        let name = name_of(target);
-        let backend = Arc::new(Backend::new(&name, reach));
+        let backend = Backend::new(&name_of(target), reach);
         let endpoints = match target {
             model::Target::Unknown => {
-                backend.apply(vec![as_it_is(dialed)]);
+                backend.apply(as_it_is(dialed).into());
                 None
             }
             model::Target::Workload { endpoint, .. } => {
-                backend.apply(vec![endpoint.clone()]);
+                backend.apply(endpoint.clone().into());
                 None
             }
             model::Target::Service { backend: id, .. } => Some(discovery.endpoints(id)),
         };
-        let follow =
-            endpoints.clone().map(|endpoints| Follow(tokio::spawn(follow(Arc::clone(&backend), endpoints, dialed))));
-        Self {
-            metrics: metrics.clone(),
-            http: Default::default(),
-            tcp: Default::default(),
-            of: says,
-            protocol,
-            dialed,
-            backend,
-            applied: AtomicBool::new(false),
-            endpoints,
-            _follow: follow,
+        let (protocol, http, tcp) = (target.protocol(), Default::default(), Default::default());
+        let route = Arc::new(Self { of: says, protocol, backend, endpoints, metrics: metrics.clone(), http, tcp });
+        if let Some(endpoints) = &route.endpoints {
+            let (route, ipv4) = (Arc::downgrade(&route), dialed.is_ipv4());
+            endpoints.follow(move |set: &EndpointSet| {
+                route.upgrade().map(|route| route.backend.apply(set.of_family(ipv4))).is_some()
+            });
         }
+        route
     }
 
     /// The endpoints behind it, once their first list is there; it is not waited for longer than `within`.
     pub(super) async fn backend(&self, within: Duration) -> &Backend {
         if let Some(endpoints) = &self.endpoints
-            && !self.applied.load(Ordering::Relaxed)
-            && endpoints.first(within).await.is_some()
+            && !endpoints.is_known()
         {
-            // `follow` may not have had its turn yet; both apply the newest list.
-            apply(&self.backend, endpoints, self.dialed);
-            self.applied.store(true, Ordering::Relaxed);
+            // Boxed: later requests need no room for it.
+            Box::pin(endpoints.first(within)).await;
         }
         &self.backend
     }
@@ -193,7 +183,8 @@ impl Route {
             (Tls::None, Seen::Tls(_)) => (2, Tls::Foreign),
             (tls, _) => (usize::from(tls == Tls::Mutual), tls),
         };
-        self.tcp[slot].get_or_init(|| self.metrics.tcp(Direction::Outbound, self.backend.name(), tls))
+        self.tcp.get_or_init(Box::default)[slot]
+            .get_or_init(|| self.metrics.tcp(Direction::Outbound, self.backend.name(), tls))
     }
 }
 
@@ -210,27 +201,5 @@ fn name_of(target: &model::Target) -> String {
 }
 
 fn as_it_is(addr: SocketAddr) -> model::Endpoint {
-    model::Endpoint { addr, name: Arc::default(), peer: None, weight: 1, zone: Arc::default() }
-}
-
-/// The task that applies updates as they come; ends with its route.
-struct Follow(tokio::task::JoinHandle<()>);
-
-impl Drop for Follow {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
-}
-
-async fn follow(backend: Arc<Backend>, mut endpoints: Subscription<EndpointSet>, dialed: SocketAddr) {
-    loop {
-        apply(&backend, &endpoints, dialed);
-        endpoints.changed().await;
-    }
-}
-
-fn apply(backend: &Backend, endpoints: &Subscription<EndpointSet>, dialed: SocketAddr) {
-    if let Some(set) = endpoints.current() {
-        backend.apply(set.of_family(&dialed));
-    }
+    model::Endpoint { addr, name: Box::default(), traits: Arc::default() }
 }

@@ -16,7 +16,7 @@ use mesh_proto::discovery as wire;
 
 use super::{Discovery, Hello, Settings, Shared, driver};
 use crate::metrics::Metrics;
-use crate::model::{BackendId, Endpoint, EndpointSet, InboundPolicy, Peer, Protocol, Target};
+use crate::model::{BackendId, Endpoint, EndpointSet, InboundPolicy, Protocol, Sidecar, Target, Traits};
 use destination::Destination;
 use wire::watch_response::Snapshot;
 
@@ -92,8 +92,8 @@ fn service(protocol: wire::Protocol) -> Snapshot {
     Snapshot::Outbound(wire::OutboundTarget { kind: Some(wire::outbound_target::Kind::Service(service)) })
 }
 
-fn target(protocol: Protocol) -> Arc<Target> {
-    Arc::new(Target::Service { backend: backend(), protocol })
+fn target(protocol: Protocol) -> Target {
+    Target::Service { backend: backend(), protocol }
 }
 
 /// A good endpoint, meshed, at 10.1.0.`last`:8080.
@@ -109,13 +109,11 @@ fn wire_endpoint(last: u8) -> wire::Endpoint {
 }
 
 fn endpoint(last: u8) -> Endpoint {
-    let peer = Peer { addr: SocketAddr::from(([10, 1, 0, last], 4143)), id: id("web") };
+    let traits = Traits { sidecar: Some(Sidecar { id: id("web"), port: 4143 }), weight: 1, zone: "a".into() };
     Endpoint {
         addr: SocketAddr::from(([10, 1, 0, last], 8080)),
         name: format!("shop/web-{last}").into(),
-        peer: Some(peer),
-        weight: 1,
-        zone: "a".into(),
+        traits: traits.into(),
     }
 }
 
@@ -123,8 +121,8 @@ fn endpoints(last: &[u8]) -> Snapshot {
     Snapshot::Endpoints(wire::Endpoints { endpoints: last.iter().copied().map(wire_endpoint).collect() })
 }
 
-fn endpoint_set(last: &[u8]) -> Arc<EndpointSet> {
-    Arc::new(EndpointSet(last.iter().copied().map(endpoint).collect()))
+fn endpoint_set(last: &[u8]) -> EndpointSet {
+    EndpointSet(last.iter().copied().map(endpoint).collect())
 }
 
 fn policy(ports: &[(u32, i32)]) -> Snapshot {
@@ -135,8 +133,23 @@ fn policy(ports: &[(u32, i32)]) -> Snapshot {
 /// Long enough for everything that happens in memory; the clock is paused, so it costs nothing.
 const SOON: Duration = Duration::from_secs(60);
 
-/// The next value of a subscription.
-async fn changed<T>(subscription: &mut super::Subscription<T>) -> Arc<T> {
-    tokio::time::timeout(SOON, subscription.changed()).await.expect("no new value came");
-    subscription.current().expect("a value after a change")
+/// What comes over a subscription, one value after the other.
+struct Values<T>(tokio::sync::mpsc::Receiver<T>);
+
+impl<T: Clone + Send + 'static> Values<T> {
+    fn of(subscription: &super::Subscription<T>) -> Self {
+        let (told, values) = tokio::sync::mpsc::channel(16);
+        subscription.follow(move |value: &T| told.try_send(value.clone()).is_ok());
+        Values(values)
+    }
+
+    /// The next one.
+    async fn next(&mut self) -> T {
+        tokio::time::timeout(SOON, self.0.recv()).await.expect("no new value came").expect("a subscription")
+    }
+
+    /// None comes for a while.
+    async fn are_silent(&mut self) {
+        assert!(tokio::time::timeout(Duration::from_millis(10), self.0.recv()).await.is_err(), "told for nothing");
+    }
 }

@@ -79,7 +79,7 @@ async fn the_stream_opens_with_the_certificate_and_carries_our_identity() {
     assert!(matches!(session.request().await, wire::watch_request::Kind::Hello(_)));
     let (id, _) = session.subscribed().await;
     session.send(id, 1, service(wire::Protocol::Http2)).await;
-    assert_eq!(web.first(SOON).await, Some(target(Protocol::Http2)));
+    assert_eq!(web.first(SOON).await.as_deref(), Some(&target(Protocol::Http2)));
     assert_eq!(session.ack().await, (id, 1, String::new()));
     server.abort();
 }

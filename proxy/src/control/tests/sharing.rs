@@ -10,13 +10,13 @@ async fn a_subscription_is_told_answered_and_acknowledged() {
     let mut destination = Destination::start();
     let client = start(&destination, settings());
     let mut session = destination.session().await;
-    let mut web = client.discovery.outbound(addr(1));
+    let web = client.discovery.outbound(addr(1));
     assert_eq!(web.current(), None);
 
     let (id, resource) = session.subscribed().await;
     assert_eq!(resource, outbound(addr(1)));
     session.send(id, 7, service(wire::Protocol::Http2)).await;
-    assert_eq!(changed(&mut web).await, target(Protocol::Http2));
+    assert_eq!(Values::of(&web).next().await, target(Protocol::Http2));
     assert_eq!(session.ack().await, (id, 7, String::new()));
 
     let text = client.metrics.render();
@@ -34,18 +34,18 @@ async fn each_kind_of_resource_is_asked_for_and_parsed() {
     let mut destination = Destination::start();
     let client = start(&destination, settings());
     let mut session = destination.session().await;
-    let mut set = client.discovery.endpoints(&backend());
+    let set = client.discovery.endpoints(&backend());
     let (id, resource) = session.subscribed().await;
     assert_eq!(resource, Resource::Endpoints(wire_backend()));
     session.send(id, 1, endpoints(&[2, 1])).await;
-    assert_eq!(changed(&mut set).await, endpoint_set(&[1, 2]));
+    assert_eq!(Values::of(&set).next().await, endpoint_set(&[1, 2]));
     session.ack().await;
 
-    let mut own = client.discovery.inbound();
+    let own = client.discovery.inbound();
     let (id, resource) = session.subscribed().await;
     assert_eq!(resource, Resource::Inbound(wire::Inbound {}));
     session.send(id, 1, policy(&[(8080, 3)])).await;
-    let policy = changed(&mut own).await;
+    let policy = Values::of(&own).next().await;
     assert_eq!((policy.protocol(8080), policy.protocol(80)), (Protocol::Grpc, Protocol::Detect));
 }
 
@@ -54,20 +54,20 @@ async fn two_subscribers_of_a_resource_share_one_line_on_the_wire() {
     let mut destination = Destination::start();
     let client = start(&destination, settings());
     let mut session = destination.session().await;
-    let mut first = client.discovery.outbound(addr(1));
+    let first = client.discovery.outbound(addr(1));
     let (id, _) = session.subscribed().await;
     // The same address in its IPv4-mapped form.
-    let mut second = client.discovery.outbound("[::ffff:10.0.0.1]:80".parse().expect("an address"));
-    let mut third = first.clone();
+    let second = client.discovery.outbound("[::ffff:10.0.0.1]:80".parse().expect("an address"));
+    let third = client.discovery.outbound(addr(1));
     session.is_silent().await;
 
     session.send(id, 1, service(wire::Protocol::Grpc)).await;
-    for subscription in [&mut first, &mut second, &mut third] {
-        assert_eq!(changed(subscription).await, target(Protocol::Grpc));
+    for subscription in [&first, &second, &third] {
+        assert_eq!(Values::of(subscription).next().await, target(Protocol::Grpc));
     }
     session.ack().await;
     let late = client.discovery.outbound(addr(1));
-    assert_eq!(late.current(), Some(target(Protocol::Grpc)), "known at once");
+    assert_eq!(late.current().as_deref(), Some(&target(Protocol::Grpc)), "known at once");
 
     drop((first, second, late));
     session.is_silent().await;
@@ -84,7 +84,6 @@ async fn the_last_drop_unsubscribes_and_forgets() {
     session.send(id, 1, service(wire::Protocol::Grpc)).await;
     assert!(web.first(SOON).await.is_some());
     session.ack().await;
-    drop(web.clone());
     drop(web);
     assert_eq!(session.request().await, Kind::Unsubscribe(wire::Unsubscribe { id }));
     assert!(client.discovery.status().outbound.is_empty());
@@ -124,21 +123,40 @@ async fn beyond_the_limit_nothing_is_asked_and_nobody_waits() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_equal_snapshot_is_acknowledged_and_wakes_nobody() {
+async fn an_equal_snapshot_is_acknowledged_and_nobody_is_told() {
     let mut destination = Destination::start();
     let client = start(&destination, settings());
     let mut session = destination.session().await;
-    let mut set = client.discovery.endpoints(&backend());
+    let set = client.discovery.endpoints(&backend());
+    let mut values = Values::of(&set);
     let (id, _) = session.subscribed().await;
     session.send(id, 1, endpoints(&[1, 2])).await;
-    let first = changed(&mut set).await;
+    values.next().await;
+    let first = set.current().expect("a value");
     session.ack().await;
     session.send(id, 2, endpoints(&[2, 1])).await;
     assert_eq!(session.ack().await, (id, 2, String::new()));
-    let same = tokio::time::timeout(Duration::from_millis(10), set.changed()).await;
-    assert!(same.is_err(), "woken for nothing");
+    values.are_silent().await;
     assert!(Arc::ptr_eq(&first, &set.current().expect("a value")));
     assert_eq!(client.discovery.status().endpoints[0].version, Some(2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_follower_hears_of_every_value_until_it_has_enough() {
+    let mut destination = Destination::start();
+    let client = start(&destination, settings());
+    let mut session = destination.session().await;
+    let set = client.discovery.endpoints(&backend());
+    let (id, _) = session.subscribed().await;
+    let (told, mut sizes) = tokio::sync::mpsc::channel(16);
+    set.follow(move |set: &EndpointSet| told.try_send(set.0.len()).is_ok() && set.0.len() < 3);
+    for (version, last) in [(1, &[1][..]), (2, &[1, 2]), (3, &[1, 2, 3]), (4, &[4])] {
+        session.send(id, version, endpoints(last)).await;
+        session.ack().await;
+    }
+    assert_eq!([sizes.recv().await, sizes.recv().await, sizes.recv().await], [Some(1), Some(2), Some(3)]);
+    assert_eq!(sizes.recv().await, None, "let go of");
+    assert_eq!(set.current().as_deref(), Some(&endpoint_set(&[4])));
 }
 
 #[tokio::test(start_paused = true)]
@@ -169,7 +187,7 @@ fn threads_that_subscribe_and_drop_at_once_leave_an_empty_table() {
                 for round in 0..2_000_u16 {
                     let own = discovery.outbound(SocketAddr::from(([10, 0, 1, thread], 80)));
                     let common = discovery.outbound(SocketAddr::from(([10, 0, 0, 1], round % 7 + 1)));
-                    assert!(!own.clone().is_over_limit() && !common.is_over_limit());
+                    assert!(!own.is_over_limit() && !common.is_over_limit());
                 }
             });
         }
