@@ -26,9 +26,10 @@ pub const ALPN: &[&[u8]] = &[b"h2"];
 
 /// For name resolution, TCP and TLS together.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Pings while streams are open and while idle, and the time that a ping may take.
-const PING_INTERVAL: Duration = Duration::from_secs(10);
-const PING_TIMEOUT: Duration = Duration::from_secs(10);
+/// Between pings, while streams are open and while idle.
+pub const PING_INTERVAL: Duration = Duration::from_secs(10);
+/// The time that a ping may take.
+pub const PING_TIMEOUT: Duration = Duration::from_secs(10);
 /// Of one client; a proxy needs a handful.
 const MAX_STREAMS: u32 = 128;
 
