@@ -99,7 +99,7 @@ fn begin(request: Request<RecvStream>, respond: SendResponse<Bytes>, handler: Ar
 }
 
 async fn exchange(request: Request<RecvStream>, respond: SendResponse<Bytes>, handler: Arc<impl Handler>) {
-    let request = request.map(|recv| if recv.is_end_stream() { Body::empty() } else { Body::h2(recv) });
+    let request = Box::new(request.map(|recv| if recv.is_end_stream() { Body::empty() } else { Body::h2(recv) }));
     let caller = H2Caller::new(respond);
     let outcome = tokio::select! {
         // First: what nobody waits for any more is not even begun.

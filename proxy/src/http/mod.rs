@@ -78,12 +78,15 @@ impl Settings {
     }
 }
 
+/// A request on its way. Boxed: else each step of the way would keep room for it, and move it.
+pub type BoxedRequest = Box<http::Request<Body>>;
+
 /// What serves the requests of one connection.
 pub trait Handler: Send + Sync + 'static {
     /// One exchange. `Err` resets it, without an answer.
     fn handle(
         &self,
-        request: http::Request<Body>,
+        request: BoxedRequest,
         caller: Caller,
     ) -> impl Future<Output = Result<http::Response<Body>, Abort>> + Send;
 

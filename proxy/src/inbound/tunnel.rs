@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{Request, Response};
+use http::Response;
 use mesh_mtls::credentials::Anchors;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use super::{DIRECTION, Inbound, Peer};
 use crate::http::answer::Reason;
 use crate::http::h2_server::{self, Side, Tunnel};
-use crate::http::{Abort, Body, Caller, Handler, headers};
+use crate::http::{Abort, Body, BoxedRequest, Caller, Handler, headers};
 use crate::model::Protocol;
 use crate::net::Drain;
 use crate::net::stream::abort_on_close;
@@ -84,7 +84,7 @@ struct Connection {
 }
 
 impl Handler for Connection {
-    async fn handle(&self, mut request: Request<Body>, caller: Caller) -> Result<Response<Body>, Abort> {
+    async fn handle(&self, mut request: BoxedRequest, caller: Caller) -> Result<Response<Body>, Abort> {
         let Some(told) = headers::from_tunnel(&mut request) else {
             let detail = "a tunnel request without the fields that say where it goes";
             return Ok(self.inbound.refuse(Reason::BadRequest, request.headers(), detail));
