@@ -12,7 +12,7 @@ use crate::with_pair;
 const OUTBOUND: usize = 1_500;
 const INBOUND: usize = 1_900;
 /// A request on its way to an endpoint, up to the response's head.
-const REQUEST: usize = 5_000;
+const REQUEST: usize = 1_800;
 /// A byte stream that is being opened.
 const OPENING: usize = 900;
 
