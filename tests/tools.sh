@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs what the build, the demo, the tests or the bench call besides Cargo, from Debian's packages, and says so.
-# Usage: tools.sh build|demo|test|bench|order
+# Usage: tools.sh build|demo|test|bench|order|profile
 set -euo pipefail
 
 build=(cc:gcc)
@@ -13,9 +13,9 @@ case "${1:-}" in
   build) wanted=("${build[@]}") ;;
   demo) wanted=("${demo[@]}") ;;
   test) wanted=("${tests[@]}") ;;
-  bench) wanted=("${bench[@]}") ;;
+  bench | profile) wanted=("${bench[@]}") ;;
   order) wanted=("${demo[@]}" valgrind:valgrind nm:binutils) ;;
-  *) echo "usage: $0 build|demo|test|bench|order" >&2; exit 64 ;;
+  *) echo "usage: $0 build|demo|test|bench|order|profile" >&2; exit 64 ;;
 esac
 
 missing=()
@@ -26,7 +26,7 @@ done
 compiles() { echo 'int main(void) { return 0; }' | cc -include stdio.h -x c -o /dev/null - 2>/dev/null; }
 compiles || missing+=(gcc libc6-dev)
 # venv is a package of its own.
-if [[ "$1" =~ ^(test|bench)$ ]] && command -v python3 >/dev/null && ! python3 -c 'import venv, ensurepip' 2>/dev/null; then
+if [[ "$1" =~ ^(test|bench|profile)$ ]] && command -v python3 >/dev/null && ! python3 -c 'import venv, ensurepip' 2>/dev/null; then
   missing+=(python3-venv)
 fi
 [[ " ${missing[*]} " == *" python3 "* ]] && missing+=(python3-venv)
@@ -48,3 +48,8 @@ if [ ${#missing[@]} -gt 0 ]; then
   DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
 fi
 command -v cargo >/dev/null || { echo "no Rust toolchain: https://rustup.rs has one" >&2; exit 1; }
+# The compiler's own tool reads the counters of the programs that it made.
+if [ "$1" = profile ] && [ ! -x "$(rustc --print target-libdir)/../bin/llvm-profdata" ]; then
+  echo "== installing the toolchain's llvm-tools"
+  rustup component add llvm-tools
+fi

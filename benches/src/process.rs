@@ -21,6 +21,8 @@ use nix::unistd::Pid;
 const FILES: u64 = 65_536;
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 const POLL: Duration = Duration::from_millis(5);
+/// What a program that is told to end may take.
+const PATIENCE: Duration = Duration::from_secs(3);
 /// What an error shows of a program's words.
 const SHOWN: usize = 2000;
 
@@ -33,7 +35,7 @@ pub enum User {
     Proxy,
 }
 
-/// A running program, killed when dropped.
+/// A running program. Dropped, it is asked to end, and killed when it does not.
 pub struct Program {
     child: Child,
     name: String,
@@ -142,24 +144,15 @@ impl Program {
         ensure!(ExitStatus::success(&status), self.failure(&status.to_string()));
         Ok(self.said())
     }
-
-    /// Asks it to end, and waits for that.
-    ///
-    /// # Errors
-    /// When it takes longer than `within`.
-    pub fn terminate(mut self, within: Duration) -> anyhow::Result<()> {
-        let _ = kill(Pid::from_raw(self.id().cast_signed()), Signal::SIGTERM);
-        let deadline = Instant::now() + within;
-        while self.child.try_wait()?.is_none() {
-            ensure!(Instant::now() < deadline, self.failure(&format!("no end {within:?} after SIGTERM")));
-            thread::sleep(POLL);
-        }
-        Ok(())
-    }
 }
 
 impl Drop for Program {
     fn drop(&mut self) {
+        let _ = kill(Pid::from_raw(self.id().cast_signed()), Signal::SIGTERM);
+        let deadline = Instant::now() + PATIENCE;
+        while matches!(self.child.try_wait(), Ok(None)) && Instant::now() < deadline {
+            thread::sleep(POLL);
+        }
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

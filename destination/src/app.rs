@@ -5,6 +5,7 @@
 //! they are in the other rooms.
 
 use std::fs;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -16,19 +17,18 @@ use mesh_kit::shutdown::Shutdown;
 use mesh_kit::{limits, listen, log};
 use mesh_mtls::certify;
 use mesh_mtls::credentials::{Anchors, Credentials, Leaf};
-use mesh_mtls::grpc;
+use mesh_mtls::grpc::{self, Incoming};
 use mesh_mtls::spiffe::Id;
 use mesh_mtls::tls::{Acceptor, ClientAuth};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_stream::StreamExt as _;
-use tonic::transport::server::Connected as _;
 
 use crate::cli::Serve;
 use crate::index::Index;
 use crate::metrics;
 use crate::model::Kind;
-use crate::service::{self, Admission, Discovery};
+use crate::service::{self, Admission, Client, Discovery};
 use crate::source::directory::{self, Directory};
 
 /// Serves until a signal, or the admin port, asks for the end.
@@ -154,21 +154,33 @@ async fn serve_proxies(
     for listener in listeners {
         let incoming = grpc::incoming(listener, acceptor.clone())
             .on_refused(|_, error| metrics::connection_refused(error.reason()));
-        let admission = admission.clone();
-        let admitted = incoming.filter_map(move |connection| {
-            let connection = connection.ok()?;
-            let grpc::Peer { id, addr } = connection.connect_info();
-            admission.admit(connection, id, addr).map(Ok::<_, std::io::Error>)
-        });
-        let shutdown = shutdown.clone();
-        let server = discovery.limit(grpc::server()).add_service(discovery.clone());
-        let server = server.serve_with_incoming_shutdown(admitted, async move { shutdown.requested().await });
-        servers.spawn(server);
+        servers.spawn(serve_listener(incoming, discovery.clone(), admission.clone(), shutdown.clone()));
     }
     while let Some(served) = servers.join_next().await {
-        served.context("serve proxies")?.context("serve proxies")?;
+        served.context("serve proxies")?;
     }
     Ok(())
+}
+
+/// Takes connections until `shutdown`, and waits for the last one's end.
+async fn serve_listener(mut incoming: Incoming, discovery: Discovery, admission: Admission, shutdown: Shutdown) {
+    let mut connections = JoinSet::new();
+    let mut shutdown = pin!(shutdown.requested());
+    loop {
+        tokio::select! {
+            Some(Ok(connection)) = incoming.next() => {
+                let (tls, grpc::Peer { id, addr }) = connection.into_parts();
+                if let Some(place) = admission.admit(addr.ip()) {
+                    connections.spawn(discovery.clone().serve(tls, Client { id, addr }, place));
+                }
+            }
+            // Connections do not fail.
+            Some(_) = connections.join_next() => {}
+            () = &mut shutdown => break,
+        }
+    }
+    drop(incoming);
+    while connections.join_next().await.is_some() {}
 }
 
 /// The longest that a certificate goes unlooked at: timers do not see that the wall clock was set.

@@ -27,10 +27,11 @@ pub const ALPN: &[&[u8]] = &[b"h2"];
 
 /// For name resolution, TCP and TLS together.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// For peers that live and do not answer: pings while streams are open and while idle, and the time that a ping may take.
-/// Seldom, for each of them wakes a process that may have nothing else to do.
-const PING_INTERVAL: Duration = Duration::from_secs(30);
-const PING_TIMEOUT: Duration = Duration::from_secs(10);
+/// Between pings, while streams are open and while idle: for peers that live and do not answer. Seldom, for each wakes a process
+/// that may have nothing else to do.
+pub const PING_INTERVAL: Duration = Duration::from_secs(30);
+/// The time that a ping may take.
+pub const PING_TIMEOUT: Duration = Duration::from_secs(10);
 /// For hosts that are gone: probes after so much silence, which wake nobody, and the time that anything may stay unanswered.
 const PROBE_AFTER: Duration = Duration::from_secs(10);
 const UNANSWERED: Duration = Duration::from_secs(20);

@@ -6,16 +6,20 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-
-use tokio::sync::Notify;
+use std::task::Waker;
 
 use super::snapshot::{Resource, Snapshot};
 
 /// The subscriptions of one reader that changed since it last looked.
 #[derive(Debug, Default)]
 pub struct Marks {
-    changed: Mutex<Marked>,
-    wake: Notify,
+    inner: Mutex<Unread>,
+}
+
+#[derive(Debug, Default)]
+struct Unread {
+    marked: Marked,
+    reader: Option<Waker>,
 }
 
 /// What changed.
@@ -28,22 +32,24 @@ pub struct Marked {
 }
 
 impl Marks {
-    /// Takes all marks.
-    pub fn take(&self) -> Marked {
-        std::mem::take(&mut *lock(&self.changed))
-    }
-
-    /// Waits until there may be marks. For one waiter; safe to cancel.
-    pub async fn changed(&self) {
-        self.wake.notified().await;
+    /// Takes all marks, and wakes `reader` when there is one again.
+    pub fn take(&self, reader: &Waker) -> Marked {
+        let mut inner = lock(&self.inner);
+        match &mut inner.reader {
+            Some(known) => known.clone_from(reader),
+            none => *none = Some(reader.clone()),
+        }
+        std::mem::take(&mut inner.marked)
     }
 
     fn set(&self, id: u64) {
-        let mut changed = lock(&self.changed);
-        if changed.ids.insert(id) {
-            self.wake.notify_one();
-        } else {
-            changed.repeated += 1;
+        let mut inner = lock(&self.inner);
+        let is_first = inner.marked.ids.is_empty();
+        if !inner.marked.ids.insert(id) {
+            inner.marked.repeated += 1;
+        }
+        if is_first && let Some(reader) = &inner.reader {
+            reader.wake_by_ref();
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
+use std::task::Waker;
 
 use super::*;
 use crate::manifest;
@@ -294,12 +295,12 @@ fn many_changes_leave_one_mark() {
     let marks = Arc::new(Marks::default());
     let _endpoints = index.watch(backend("web", 80), &marks, 7);
     let _other = index.watch(backend("other", 80), &marks, 8);
-    assert!(marks.take().ids.is_empty());
+    assert!(marks.take(Waker::noop()).ids.is_empty());
     for n in 1..=100 {
         assert_eq!(apply(&mut index, &workload("a", &format!("10.1.0.{n}"), "")), 1);
     }
-    assert_eq!(marks.take(), Marked { ids: BTreeSet::from([7]), repeated: 99 });
-    assert!(marks.take().ids.is_empty());
+    assert_eq!(marks.take(Waker::noop()), Marked { ids: BTreeSet::from([7]), repeated: 99 });
+    assert!(marks.take(Waker::noop()).ids.is_empty());
 }
 
 #[test]
@@ -310,7 +311,7 @@ fn a_dropped_watch_leaves_nothing() {
     let second = index.watch(backend("web", 80), &marks, 2);
     drop(first);
     apply(&mut index, &workload("a", "10.1.0.1", ""));
-    assert_eq!(marks.take().ids, BTreeSet::from([2]));
+    assert_eq!(marks.take(Waker::noop()).ids, BTreeSet::from([2]));
     drop(second);
     assert_eq!(index.watched(), 1);
     apply(&mut index, &workload("a", "10.1.0.2", ""));

@@ -1,229 +1,319 @@
-//! Connections of proxies: how many there may be, and a way to cut one.
+//! The task of one connection: HTTP/2, its streams, and an end for those who do not answer.
 //!
-//! Invariant: connections are bounded, in all and from one address; one that opens no stream in time is cut; one that is
-//! cut fails at its next read or write, which frees everything that waits on it. Non-goal: TLS, which has happened.
+//! Invariant: all of a connection is one task. Each turn reads what has come, lets each stream do what it can, and sends
+//! what that came to at once; then it waits for the peer, the index or the next deadline. A connection that opens no stream
+//! in time, does not answer a ping, or does not read is dropped with all that it holds. Non-goal: TLS, which has happened.
 
-use std::collections::HashMap;
-use std::io;
-use std::net::{IpAddr, SocketAddr};
-use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::net::SocketAddr;
+use std::ops::ControlFlow;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
 
+use h2::server::{self, SendResponse};
+use h2::{PingPong, RecvStream};
+use http::{Request, Response};
+use mesh_mtls::grpc::{PING_INTERVAL, PING_TIMEOUT};
 use mesh_mtls::spiffe;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::{Sleep, sleep};
-use tonic::transport::server::Connected;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::{Sleep, sleep_until, timeout};
 
-use super::Settings;
-use crate::metrics::{self, Raised, Service as Metrics};
+use super::cork::{Cork, Corked};
+use super::grpc::{self, Code, Message, Status};
+use super::stream::{End, Stream, Turn};
+use super::{NOT_LOADED, Settings, Shared};
+use crate::index::Completeness;
+use crate::metrics;
 
-/// Who is at the other end; found in the extensions of each request.
+/// How long a proxy may take to hear that all ends.
+const FAREWELL: Duration = Duration::from_secs(1);
+/// Times that a connection looks for more to do before it lets others go first.
+const ROUNDS: usize = 8;
+/// Most bytes of one stream that wait for the socket; they are shared with all others.
+const SEND_BUFFER: usize = 64 * 1024;
+
+/// Who is at the other end.
 #[derive(Clone, Debug)]
 pub struct Client {
     /// Proved by its certificate.
     pub id: Option<spiffe::Id>,
     /// Where it is.
     pub addr: SocketAddr,
-    pub(super) lifeline: Arc<Lifeline>,
 }
 
-/// Cuts a connection.
-#[derive(Debug, Default)]
-pub(super) struct Lifeline {
-    state: Mutex<State>,
+fn builder(settings: &Settings) -> server::Builder {
+    const WINDOW: u32 = 65_535;
+    const HEADERS: u32 = 16 * 1024;
+    let mut builder = server::Builder::new();
+    builder
+        .max_concurrent_streams(settings.streams)
+        .initial_window_size(WINDOW)
+        .initial_connection_window_size(2 * WINDOW)
+        .max_header_list_size(HEADERS)
+        .max_send_buffer_size(SEND_BUFFER)
+        // One request is all there is to remember headers of.
+        .header_table_size(0);
+    builder
 }
 
-#[derive(Debug, Default)]
-struct State {
-    greeted: bool,
-    cut: bool,
-    waker: Option<Waker>,
+/// From the preface to the end.
+pub(super) async fn serve<IO>(shared: Arc<Shared>, io: IO, client: Client)
+where
+    IO: AsyncRead + AsyncWrite + Unpin,
+{
+    let (addr, begun) = (client.addr, Instant::now());
+    let within = shared.settings.hello_within;
+    let cork = Cork::new(io);
+    // Boxed, for it is over soon.
+    let handshake = Box::pin(handshake(&shared.settings, &cork));
+    let mut connection = match timeout(within, handshake).await {
+        Ok(Ok(h2)) => Connection::new(shared, h2, cork, client, begun + within),
+        Ok(Err(error)) => return tracing::debug!(%addr, "no HTTP/2: {error}"),
+        Err(_) => return metrics::connection_refused("no_stream"),
+    };
+    let shutdown = connection.shared.shutdown.clone();
+    let mut shutdown = pin!(shutdown.requested());
+    let mut alarm = pin!(sleep_until((begun + within).into()));
+    std::future::poll_fn(|cx| {
+        connection.drain_after(shutdown.as_mut(), cx);
+        connection.poll(alarm.as_mut(), cx)
+    })
+    .await;
 }
 
-impl Lifeline {
-    /// A stream was opened.
-    pub(super) fn greeted(&self) {
-        lock(&self.state).greeted = true;
+async fn handshake<IO>(
+    settings: &Settings,
+    cork: &Cork<IO>,
+) -> Result<server::Connection<Corked<IO>, Message>, h2::Error>
+where
+    IO: AsyncRead + AsyncWrite + Unpin,
+{
+    let mut handshake = pin!(builder(settings).handshake(cork.stream()));
+    std::future::poll_fn(|cx| {
+        let polled = handshake.as_mut().poll(cx);
+        let _ = cork.poll_flush(cx);
+        polled
+    })
+    .await
+}
+
+struct Connection<IO> {
+    shared: Arc<Shared>,
+    h2: server::Connection<Corked<IO>, Message>,
+    cork: Cork<IO>,
+    client: Client,
+    streams: Vec<Box<Stream>>,
+    keepalive: Option<Keepalive>,
+    /// Until the first stream.
+    stream_by: Option<Instant>,
+    /// The end is asked for; then it has come at last.
+    drained_by: Option<Instant>,
+}
+
+impl<IO: AsyncRead + AsyncWrite + Unpin> Connection<IO> {
+    fn new(
+        shared: Arc<Shared>,
+        mut h2: server::Connection<Corked<IO>, Message>,
+        cork: Cork<IO>,
+        client: Client,
+        stream_by: Instant,
+    ) -> Self {
+        let keepalive = h2.ping_pong().map(|pings| Keepalive::new(pings, Instant::now()));
+        let (streams, stream_by) = (Vec::new(), Some(stream_by));
+        Self { shared, h2, cork, client, streams, keepalive, stream_by, drained_by: None }
     }
 
-    /// Ends the connection, with all of its streams.
-    pub(super) fn cut(&self) {
-        let mut state = lock(&self.state);
-        state.cut = true;
-        if let Some(waker) = state.waker.take() {
-            waker.wake();
+    /// Tells the peer to go elsewhere once the end is asked for.
+    fn drain_after(&mut self, shutdown: Pin<&mut impl Future<Output = ()>>, cx: &mut Context<'_>) {
+        if self.drained_by.is_some() || shutdown.poll(cx).is_pending() {
+            return;
         }
+        self.drained_by = Some(Instant::now() + FAREWELL);
+        self.h2.graceful_shutdown();
+        self.end_streams(|| End::Shutdown);
     }
 
-    fn poll(&self, cx: &Context<'_>) -> io::Result<Greeted> {
-        let mut state = lock(&self.state);
-        if state.cut {
-            return Err(io::ErrorKind::ConnectionAborted.into());
-        }
-        // A connection is read and written by one task.
-        if !state.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
-            state.waker = Some(cx.waker().clone());
-        }
-        Ok(if state.greeted { Greeted::Yes } else { Greeted::NotYet })
-    }
-}
-
-enum Greeted {
-    Yes,
-    NotYet,
-}
-
-/// Lets connections in, up to a number.
-#[derive(Clone, Debug)]
-pub struct Admission {
-    settings: Settings,
-    metrics: Metrics,
-    open: Arc<Mutex<Open>>,
-}
-
-#[derive(Debug, Default)]
-struct Open {
-    total: usize,
-    by_address: HashMap<IpAddr, usize>,
-}
-
-impl Admission {
-    /// With the limits of `settings`.
-    pub fn new(settings: Settings, metrics: Metrics) -> Self {
-        Self { settings, metrics, open: Arc::default() }
-    }
-
-    /// Lets a verified connection in, or drops it.
-    pub fn admit<IO>(&self, io: IO, id: Option<spiffe::Id>, addr: SocketAddr) -> Option<Guarded<IO>> {
-        let place = self.place(addr.ip())?;
-        Some(Guarded {
-            io,
-            client: Client { id, addr, lifeline: Arc::default() },
-            greeted_by: Some(Box::pin(sleep(self.settings.hello_within))),
-            _place: place,
-            _open: self.metrics.connection(),
-        })
-    }
-
-    fn place(&self, address: IpAddr) -> Option<Place> {
-        let address = address.to_canonical();
-        let mut open = lock(&self.open);
-        let of_address = open.by_address.get(&address).copied().unwrap_or_default();
-        let refused = if open.total >= self.settings.connections {
-            Some("too_many_connections")
-        } else if of_address >= self.settings.connections_per_address {
-            Some("too_many_connections_of_address")
-        } else {
-            None
+    /// Ready when it is over.
+    fn poll(&mut self, mut alarm: Pin<&mut Sleep>, cx: &mut Context<'_>) -> Poll<()> {
+        let now = Instant::now();
+        let turned = self.take_turns(now, cx);
+        // The connection meets a broken socket itself, with its next read.
+        let _ = self.cork.poll_flush(cx);
+        let deadline = self.next_deadline(now);
+        let (ControlFlow::Continue(()), ControlFlow::Continue(wake_at)) = (turned, deadline) else {
+            self.end_streams(|| End::Broken);
+            return Poll::Ready(());
         };
-        if let Some(reason) = refused {
-            metrics::connection_refused(reason);
-            tracing::warn!(%address, reason, "connection refused");
-            return None;
+        // An alarm that comes too early does no harm, so that most turns leave it as it is.
+        if alarm.is_elapsed() || alarm.deadline().into_std() > wake_at {
+            alarm.as_mut().reset(wake_at.into());
         }
-        open.total += 1;
-        *open.by_address.entry(address).or_default() += 1;
-        Some(Place { address, open: Arc::clone(&self.open) })
+        if alarm.poll(cx).is_ready() {
+            cx.waker().wake_by_ref();
+        }
+        Poll::Pending
     }
-}
 
-/// One of the connections that may be open.
-#[derive(Debug)]
-struct Place {
-    address: IpAddr,
-    open: Arc<Mutex<Open>>,
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let mut open = lock(&self.open);
-        open.total -= 1;
-        if let Some(count) = open.by_address.get_mut(&self.address) {
-            *count -= 1;
-            if *count == 0 {
-                open.by_address.remove(&self.address);
+    /// Until nothing is left to do; breaks when the connection is over.
+    fn take_turns(&mut self, now: Instant, cx: &mut Context<'_>) -> ControlFlow<()> {
+        for _ in 0..ROUNDS {
+            self.accept(now, cx)?;
+            if self.turn_streams(now, cx.waker())? == Turn::Rest {
+                return ControlFlow::Continue(());
             }
         }
+        cx.waker().wake_by_ref();
+        ControlFlow::Continue(())
     }
-}
 
-/// A connection that can be cut.
-#[derive(Debug)]
-pub struct Guarded<IO> {
-    io: IO,
-    client: Client,
-    /// Until the first stream.
-    greeted_by: Option<Pin<Box<Sleep>>>,
-    _place: Place,
-    _open: Raised,
-}
+    /// Drives HTTP/2, and takes new streams.
+    fn accept(&mut self, now: Instant, cx: &mut Context<'_>) -> ControlFlow<()> {
+        while let Poll::Ready(accepted) = self.h2.poll_accept(cx) {
+            match accepted {
+                Some(Ok((request, respond))) => self.open(request, respond, now),
+                Some(Err(error)) => {
+                    tracing::debug!(addr = %self.client.addr, "connection broken: {error}");
+                    return ControlFlow::Break(());
+                }
+                None => return ControlFlow::Break(()),
+            }
+        }
+        ControlFlow::Continue(())
+    }
 
-impl<IO> Guarded<IO> {
-    fn poll_life(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
-        let greeted = self.client.lifeline.poll(cx)?;
-        let Some(greeted_by) = &mut self.greeted_by else {
-            return Ok(());
+    fn open(&mut self, request: Request<RecvStream>, mut respond: SendResponse<Message>, now: Instant) {
+        // Who is gone already needs no answer, here and below.
+        let id = match self.admit(&request) {
+            Ok(id) => id,
+            Err(refused) => {
+                let _ = respond.send_response(refused, true);
+                return;
+            }
         };
-        match greeted {
-            Greeted::Yes => self.greeted_by = None,
-            Greeted::NotYet => {
-                if greeted_by.as_mut().poll(cx).is_ready() {
-                    metrics::connection_refused("no_stream");
-                    self.client.lifeline.cut();
-                    return Err(io::ErrorKind::TimedOut.into());
+        let Ok(updates) = respond.send_response(grpc::opened(), false) else {
+            return;
+        };
+        let stream = Stream::new(Arc::clone(&self.shared), id, request.into_body(), updates, now);
+        self.streams.push(Box::new(stream));
+    }
+
+    /// Who opens a stream, if anybody may now.
+    fn admit(&mut self, request: &Request<RecvStream>) -> Result<spiffe::Id, Response<()>> {
+        grpc::check(request)?;
+        let Some(id) = &self.client.id else {
+            return Err(Status::new(Code::Unauthenticated, "no certificate").response());
+        };
+        self.stream_by = None;
+        if self.drained_by.is_some() {
+            return Err(Status::new(Code::Unavailable, "draining").response());
+        }
+        if self.shared.index().completeness() == Completeness::Partial {
+            let _open = self.shared.metrics.stream();
+            self.shared.metrics.ended("not_loaded");
+            return Err(Status::new(Code::Unavailable, NOT_LOADED).response());
+        }
+        Ok(id.clone())
+    }
+
+    /// One turn of each stream; breaks when one has to be cut with all of the connection.
+    fn turn_streams(&mut self, now: Instant, waker: &Waker) -> ControlFlow<(), Turn> {
+        let mut turn = Turn::Rest;
+        let mut at = 0;
+        while let Some(stream) = self.streams.get_mut(at) {
+            match stream.turn(now, waker) {
+                Ok(Turn::Rest) => at += 1,
+                Ok(Turn::Progress) => {
+                    turn = Turn::Progress;
+                    at += 1;
+                }
+                Err(end) => {
+                    turn = Turn::Progress;
+                    let stream = self.streams.swap_remove(at);
+                    self.finish(*stream, &end);
+                    if matches!(end, End::Stalled) {
+                        // Its window is shut, so that not even the end of the stream would reach it.
+                        return ControlFlow::Break(());
+                    }
                 }
             }
         }
-        Ok(())
+        ControlFlow::Continue(turn)
+    }
+
+    fn end_streams(&mut self, end: impl Fn() -> End) {
+        while let Some(stream) = self.streams.pop() {
+            self.finish(*stream, &end());
+        }
+    }
+
+    fn finish(&self, stream: Stream, end: &End) {
+        let Client { id, addr } = &self.client;
+        let (id, reason) = (id.as_ref().map(ToString::to_string), end.reason());
+        match end {
+            End::Closed | End::Shutdown | End::Broken => tracing::debug!(id, %addr, reason, "stream ended"),
+            End::Malformed(what) => tracing::warn!(id, %addr, reason, "stream refused: {what}"),
+            End::Refused(refusal) => tracing::warn!(id, %addr, reason, "stream refused: {refusal}"),
+            End::Stalled => tracing::warn!(id, %addr, reason, "a proxy does not read, disconnected"),
+        }
+        stream.finish(end);
+    }
+
+    /// When to look again, whatever happens; breaks when a deadline has passed that ends the connection.
+    fn next_deadline(&mut self, now: Instant) -> ControlFlow<(), Instant> {
+        if self.stream_by.is_some_and(|by| by <= now) {
+            metrics::connection_refused("no_stream");
+            return ControlFlow::Break(());
+        }
+        if self.drained_by.is_some_and(|by| by <= now) {
+            return ControlFlow::Break(());
+        }
+        let ping = self.keepalive.as_mut().map(|keepalive| keepalive.turn(now));
+        let own = [self.stream_by, self.drained_by].into_iter().flatten();
+        let of_streams = self.streams.iter().filter_map(|stream| stream.wake_at());
+        let ping = ping.unwrap_or(ControlFlow::Continue(now + PING_INTERVAL))?;
+        ControlFlow::Continue(own.chain(of_streams).fold(ping, Instant::min))
     }
 }
 
-impl<IO> Connected for Guarded<IO> {
-    type ConnectInfo = Client;
-
-    fn connect_info(&self) -> Client {
-        self.client.clone()
-    }
+/// Pings, so that a peer that is gone without a word does not stay.
+struct Keepalive {
+    pings: PingPong,
+    state: Ping,
 }
 
-impl<IO: AsyncRead + Unpin> AsyncRead for Guarded<IO> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        self.poll_life(cx)?;
-        Pin::new(&mut self.io).poll_read(cx, buf)
-    }
+enum Ping {
+    /// The next one goes then.
+    Due(Instant),
+    /// One is on its way, and has to be answered by then.
+    Sent(Instant),
 }
 
-impl<IO: AsyncWrite + Unpin> AsyncWrite for Guarded<IO> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        self.poll_life(cx)?;
-        Pin::new(&mut self.io).poll_write(cx, buf)
+impl Keepalive {
+    fn new(pings: PingPong, now: Instant) -> Self {
+        Self { pings, state: Ping::Due(now + PING_INTERVAL) }
     }
 
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        self.poll_life(cx)?;
-        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
+    /// Asks or listens; when to do so again. Breaks when the peer does not answer.
+    fn turn(&mut self, now: Instant) -> ControlFlow<(), Instant> {
+        if matches!(self.state, Ping::Sent(_)) {
+            // The task drives the connection itself, so that nobody has to be woken by an answer.
+            match self.pings.poll_pong(&mut Context::from_waker(Waker::noop())) {
+                Poll::Ready(Ok(_)) => self.state = Ping::Due(now + PING_INTERVAL),
+                Poll::Ready(Err(_)) => return ControlFlow::Break(()),
+                Poll::Pending => {}
+            }
+        }
+        match self.state {
+            Ping::Due(at) if now >= at => {
+                if self.pings.send_ping(h2::Ping::opaque()).is_err() {
+                    return ControlFlow::Break(());
+                }
+                self.state = Ping::Sent(now + PING_TIMEOUT);
+                ControlFlow::Continue(now + PING_TIMEOUT)
+            }
+            Ping::Sent(by) if now >= by => ControlFlow::Break(()),
+            Ping::Due(at) | Ping::Sent(at) => ControlFlow::Continue(at),
+        }
     }
-
-    fn is_write_vectored(&self) -> bool {
-        self.io.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.poll_life(cx)?;
-        Pin::new(&mut self.io).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.poll_life(cx)?;
-        Pin::new(&mut self.io).poll_shutdown(cx)
-    }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -12,7 +12,6 @@ pub(super) struct Pace {
     places: HashMap<u64, Place>,
     /// May be told now. Those that were removed meanwhile are skipped.
     due: VecDeque<u64>,
-    due_since: Option<Instant>,
     /// May be told from a time on.
     later: BTreeSet<(Instant, u64)>,
 }
@@ -42,7 +41,7 @@ pub(super) enum Marked {
 
 impl Pace {
     pub(super) fn new(interval: Duration) -> Self {
-        Self { interval, places: HashMap::new(), due: VecDeque::new(), due_since: None, later: BTreeSet::new() }
+        Self { interval, places: HashMap::new(), due: VecDeque::new(), later: BTreeSet::new() }
     }
 
     pub(super) fn add(&mut self, id: u64) {
@@ -56,8 +55,6 @@ impl Pace {
             }
             Some(Place::Due) => {
                 self.due.retain(|due| *due != id);
-                // What is left waits no shorter for it.
-                self.due_since = self.due_since.filter(|_| !self.due.is_empty());
             }
             Some(Place::Idle { .. }) | None => {}
         }
@@ -79,7 +76,6 @@ impl Pace {
             None => {
                 *place = Place::Due;
                 self.due.push_back(id);
-                self.due_since.get_or_insert(now);
             }
         }
         Marked::Waits
@@ -94,7 +90,6 @@ impl Pace {
             self.later.remove(&(from, id));
             self.places.insert(id, Place::Due);
             self.due.push_back(id);
-            self.due_since.get_or_insert(now);
         }
     }
 
@@ -103,21 +98,16 @@ impl Pace {
         self.later.first().map(|(from, _)| *from)
     }
 
-    /// Since when something is due and nothing was taken.
-    pub(super) fn due_since(&self) -> Option<Instant> {
-        self.due_since
+    /// Whether something may be told now.
+    pub(super) fn is_due(&self) -> bool {
+        !self.due.is_empty()
     }
 
     /// The next to be told; counts as told.
     pub(super) fn next(&mut self, now: Instant) -> Option<u64> {
         let id = self.due.pop_front()?;
         self.places.insert(id, Place::Idle { from: Some(now + self.interval) });
-        self.settle(now);
         Some(id)
-    }
-
-    fn settle(&mut self, now: Instant) {
-        self.due_since = (!self.due.is_empty()).then_some(now);
     }
 }
 
@@ -182,19 +172,7 @@ mod tests {
         pace.mark(2, now);
         pace.remove(1);
         pace.remove(2);
-        assert_eq!((pace.next(now), pace.wake_at(), pace.due_since()), (None, None, None));
+        assert_eq!((pace.next(now), pace.wake_at(), pace.is_due()), (None, None, false));
         assert_eq!(pace.mark(1, now), Marked::Unknown);
-    }
-
-    #[test]
-    fn a_stall_counts_from_the_last_that_was_taken() {
-        let (mut pace, now) = pace(&[1, 2]);
-        pace.mark(1, now);
-        pace.mark(2, now + INTERVAL);
-        assert_eq!(pace.due_since(), Some(now));
-        pace.next(now + 2 * INTERVAL);
-        assert_eq!(pace.due_since(), Some(now + 2 * INTERVAL));
-        pace.next(now + 3 * INTERVAL);
-        assert_eq!(pace.due_since(), None);
     }
 }

@@ -5,18 +5,19 @@
 //! Synchronous; `now` is an argument. Non-goal: the stream (`stream`).
 
 use std::collections::{BTreeSet, HashMap};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::task::Waker;
 use std::time::Instant;
 
 use bytes::Bytes;
 use mesh_mtls::spiffe;
 use mesh_proto::discovery::WatchRequest;
 
-use super::Settings;
-use super::codec::Update;
+use super::Shared;
+use super::grpc::Message;
 use super::pace::{Marked, Pace};
 use super::wire::{self, Malformed, Request, Wanted};
-use crate::index::{Backend, Index, Marks, Proxy, Resource, Snapshot, Watch};
+use crate::index::{Backend, Marks, Proxy, Resource, Snapshot, Watch};
 use crate::metrics::{Raised, Resource as Label, Service as Metrics};
 
 /// Snapshots whose acknowledgement is waited for; of more, only the older ones are measured.
@@ -61,9 +62,7 @@ impl Refusal {
 
 #[derive(Debug)]
 pub(super) struct Session {
-    settings: Settings,
-    index: Arc<Mutex<Index>>,
-    metrics: Metrics,
+    shared: Arc<Shared>,
     id: spiffe::Id,
     proxy: Option<Proxy>,
     marks: Arc<Marks>,
@@ -83,22 +82,9 @@ struct Subscription {
 }
 
 impl Session {
-    pub(super) fn new(settings: Settings, index: Arc<Mutex<Index>>, metrics: Metrics, id: spiffe::Id) -> Self {
-        Self {
-            settings,
-            index,
-            metrics,
-            id,
-            proxy: None,
-            marks: Arc::default(),
-            subscriptions: HashMap::new(),
-            pace: Pace::new(settings.interval),
-        }
-    }
-
-    /// Where changes are marked; [`Self::look`] takes the marks.
-    pub(super) fn marks(&self) -> Arc<Marks> {
-        Arc::clone(&self.marks)
+    pub(super) fn new(shared: Arc<Shared>, id: spiffe::Id) -> Self {
+        let pace = Pace::new(shared.settings.interval);
+        Self { shared, id, proxy: None, marks: Arc::default(), subscriptions: HashMap::new(), pace }
     }
 
     pub(super) fn is_greeted(&self) -> bool {
@@ -110,8 +96,8 @@ impl Session {
         match (Request::try_from(request)?, &self.proxy) {
             (Request::Hello { .. }, Some(_)) => Err(Refusal::HelloTwice),
             (Request::Hello { addresses, version, namespace, workload }, None) => {
-                if addresses.len() > self.settings.addresses {
-                    return Err(Refusal::TooManyAddresses(self.settings.addresses));
+                if addresses.len() > self.shared.settings.addresses {
+                    return Err(Refusal::TooManyAddresses(self.shared.settings.addresses));
                 }
                 let id = self.id.clone();
                 if !namespace.is_empty() && namespace != id.namespace() {
@@ -148,13 +134,11 @@ impl Session {
         if self.subscriptions.contains_key(&id) {
             return Err(Refusal::DuplicateSubscription(id));
         }
-        if self.subscriptions.len() >= self.settings.subscriptions {
-            return Err(Refusal::TooManySubscriptions(self.settings.subscriptions));
+        if self.subscriptions.len() >= self.shared.settings.subscriptions {
+            return Err(Refusal::TooManySubscriptions(self.shared.settings.subscriptions));
         }
-        let mut index = self.index.lock().unwrap_or_else(PoisonError::into_inner);
-        let watch = index.watch(resource, &self.marks, id);
-        drop(index);
-        let there = self.metrics.subscription(label);
+        let watch = self.shared.index().watch(resource, &self.marks, id);
+        let there = self.shared.metrics.subscription(label);
         let subscription = Subscription { watch, label, sent: 0, awaited: Vec::new(), _there: there };
         self.subscriptions.insert(id, subscription);
         self.pace.add(id);
@@ -165,7 +149,7 @@ impl Session {
     /// Of a subscription that is gone, or of a version that was overtaken, an answer is no surprise.
     fn acknowledged(&mut self, id: u64, version: u64, error: &str, now: Instant) {
         if !error.is_empty() {
-            self.metrics.refused();
+            self.shared.metrics.refused();
             tracing::warn!(proxy = %self.id, subscription = id, version, error, "a proxy refuses a snapshot");
         }
         let Some(subscription) = self.subscriptions.get_mut(&id) else {
@@ -177,27 +161,27 @@ impl Session {
             return;
         }
         if seen.is_empty() {
-            self.metrics.applied(None);
+            self.shared.metrics.applied(None);
         }
         for (_, seen) in seen {
-            self.metrics.applied(Some(now.saturating_duration_since(seen)));
+            self.shared.metrics.applied(Some(now.saturating_duration_since(seen)));
         }
     }
 
-    /// Notes what changed and whose time has come.
-    pub(super) fn look(&mut self, now: Instant) {
+    /// Notes what changed and whose time has come. `waker` is woken by the next change.
+    pub(super) fn look(&mut self, now: Instant, waker: &Waker) {
         self.pace.advance(now);
-        let marked = self.marks.take();
+        let marked = self.marks.take(waker);
         let mut coalesced = marked.repeated;
         for id in marked.ids {
             coalesced += u64::from(self.pace.mark(id, now) == Marked::WaitedAlready);
         }
-        self.metrics.coalesced(coalesced);
+        self.shared.metrics.coalesced(coalesced);
     }
 
-    /// Since when something could have been sent.
-    pub(super) fn due_since(&self) -> Option<Instant> {
-        self.pace.due_since()
+    /// Whether something may be sent now.
+    pub(super) fn is_due(&self) -> bool {
+        self.pace.is_due()
     }
 
     /// When [`Self::look`] will find something that is not marked yet.
@@ -206,7 +190,7 @@ impl Session {
     }
 
     /// The next snapshot to send, the newest of its resource; counts as sent.
-    pub(super) fn next(&mut self, now: Instant) -> Option<Update> {
+    pub(super) fn next(&mut self, now: Instant) -> Option<Message> {
         while let Some(id) = self.pace.next(now) {
             let Some(subscription) = self.subscriptions.get_mut(&id) else {
                 continue;
@@ -222,9 +206,11 @@ impl Session {
             {
                 subscription.awaited.push((snapshot.version, seen));
             }
-            self.metrics.sent(subscription.label);
-            let encode = |snapshot: &Snapshot| encode(snapshot, &subscription.watch, &self.metrics);
-            return Some(Update { id, snapshot: snapshot.encoded(encode) });
+            self.shared.metrics.sent(subscription.label);
+            let encode = |snapshot: &Snapshot| encode(snapshot, &subscription.watch, &self.shared.metrics);
+            if let Some(message) = Message::new(id, snapshot.encoded(encode)) {
+                return Some(message);
+            }
         }
         None
     }

@@ -1,32 +1,36 @@
-//! The task that drives one stream: requests in, snapshots out, until one side has enough.
+//! One stream: requests in, snapshots out, until one side has enough.
 //!
 //! Invariant: each wait has an end: a proxy that says nothing, or takes nothing of what is due, is ended with a reason.
-//! One snapshot is on its way at a time; all others are marks. Non-goal: what requests mean (`session`).
+//! One snapshot is on its way at a time; all others are marks. Non-goal: what requests mean (`session`); waiting, which
+//! the connection does for all of its streams.
 
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::Instant;
 
-use mesh_kit::shutdown::Shutdown;
+use bytes::{Buf as _, Bytes};
+use h2::{Reason, RecvStream, SendStream};
+use mesh_mtls::spiffe;
 use mesh_proto::discovery::WatchRequest;
-use tokio::sync::mpsc;
-use tokio::time::{sleep_until, timeout};
-use tonic::{Status, Streaming};
+use prost::Message as _;
 
-use super::Settings;
-use super::codec::Update;
-use super::connection::Client;
+use super::Shared;
+use super::grpc::{Code, Inbox, Message, Status};
 use super::session::{Refusal, Session};
-use crate::metrics::Service as Metrics;
+use crate::metrics::Raised;
 
-/// How long a proxy may take to hear why it is refused.
-const FAREWELL: Duration = Duration::from_secs(1);
+/// Requests that are looked at before others get their turn.
+const REQUESTS_PER_TURN: usize = 256;
 
 /// Why a stream ended.
 #[derive(Debug)]
-enum End {
+pub(super) enum End {
     /// The proxy has enough.
     Closed,
-    /// The connection broke, or what came was no message.
-    Broken(Status),
+    /// The connection broke.
+    Broken,
+    /// What came was no message.
+    Malformed(String),
     Refused(Refusal),
     /// It does not take what is due.
     Stalled,
@@ -34,104 +38,175 @@ enum End {
 }
 
 impl End {
-    fn reason(&self) -> &'static str {
+    pub(super) fn reason(&self) -> &'static str {
         match self {
             Self::Closed => "closed",
-            Self::Broken(status) if is_of_the_message(status) => "malformed",
-            Self::Broken(_) => "broken",
+            Self::Broken => "broken",
+            Self::Malformed(_) => "malformed",
             Self::Refused(refusal) => refusal.reason(),
             Self::Stalled => "stalled",
             Self::Shutdown => "shutdown",
         }
     }
 
-    /// What the proxy is told.
+    /// What the proxy is told, if it can be told anything.
     fn status(&self) -> Option<Status> {
         match self {
-            Self::Closed | Self::Stalled => None,
-            Self::Broken(status) => is_of_the_message(status).then(|| Status::invalid_argument(status.message())),
-            Self::Refused(refusal) => Some(Status::invalid_argument(refusal.to_string())),
-            Self::Shutdown => Some(Status::unavailable("draining")),
+            Self::Broken | Self::Stalled => None,
+            Self::Closed => Some(Status::new(Code::Ok, "")),
+            Self::Malformed(what) => Some(Status::new(Code::InvalidArgument, what.clone())),
+            Self::Refused(refusal) => Some(Status::new(Code::InvalidArgument, refusal.to_string())),
+            Self::Shutdown => Some(Status::new(Code::Unavailable, "draining")),
         }
     }
 }
 
-/// Those that the decoder makes; the transport's are others.
-fn is_of_the_message(status: &Status) -> bool {
-    use tonic::Code::{InvalidArgument, OutOfRange};
-    matches!(status.code(), InvalidArgument | OutOfRange)
+/// What came of a turn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Turn {
+    /// Something was read or written, so that there may be more to do.
+    Progress,
+    /// Nothing is left to do.
+    Rest,
 }
 
+#[derive(Debug)]
 pub(super) struct Stream {
-    pub(super) session: Session,
-    pub(super) requests: Streaming<WatchRequest>,
-    pub(super) updates: mpsc::Sender<Result<Update, Status>>,
-    pub(super) client: Client,
-    pub(super) metrics: Metrics,
-    pub(super) settings: Settings,
-    pub(super) shutdown: Shutdown,
+    shared: Arc<Shared>,
+    session: Session,
+    requests: RecvStream,
+    updates: SendStream<Message>,
+    inbox: Inbox,
+    /// Not looked at yet.
+    received: Bytes,
+    /// What the proxy has not made room for yet.
+    sending: Option<Message>,
+    /// Since when there is something to send of which nothing goes.
+    waiting_since: Option<Instant>,
+    /// Until then it has to have said Hello.
+    hello_by: Instant,
+    _open: Raised,
 }
 
 impl Stream {
-    /// To the end.
-    pub(super) async fn run(mut self) {
-        let _open = self.metrics.stream();
-        let end = self.converse().await;
-        let reason = end.reason();
-        self.metrics.ended(reason);
-        let (id, addr) = (&self.client.id, self.client.addr);
-        let id = id.as_ref().map(ToString::to_string);
-        match &end {
-            End::Closed | End::Shutdown | End::Broken(_) => tracing::debug!(id, %addr, reason, "stream ended"),
-            End::Refused(refusal) => tracing::warn!(id, %addr, reason, "stream refused: {refusal}"),
-            End::Stalled => {
-                tracing::warn!(id, %addr, reason, "a proxy does not read, disconnected");
-                // Its window is shut, so that not even the end of the stream would reach it.
-                self.client.lifeline.cut();
-            }
-        }
-        if let Some(status) = end.status() {
-            let _ = timeout(FAREWELL, self.updates.send(Err(status))).await;
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        id: spiffe::Id,
+        requests: RecvStream,
+        updates: SendStream<Message>,
+        now: Instant,
+    ) -> Self {
+        Self {
+            session: Session::new(Arc::clone(&shared), id),
+            requests,
+            updates,
+            inbox: Inbox::new(shared.settings.request),
+            received: Bytes::new(),
+            sending: None,
+            waiting_since: None,
+            hello_by: now + shared.settings.hello_within,
+            _open: shared.metrics.stream(),
+            shared,
         }
     }
 
-    async fn converse(&mut self) -> End {
-        let marks = self.session.marks();
-        let greeted_by = Instant::now() + self.settings.hello_within;
-        loop {
-            self.session.look(Instant::now());
-            let due_since = self.session.due_since();
-            let stalled_at = due_since.map(|since| since + self.settings.stall);
-            tokio::select! {
-                request = self.requests.message() => match request {
-                    Ok(Some(request)) => if let Err(refusal) = self.session.receive(request, Instant::now()) {
-                        return End::Refused(refusal);
-                    },
-                    Ok(None) => return End::Closed,
-                    Err(status) => return End::Broken(status),
-                },
-                permit = self.updates.reserve(), if due_since.is_some() => match permit {
-                    Ok(permit) => if let Some(update) = self.session.next(Instant::now()) {
-                        permit.send(Ok(update));
-                    },
-                    Err(_) => return End::Closed,
-                },
-                () = marks.changed() => {}
-                () = until(self.session.wake_at()) => {}
-                () = until(stalled_at) => return End::Stalled,
-                () = until(Some(greeted_by)), if !self.session.is_greeted() => return End::Refused(Refusal::HelloLate),
-                () = self.updates.closed() => return End::Closed,
-                () = self.shutdown.requested() => return End::Shutdown,
-            }
-            // A proxy that sends without pause does not keep others waiting.
-            tokio::task::consume_budget().await;
+    /// Does what can be done now. `waker` is woken when the index has something new; all else comes by the connection.
+    pub(super) fn turn(&mut self, now: Instant, waker: &Waker) -> Result<Turn, End> {
+        let received = self.receive(now)?;
+        if !self.session.is_greeted() && now >= self.hello_by {
+            return Err(End::Refused(Refusal::HelloLate));
         }
+        self.session.look(now, waker);
+        let sent = self.send(now)?;
+        if self.stalled_at().is_some_and(|at| at <= now) {
+            return Err(End::Stalled);
+        }
+        Ok(if received == Turn::Progress { received } else { sent })
+    }
+
+    /// When to take the next turn, whatever happens.
+    pub(super) fn wake_at(&self) -> Option<Instant> {
+        let hello_by = (!self.session.is_greeted()).then_some(self.hello_by);
+        [self.session.wake_at(), self.stalled_at(), hello_by].into_iter().flatten().min()
+    }
+
+    /// Tells the proxy why it ended.
+    pub(super) fn finish(mut self, end: &End) {
+        self.shared.metrics.ended(end.reason());
+        let Some(status) = end.status() else {
+            return;
+        };
+        // Within a message there is no way to say it. That the stream is gone already is no news either.
+        if self.sending.is_some() {
+            self.updates.send_reset(Reason::CANCEL);
+        } else {
+            let _ = self.updates.send_trailers(status.trailers());
+        }
+    }
+
+    fn stalled_at(&self) -> Option<Instant> {
+        self.waiting_since.map(|since| since + self.shared.settings.stall)
+    }
+
+    fn receive(&mut self, now: Instant) -> Result<Turn, End> {
+        let mut turn = Turn::Rest;
+        for _ in 0..REQUESTS_PER_TURN {
+            let message = self.inbox.next(&mut self.received).map_err(|error| End::Malformed(error.to_string()))?;
+            if let Some(message) = message {
+                let request = WatchRequest::decode(message).map_err(|error| End::Malformed(error.to_string()))?;
+                self.session.receive(request, now).map_err(End::Refused)?;
+                turn = Turn::Progress;
+                continue;
+            }
+            // The connection is driven by the task that takes our turns, so that nobody has to be woken.
+            match self.requests.poll_data(&mut Context::from_waker(Waker::noop())) {
+                Poll::Pending => return Ok(turn),
+                Poll::Ready(None) if self.inbox.is_partial() => {
+                    return Err(End::Malformed("the last message ends before its end".to_owned()));
+                }
+                Poll::Ready(None) => return Err(End::Closed),
+                Poll::Ready(Some(Ok(data))) => {
+                    turn = Turn::Progress;
+                    self.requests.flow_control().release_capacity(data.len()).map_err(|_| End::Broken)?;
+                    self.received = data;
+                }
+                Poll::Ready(Some(Err(error))) => return Err(broken(&error)),
+            }
+        }
+        Ok(Turn::Progress)
+    }
+
+    /// Sends as much as the proxy has room for. A snapshot is chosen when there is room, so that it is the newest.
+    fn send(&mut self, now: Instant) -> Result<Turn, End> {
+        let mut turn = Turn::Rest;
+        while self.sending.is_some() || self.session.is_due() {
+            let length = self.sending.as_ref().map_or(1, |message| message.remaining());
+            self.updates.reserve_capacity(length);
+            let room = self.updates.capacity();
+            if room == 0 {
+                self.waiting_since.get_or_insert(now);
+                return Ok(turn);
+            }
+            let Some(mut message) = self.sending.take().or_else(|| self.session.next(now)) else {
+                continue;
+            };
+            self.updates.reserve_capacity(message.remaining());
+            let front = message.take_front(self.updates.capacity());
+            self.updates.send_data(front, false).map_err(|error| broken(&error))?;
+            self.sending = message.has_remaining().then_some(message);
+            self.waiting_since = None;
+            turn = Turn::Progress;
+        }
+        self.updates.reserve_capacity(0);
+        self.waiting_since = None;
+        Ok(turn)
     }
 }
 
-async fn until(time: Option<Instant>) {
-    match time {
-        Some(time) => sleep_until(time.into()).await,
-        None => std::future::pending().await,
+/// A proxy that resets its stream has enough of it.
+fn broken(error: &h2::Error) -> End {
+    match error.reason() {
+        Some(Reason::CANCEL | Reason::NO_ERROR) if error.is_reset() && error.is_remote() => End::Closed,
+        _ => End::Broken,
     }
 }

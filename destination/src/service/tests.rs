@@ -9,9 +9,11 @@ use mesh_mtls::spiffe;
 use mesh_proto::discovery as wire;
 use mesh_proto::discovery::discovery_client::DiscoveryClient;
 use tokio::io::{AsyncReadExt as _, DuplexStream};
+use tokio::sync::mpsc;
 use tokio::time::timeout;
-use tonic::Code;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Endpoint;
+use tonic::{Code, Streaming};
 use wire::watch_request::Kind;
 use wire::watch_response::Snapshot;
 
@@ -24,7 +26,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 struct Mesh {
     index: Arc<Mutex<Index>>,
     admission: Admission,
-    connections: mpsc::Sender<Result<Guarded<DuplexStream>, std::io::Error>>,
+    discovery: Discovery,
     shutdown: Shutdown,
 }
 
@@ -42,13 +44,7 @@ impl Mesh {
         let shutdown = Shutdown::manual();
         let discovery = Discovery::new(settings, Arc::clone(&index), Metrics::default(), shutdown.clone());
         let admission = Admission::new(settings, Metrics::default());
-        let (connections, incoming) = mpsc::channel(16);
-        let server = discovery.limit(tonic::transport::Server::builder()).add_service(discovery);
-        let until = shutdown.clone();
-        tokio::spawn(server.serve_with_incoming_shutdown(ReceiverStream::new(incoming), async move {
-            until.requested().await;
-        }));
-        Self { index, admission, connections, shutdown }
+        Self { index, admission, discovery, shutdown }
     }
 
     fn apply(&self, manifests: &str) {
@@ -59,17 +55,21 @@ impl Mesh {
         index.publish(Instant::now());
     }
 
+    fn place(&self) -> Option<Place> {
+        self.admission.admit([10, 1, 0, 1].into())
+    }
+
     /// A connection that the server lets in.
-    fn connection(&self) -> (DuplexStream, Option<Guarded<DuplexStream>>) {
-        let (client, server) = tokio::io::duplex(16 * 1024);
+    fn connection(&self) -> DuplexStream {
+        let (near, far) = tokio::io::duplex(16 * 1024);
         let id = spiffe::Id::new("cluster.local", "shop", "web").unwrap();
-        let addr = SocketAddr::from(([10, 1, 0, 1], 40_000));
-        (client, self.admission.admit(server, Some(id), addr))
+        let client = Client { id: Some(id), addr: SocketAddr::from(([10, 1, 0, 1], 40_000)) };
+        tokio::spawn(self.discovery.clone().serve(far, client, self.place().unwrap()));
+        near
     }
 
     async fn client(&self) -> DiscoveryClient<tonic::transport::Channel> {
-        let (client, server) = self.connection();
-        self.connections.send(Ok(server.unwrap())).await.unwrap();
+        let client = self.connection();
         let mut client = Some(client);
         let connector = tower::service_fn(move |_: tonic::transport::Uri| {
             let client = client.take().map(TokioIo::new);
@@ -395,8 +395,7 @@ async fn a_proxy_that_says_nothing_is_ended() {
 #[tokio::test]
 async fn a_connection_without_a_stream_is_cut() {
     let mesh = Mesh::start(Settings { hello_within: Duration::from_millis(50), ..Settings::default() });
-    let (mut client, server) = mesh.connection();
-    mesh.connections.send(Ok(server.unwrap())).await.unwrap();
+    let mut client = mesh.connection();
     let mut received = Vec::new();
     let closed = timeout(PATIENCE, client.read_to_end(&mut received)).await;
     assert!(closed.is_ok(), "still open after {} bytes", received.len());
@@ -405,11 +404,10 @@ async fn a_connection_without_a_stream_is_cut() {
 #[tokio::test]
 async fn connections_are_bounded_and_give_their_place_back() {
     let mesh = Mesh::start(Settings { connections_per_address: 2, ..Settings::default() });
-    let first = mesh.connection().1;
-    let second = mesh.connection().1;
-    assert!(first.is_some() && second.is_some() && mesh.connection().1.is_none());
+    let (first, second) = (mesh.place(), mesh.place());
+    assert!(first.is_some() && second.is_some() && mesh.place().is_none());
     drop(first);
-    assert!(mesh.connection().1.is_some());
+    assert!(mesh.place().is_some());
 }
 
 #[tokio::test]

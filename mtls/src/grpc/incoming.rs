@@ -196,6 +196,14 @@ pub struct Connection {
     peer: Peer,
 }
 
+impl Connection {
+    /// The stream, and who is at its other end: for a server other than tonic's.
+    #[must_use]
+    pub fn into_parts(self) -> (tls::Stream<TcpStream>, Peer) {
+        (self.tls, self.peer)
+    }
+}
+
 impl Connected for Connection {
     type ConnectInfo = Peer;
 

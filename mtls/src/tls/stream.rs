@@ -345,7 +345,13 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Stream<IO> {
             match self.poll_take(cx, buf)? {
                 Poll::Pending if taken == 0 => return Poll::Pending,
                 Poll::Pending => break,
-                Poll::Ready(n) => taken += n,
+                Poll::Ready(n) => {
+                    taken += n;
+                    // What sending a part has made room for is not for the next slice: a hole would be left in this one.
+                    if n < buf.len() {
+                        break;
+                    }
+                }
             }
         }
         Poll::Ready(Ok(taken))

@@ -5,6 +5,7 @@ use std::fs::{self, File};
 use std::io::Write as _;
 use std::os::unix::fs::symlink;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
 use tempfile::TempDir;
 use tokio::sync::oneshot;
@@ -93,12 +94,19 @@ impl Fixture {
         endpoints.iter().map(|endpoint| endpoint.address.ip().to_string()).collect()
     }
 
+    /// Waits for a mark, and takes it.
+    async fn changed(&self) {
+        let look = |cx: &mut Context<'_>| {
+            if self.marks.take(cx.waker()).ids.is_empty() { Poll::Pending } else { Poll::Ready(()) }
+        };
+        std::future::poll_fn(look).await;
+    }
+
     /// Waits until the endpoints are those.
     async fn until(&self, addresses: &[&str]) {
         let reached = async {
             while self.addresses() != addresses {
-                self.marks.changed().await;
-                self.marks.take();
+                self.changed().await;
             }
         };
         let reached = timeout(Duration::from_secs(10), reached).await;
@@ -209,7 +217,7 @@ async fn a_directory_that_becomes_empty_takes_nothing_along() {
     // In one step, as a mount does it, and an unmounting.
     fs::rename(&dir, mesh.dir.path().join("away")).unwrap();
     fs::create_dir(&dir).unwrap();
-    let marks = timeout(Duration::from_millis(300), mesh.marks.changed()).await;
+    let marks = timeout(Duration::from_millis(300), mesh.changed()).await;
     assert!(marks.is_err(), "{:?}", mesh.addresses());
     assert_eq!(mesh.addresses(), ["10.0.0.1"]);
     replace(&dir, "b.yaml", &format!("{SERVICE}{}", workload("b", "10.0.0.2")));
@@ -311,7 +319,7 @@ async fn a_directory_that_goes_missing_takes_nothing_along() {
     let (dir, away) = (mesh.manifests(), mesh.dir.path().join("away"));
     fs::rename(&dir, &away).unwrap();
     write(&away, "a.yaml", &workload("a", "10.0.0.2"));
-    let marks = timeout(Duration::from_millis(300), mesh.marks.changed()).await;
+    let marks = timeout(Duration::from_millis(300), mesh.changed()).await;
     assert!(marks.is_err(), "{:?}", mesh.addresses());
     assert_eq!(mesh.addresses(), ["10.0.0.1"]);
     fs::rename(&away, &dir).unwrap();

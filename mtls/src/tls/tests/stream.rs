@@ -1,5 +1,7 @@
 //! Bytes over a session: all of them, in order, however they are cut; and no memory between them.
 
+use std::io::IoSlice;
+
 use tokio::io::{ReadHalf, WriteHalf, split};
 
 use super::*;
@@ -39,6 +41,28 @@ async fn all_bytes_arrive_in_order_both_ways_at_once() {
         let (_, _, up, down) =
             tokio::join!(send(w1, data.clone(), cut), send(w2, data.clone(), cut), receive(r2), receive(r1));
         assert!(up == data && down == data, "room {room}, cut {cut}: {} and {} bytes", up.len(), down.len());
+    }
+}
+
+/// Offers several slices at a time, as HTTP/2 does with the head of a frame and its payload.
+async fn send_in_slices(mut writer: WriteHalf<Client>, data: Vec<u8>) {
+    let mut rest = &data[..];
+    while !rest.is_empty() {
+        let slices: Vec<_> = rest.chunks(12_000).take(12).map(IoSlice::new).collect();
+        let n = writer.write_vectored(&slices).await.unwrap();
+        rest = &rest[n..];
+    }
+    writer.shutdown().await.unwrap();
+}
+
+#[tokio::test]
+async fn slices_leave_no_hole_where_the_socket_takes_a_part() {
+    for room in [100, 5_000, 20_000, 70_000] {
+        let (client, server) = pair(room).await;
+        let data = bytes(700_000);
+        let ((_r1, w1), (r2, _w2)) = (split(client), split(server));
+        let (_, up) = tokio::join!(send_in_slices(w1, data.clone()), receive(r2));
+        assert!(up == data, "room {room}: {} bytes of {}", up.len(), data.len());
     }
 }
 
