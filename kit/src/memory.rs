@@ -3,34 +3,61 @@
 //! Why: glibc's allocator gives back by itself only what lies at the end of its heap, and one small block that outlives a
 //! burst pins all that lies before it: 190 MiB stayed after 9,000 connections of which none was left.
 //!
-//! Invariant: what lies idle is looked for every 5 s, and given back as soon as it is 1 MiB more than what could not be
-//! given back the last time. Non-goal: other C libraries; there nothing is done.
+//! Invariant: while there is work, what lies idle is looked for every 5 s, and once more 5 s after; it is given back as soon as
+//! it is 512 KiB more than what could not be given back the last time. A process without work is not woken for it. Non-goal:
+//! other C libraries; there nothing is done.
 
-use std::fs;
+use std::fs::File;
+use std::io::Read as _;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
-use tokio::time::MissedTickBehavior;
+use tokio::sync::Notify;
 
 const EVERY: Duration = Duration::from_secs(5);
+/// What runs and comes to rest less often than this in [`EVERY`] does no work: it is pings of idle connections, and ourselves.
+const WORK: usize = 32;
 /// Less than this is not worth the page faults when it is wanted again.
-const SLACK: usize = 1 << 20;
+const SLACK: usize = 512 << 10;
+
+/// How often runtimes came to rest, and who waits until that was often enough.
+static RESTS: AtomicUsize = AtomicUsize::new(0);
+static WORKED: Notify = Notify::const_new();
+
+/// To be called whenever a runtime comes to rest.
+pub fn at_rest() {
+    if (RESTS.fetch_add(1, Relaxed) + 1).is_multiple_of(WORK) {
+        WORKED.notify_one();
+    }
+}
 
 /// Gives back what lies idle now and then; to be spawned once, ends only where nothing can be known or done.
 pub async fn upkeep() {
-    let mut tick = tokio::time::interval(EVERY);
-    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     // Of what is resident but no allocation: stacks, the program's own data, pages that are used in part.
-    let mut stuck = SLACK / 2;
+    let mut stuck = SLACK;
     loop {
-        tick.tick().await;
-        let Some(idle) = idle() else { return };
-        if idle > stuck + SLACK {
-            glibc::give_back();
-            stuck = self::idle().unwrap_or_default();
-            tracing::debug!(given_back_kib = idle.saturating_sub(stuck) / 1024, "memory was given back");
+        WORKED.notified().await;
+        let mut working = true;
+        while working {
+            let before = RESTS.load(Relaxed);
+            tokio::time::sleep(EVERY).await;
+            working = RESTS.load(Relaxed).wrapping_sub(before) >= WORK;
+            let Some(left) = give_back(stuck) else { return };
+            stuck = left;
         }
-        stuck = stuck.min(idle);
     }
+}
+
+/// Gives back what lies idle if it is worth it, with `stuck` bytes known to stay; how many now are.
+fn give_back(stuck: usize) -> Option<usize> {
+    let idle = idle()?;
+    if idle <= stuck + SLACK {
+        return Some(stuck.min(idle));
+    }
+    glibc::give_back();
+    let left = self::idle()?;
+    tracing::debug!(given_back_kib = idle.saturating_sub(left) / 1024, "memory was given back");
+    Some(left)
 }
 
 /// Bytes that are resident and in no allocation.
@@ -40,8 +67,10 @@ fn idle() -> Option<usize> {
 
 /// Resident bytes that no file backs: what is resident, less what is shared with others, of /proc/self/statm.
 fn anonymous() -> Option<usize> {
-    let statm = fs::read_to_string("/proc/self/statm").ok()?;
-    let mut pages = statm.split(' ').skip(1).map(|word| word.parse::<usize>().ok());
+    // Seven numbers, in one read.
+    let mut statm = [0; 160];
+    let read = File::open("/proc/self/statm").and_then(|mut file| file.read(&mut statm)).ok()?;
+    let mut pages = str::from_utf8(&statm[..read]).ok()?.split(' ').skip(1).map(|word| word.parse::<usize>().ok());
     let (resident, shared) = (pages.next()??, pages.next()??);
     Some(resident.saturating_sub(shared) * nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE).ok()?? as usize)
 }
@@ -118,6 +147,10 @@ mod tests {
         let pinned = anonymous().expect("/proc");
         assert!(pinned > before + 48 * MIB, "{pinned} after a burst that began at {before}: nothing to give back");
         let upkeep = tokio::spawn(upkeep());
+        tokio::time::sleep(100 * EVERY).await;
+        let unasked = anonymous().expect("/proc");
+        assert!(unasked > before + 48 * MIB, "{unasked} of {pinned} without work: woken for nothing");
+        (0..WORK).for_each(|_| at_rest());
         tokio::time::sleep(2 * EVERY).await;
         upkeep.abort();
         let left = anonymous().expect("/proc");

@@ -1,7 +1,7 @@
 //! gRPC over our TLS, for the control plane: [`channel`] to a service, [`incoming()`] and [`server`] for one.
 //!
 //! Invariant: no plaintext; the server proves the id that the caller expects, on each connection. A channel resolves
-//! its name anew for each connection, and finds a dead peer by HTTP/2 pings. Non-goal: traffic of applications.
+//! its name anew for each connection, and finds a dead peer: a host by the kernel's probes, a process by HTTP/2 pings. Non-goal: traffic of applications.
 
 mod incoming;
 mod places;
@@ -11,6 +11,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
+use nix::sys::socket::{setsockopt, sockopt};
 use tokio::net::{TcpStream, lookup_host};
 use tokio::time::{Instant, timeout_at};
 use tonic::transport::{Channel, Endpoint, Server, Uri};
@@ -26,10 +27,14 @@ pub const ALPN: &[&[u8]] = &[b"h2"];
 
 /// For name resolution, TCP and TLS together.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Between pings, while streams are open and while idle.
-pub const PING_INTERVAL: Duration = Duration::from_secs(10);
+/// Between pings, while streams are open and while idle: for peers that live and do not answer. Seldom, for each wakes a process
+/// that may have nothing else to do.
+pub const PING_INTERVAL: Duration = Duration::from_secs(30);
 /// The time that a ping may take.
 pub const PING_TIMEOUT: Duration = Duration::from_secs(10);
+/// For hosts that are gone: probes after so much silence, which wake nobody, and the time that anything may stay unanswered.
+const PROBE_AFTER: Duration = Duration::from_secs(10);
+const UNANSWERED: Duration = Duration::from_secs(20);
 /// Of one client; a proxy needs a handful.
 const MAX_STREAMS: u32 = 128;
 
@@ -114,8 +119,19 @@ async fn dial(addr: &str, expected: &Id, connector: &Connector) -> Result<tls::S
 async fn open(addr: SocketAddr, expected: &Id, connector: &Connector) -> Result<tls::Stream<TcpStream>, Error> {
     let connect = |source| Error::Connect { addr, source };
     let tcp = TcpStream::connect(addr).await.map_err(connect)?;
-    tcp.set_nodelay(true).map_err(connect)?;
+    prepare(&tcp).map_err(connect)?;
     connector.connect(tcp, expected).await.map_err(|source| Error::Tls { addr, source })
+}
+
+/// Small messages leave at once, and a peer whose host is gone is noticed.
+fn prepare(tcp: &TcpStream) -> io::Result<()> {
+    let seconds = |time: Duration| u32::try_from(time.as_secs()).unwrap_or(u32::MAX);
+    tcp.set_nodelay(true)?;
+    setsockopt(tcp, sockopt::KeepAlive, &true)?;
+    setsockopt(tcp, sockopt::TcpKeepIdle, &seconds(PROBE_AFTER))?;
+    setsockopt(tcp, sockopt::TcpKeepInterval, &seconds(PROBE_AFTER / 3))?;
+    setsockopt(tcp, sockopt::TcpUserTimeout, &(seconds(UNANSWERED) * 1000))?;
+    Ok(())
 }
 
 #[cfg(test)]

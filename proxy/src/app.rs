@@ -110,7 +110,6 @@ pub async fn run(config: Config, log: log::Handle, shutdown: Shutdown) -> Result
     let (discovery, driver) =
         Discovery::new(config.control.clone(), hello, connector, credentials.clone(), metrics.discovery());
     tokio::spawn(driver);
-    tokio::spawn(metrics.clone().upkeep());
     tokio::spawn(memory::upkeep());
 
     let shared = Shared { config: Arc::clone(&config), credentials, discovery, local, metrics };
@@ -276,9 +275,15 @@ async fn accept<F>(
     }
 }
 
+/// A worker's runtime. Its threads for looking names up end soon: they are seldom wanted, and have stacks and heaps.
+pub fn runtime() -> io::Result<tokio::runtime::Runtime> {
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    runtime.enable_all().thread_keep_alive(Duration::from_secs(1)).on_thread_park(memory::at_rest).build()
+}
+
 /// Another worker: a thread with a runtime of its own, until the process ends.
 fn spawn_thread(worker: Worker, sockets: Listeners, drains: Drains) -> io::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = runtime()?;
     thread::Builder::new().name("worker".into()).spawn(move || {
         runtime.block_on(async move {
             if let Err(error) = worker.accept(sockets, &drains) {

@@ -61,7 +61,7 @@ fn run(config: config::Config) -> anyhow::Result<()> {
     if let Err(error) = limits::raise_files() {
         tracing::warn!(%error, "the limit of open files stays as it is");
     }
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = app::runtime()?;
     runtime.block_on(async {
         let shutdown = Shutdown::on_signals()?;
         app::run(config, log, shutdown).await?;

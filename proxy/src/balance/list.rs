@@ -16,7 +16,7 @@ use crate::model::{self, EndpointSet};
 #[derive(Default)]
 pub(super) struct List {
     models: EndpointSet,
-    slots: Vec<Slot>,
+    slots: Box<[Slot]>,
 }
 
 #[derive(Clone)]

@@ -1,13 +1,14 @@
 //! The client of the control plane: streams in, cells out. Wire types die here.
 //!
 //! Read in this order: [`Discovery`] (what others call), [`Subscription`] (what they hold), `driver` (the stream), `table`
-//! with `cells` and `ledger` (what is known, what is to be said), `parse` (wire to model).
+//! with `cells` and `ledger` (what is known, what is to be said), `parse` (wire to model), `common` (kept once).
 //!
 //! Invariant: the newest good value of a resource stays until a different good one replaces it, whatever happens to the stream
 //! or comes over it; each resource has one subscription on the wire, however many hold it, and none when nobody does.
 //! Not here: for how long a target is worth holding, what to do without a value; those are the callers' decisions.
 
 mod cells;
+mod common;
 mod driver;
 mod ledger;
 mod parse;
@@ -31,6 +32,7 @@ use crate::metrics;
 use crate::model::{BackendId, EndpointSet, InboundPolicy, Target};
 use crate::resilience::backoff;
 use cells::Cell;
+use common::Common;
 use ledger::Resource;
 use parse::Snapshot;
 use table::{Outcome, Table};
@@ -156,6 +158,7 @@ impl Discovery {
 /// The table with its lock, the driver's wake-up, and the meters.
 struct Shared {
     table: Mutex<Table>,
+    common: Mutex<Common>,
     /// Rung when something may be due. Only the driver waits.
     wake: Notify,
     metrics: metrics::Discovery,
@@ -170,7 +173,8 @@ impl fmt::Debug for Shared {
 impl Shared {
     fn new(limit: usize, metrics: metrics::Discovery) -> Self {
         metrics.connected(false);
-        Shared { table: Mutex::new(Table::new(limit, Instant::now())), wake: Notify::new(), metrics }
+        let table = Mutex::new(Table::new(limit, Instant::now()));
+        Shared { table, common: Mutex::default(), wake: Notify::new(), metrics }
     }
 
     /// Nothing below panics half-way through a change, so a poisoned table is a whole one.
@@ -209,7 +213,10 @@ impl Shared {
 
     /// Takes an update over, or refuses it. Parsed before the lock is taken: the largest take milliseconds.
     fn apply(&self, update: wire::WatchResponse, now: Instant) {
-        let snapshot = Snapshot::try_from(update.snapshot);
+        let mut snapshot = Snapshot::try_from(update.snapshot);
+        if let Ok(snapshot) = &mut snapshot {
+            self.common.lock().unwrap_or_else(PoisonError::into_inner).share(snapshot);
+        }
         let outcome = self.lock().apply(update.id, update.version, snapshot, now);
         match outcome {
             Outcome::Applied(kind, news) => {

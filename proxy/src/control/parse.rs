@@ -3,11 +3,10 @@
 //! Invariant: a value that leaves here is whole and checked (ports, addresses, names, identities, sizes); anything odd refuses
 //! the message as a whole, and nothing a peer sends can panic us. Equal snapshots parse to equal values, whatever order the
 //! endpoints came in.
-//! Not here: which subscription a message belongs to (`ledger`), what becomes of the value (`table`).
+//! Not here: what values have in common (`common`), which subscription a message belongs to (`ledger`), what becomes of the value (`table`).
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::sync::Arc;
 
 use mesh_mtls::spiffe;
 use mesh_proto::discovery as wire;
@@ -118,24 +117,12 @@ impl TryFrom<wire::Endpoints> for EndpointSet {
             return Err(Malformed::TooManyEndpoints(endpoints.len()));
         }
         let mut parsed = endpoints.into_iter().map(Endpoint::try_from).collect::<Result<Vec<_>, _>>()?;
-        share_traits(&mut parsed);
         // Sorted, equal sets are equal values, and a duplicate stands beside its twin.
         parsed.sort_unstable_by_key(|endpoint| endpoint.addr);
         if let Some(twins) = parsed.windows(2).find(|pair| pair[0].addr == pair[1].addr) {
             return Err(Malformed::DuplicateEndpoint(twins[0].addr));
         }
         Ok(EndpointSet(parsed.into()))
-    }
-}
-
-/// Endpoints of a backend are mostly alike: what they have in common is kept once.
-fn share_traits(endpoints: &mut [Endpoint]) {
-    let mut last: Option<Arc<Traits>> = None;
-    for traits in endpoints.iter_mut().map(|endpoint| &mut endpoint.traits) {
-        match &last {
-            Some(known) if known == traits => *traits = Arc::clone(known),
-            _ => last = Some(Arc::clone(traits)),
-        }
     }
 }
 

@@ -4,7 +4,7 @@
 //! several balancers may share a label set (those beyond the series cap do).
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use metrics::{Gauge, Label};
 
@@ -42,17 +42,18 @@ impl Target {
 /// One balancer's handles. Its endpoints leave the gauges when it is dropped.
 pub struct Balancer {
     target: Arc<Target>,
-    available: AtomicUsize,
-    failing: AtomicUsize,
+    available: AtomicU32,
+    failing: AtomicU32,
 }
 
 impl Balancer {
     pub(super) fn new(target: Arc<Target>) -> Self {
-        Self { target, available: AtomicUsize::new(0), failing: AtomicUsize::new(0) }
+        Self { target, available: AtomicU32::new(0), failing: AtomicU32::new(0) }
     }
 
     /// How many endpoints there are now, by state.
     pub fn endpoints(&self, available: usize, failing: usize) {
+        let [available, failing] = [available, failing].map(|count| u32::try_from(count).unwrap_or(u32::MAX));
         contribute(&self.target.available, &self.available, available);
         contribute(&self.target.failing, &self.failing, failing);
     }
@@ -70,12 +71,12 @@ impl Drop for Balancer {
 }
 
 /// Puts `now` in the place of what was contributed before.
-fn contribute(gauge: &Gauge, part: &AtomicUsize, now: usize) {
+fn contribute(gauge: &Gauge, part: &AtomicU32, now: u32) {
     let before = part.swap(now, Relaxed);
     if now > before {
-        gauge.increment(float(now - before));
+        gauge.increment(f64::from(now - before));
     } else if before > now {
-        gauge.decrement(float(before - now));
+        gauge.decrement(f64::from(before - now));
     }
 }
 

@@ -58,12 +58,10 @@ pub struct Http {
     duration: Arc<Histogram>,
     first_byte: Arc<Histogram>,
     statuses: Table<(u16, End), Counter, STATUSES>,
-    other: Lazy<Table<(usize, End), Counter, { 2 * CLASSES.len() }>>,
-    grpc: Lazy<[OnceLock<Counter>; GRPC.len()]>,
+    other: Table<(usize, End), Counter, { 2 * CLASSES.len() }>,
+    /// Boxed, since most targets never need it.
+    grpc: OnceLock<Box<[OnceLock<Counter>; GRPC.len()]>>,
 }
-
-/// What most targets never need, and is large.
-type Lazy<T> = OnceLock<Box<T>>;
 
 /// How an exchange ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,7 +87,7 @@ impl Http {
             duration: registry.histogram(&family::HTTP_DURATION, labels.clone()),
             first_byte: registry.histogram(&family::HTTP_FIRST_BYTE, labels.clone()),
             statuses: Table::new(),
-            other: OnceLock::new(),
+            other: Table::new(),
             grpc: OnceLock::new(),
             labels,
             registry,
@@ -124,7 +122,7 @@ impl Http {
 
     /// Room for each class and end, so there is always one.
     fn other(&self, class: usize, end: End, make: impl Fn() -> Counter) -> Option<&Counter> {
-        self.other.get_or_init(|| Box::new(Table::new())).find((class, end), || true, make)
+        self.other.find((class, end), || true, make)
     }
 
     fn grpc_ended(&self, status: u8) {

@@ -167,14 +167,6 @@ impl Metrics {
         text
     }
 
-    /// Empties the buffers of samples that a quiet proxy holds; to be spawned once, ends never. Wakes twice per 5 s
-    /// while there are requests, not at all without.
-    pub async fn upkeep(self) {
-        loop {
-            self.0.registry.samples.drain_idle().await;
-        }
-    }
-
     /// The handles of an HTTP target, to be kept for as long as it is in use.
     pub fn http(&self, direction: Direction, target: &str, tls: Tls) -> Arc<Http> {
         let registry = &self.0.registry;

@@ -5,8 +5,9 @@
 //! their memory (`metrics_util::storage::AtomicBucket` links a new block to the older ones only after others can see
 //! it). So samples wait here, and one thread at a time hands them over and drains.
 //!
-//! Invariants: no sample is lost, and about [`SAMPLES`] wait at most, whether or not anybody scrapes. A thread that
-//! records waits for another one no longer than it takes to store a number.
+//! Invariants: no sample is lost, and about [`SAMPLES`] wait at most, whether or not anybody scrapes: there is no timer, a
+//! quiet proxy keeps the few that it has. A thread that records waits for another one no longer than it takes to store a
+//! number.
 
 use std::mem;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
@@ -14,13 +15,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::Duration;
 
 use metrics_exporter_prometheus::PrometheusHandle;
-use tokio::sync::Notify;
 
 /// Samples that may wait: 32 KiB, handed over in a fraction of a millisecond.
 const SAMPLES: u32 = 4096;
-
-/// The samples of a quiet proxy are handed over this long after the first of them.
-const DRAIN_AFTER: Duration = Duration::from_secs(5);
 
 /// A histogram of the exporter with the samples that wait for it.
 pub(super) struct Histogram {
@@ -34,13 +31,11 @@ pub(super) struct Samples {
     /// Held while samples are handed over: the exporter's buffers are touched under this lock only.
     histograms: Mutex<Vec<Arc<Histogram>>>,
     waiting: AtomicU32,
-    /// Rung when the first sample after a hand-over arrives.
-    sampled: Notify,
 }
 
 impl Samples {
     pub(super) fn new(exporter: PrometheusHandle) -> Self {
-        Self { exporter, histograms: Mutex::default(), waiting: AtomicU32::new(0), sampled: Notify::new() }
+        Self { exporter, histograms: Mutex::default(), waiting: AtomicU32::new(0) }
     }
 
     /// Takes a histogram of the exporter in.
@@ -53,18 +48,9 @@ impl Samples {
     /// Puts a sample into a histogram, in seconds.
     pub(super) fn record(&self, histogram: &Histogram, value: Duration) {
         lock(&histogram.waiting).push(value.as_secs_f64());
-        match self.waiting.fetch_add(1, Relaxed) + 1 {
-            1 => self.sampled.notify_one(),
-            count if count.is_multiple_of(SAMPLES) => self.try_drain(),
-            _ => {}
+        if (self.waiting.fetch_add(1, Relaxed) + 1).is_multiple_of(SAMPLES) {
+            self.try_drain();
         }
-    }
-
-    /// Waits for a first sample, lets others join it, and hands them over: no wake-up at all without samples.
-    pub(super) async fn drain_idle(&self) {
-        self.sampled.notified().await;
-        tokio::time::sleep(DRAIN_AFTER).await;
-        self.try_drain();
     }
 
     /// The exporter's text, with all samples in it.
@@ -142,21 +128,5 @@ mod tests {
         });
         let text = samples.render();
         assert!(text.contains("x_count 200000\n") && text.contains("x_sum 200000\n"), "{text}");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn the_samples_of_a_quiet_proxy_are_drained_soon_after_the_first() {
-        let (samples, histogram) = samples();
-        let background = Arc::clone(&samples);
-        let upkeep = tokio::spawn(async move { background.drain_idle().await });
-        // Without a sample it does not wake for as long as anybody looks.
-        tokio::time::sleep(Duration::from_secs(3600)).await;
-        assert!(!upkeep.is_finished());
-        samples.record(&histogram, Duration::from_millis(1));
-        samples.record(&histogram, Duration::from_millis(1));
-        let begin = tokio::time::Instant::now();
-        upkeep.await.unwrap();
-        assert_eq!(begin.elapsed(), DRAIN_AFTER);
-        assert!(lock(&histogram.waiting).is_empty());
     }
 }

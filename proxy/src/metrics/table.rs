@@ -10,20 +10,25 @@ use metrics::{Counter, Label};
 use super::family::Family;
 use super::registry::{Registry, label};
 
-/// At most `N` handles.
+/// At most `N` handles. There are tables for each target, and most hold one or two: room for more is made when it is needed.
 pub(super) struct Table<K, V, const N: usize> {
-    slots: [OnceLock<(K, V)>; N],
+    first: [Slot<K, V>; FIRST],
+    more: OnceLock<Box<[Slot<K, V>; N]>>,
 }
+
+type Slot<K, V> = OnceLock<(K, V)>;
+
+const FIRST: usize = 2;
 
 impl<K: Copy + Eq, V, const N: usize> Table<K, V, N> {
     pub(super) const fn new() -> Self {
-        Self { slots: [const { OnceLock::new() }; N] }
+        Self { first: [const { OnceLock::new() }; FIRST], more: OnceLock::new() }
     }
 
     /// The handle of `key`, made by `make` when it is new. `None` when all slots are taken by others, or when `key` is
     /// new and `admit` refuses.
     pub(super) fn find(&self, key: K, admit: impl Fn() -> bool, make: impl Fn() -> V) -> Option<&V> {
-        for slot in &self.slots {
+        for slot in (0..N).map(|i| self.slot(i)) {
             if slot.get().is_none() && !admit() {
                 return None;
             }
@@ -34,6 +39,11 @@ impl<K: Copy + Eq, V, const N: usize> Table<K, V, N> {
             }
         }
         None
+    }
+
+    fn slot(&self, i: usize) -> &Slot<K, V> {
+        let more = || self.more.get_or_init(|| Box::new([const { OnceLock::new() }; N]));
+        self.first.get(i).unwrap_or_else(|| &more()[i])
     }
 }
 

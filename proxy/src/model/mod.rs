@@ -89,7 +89,7 @@ pub struct Endpoint {
 }
 
 /// What most endpoints of a backend have in common.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Traits {
     /// The sidecar in front; `None` is spoken to in plaintext.
     pub sidecar: Option<Sidecar>,
@@ -100,7 +100,7 @@ pub struct Traits {
 }
 
 /// What sits in front of an endpoint, at the same IP.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Sidecar {
     /// The identity that its certificate must carry.
     pub id: spiffe::Id,

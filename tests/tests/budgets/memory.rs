@@ -19,7 +19,7 @@ const TCP: f64 = 20.0;
 /// Both sidecars together, for an idle HTTP/1.1 connection.
 const HTTP1: f64 = 3.5;
 /// The client's sidecar, for a destination of [`ENDPOINTS`].
-const TARGET: f64 = 11.0;
+const TARGET: f64 = 5.6;
 
 const CONNECTIONS: usize = 500;
 const TARGETS: usize = 1000;

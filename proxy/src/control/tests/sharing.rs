@@ -160,6 +160,24 @@ async fn a_follower_hears_of_every_value_until_it_has_enough() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn endpoints_of_different_backends_keep_what_they_have_in_common_once() {
+    let mut destination = Destination::start();
+    let client = start(&destination, settings());
+    let mut session = destination.session().await;
+    let mut ports = Vec::new();
+    for (port, last) in [(80, &[1, 2][..]), (81, &[3])] {
+        ports.push(client.discovery.endpoints(&BackendId { port, ..backend() }));
+        let (id, _) = session.subscribed().await;
+        session.send(id, 1, endpoints(last)).await;
+        session.ack().await;
+    }
+    let sets: Vec<_> = ports.iter().map(|port| port.current().expect("a value")).collect();
+    let traits: Vec<_> = sets.iter().flat_map(|set| set.0.iter().map(|endpoint| &endpoint.traits)).collect();
+    assert_eq!(traits.len(), 3);
+    assert!(traits.iter().all(|other| Arc::ptr_eq(traits[0], other)), "{traits:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn many_targets_that_come_and_go_cost_few_words() {
     let mut destination = Destination::start();
     let client = start(&destination, settings());
