@@ -15,16 +15,13 @@ use crate::net::Stream;
 
 /// Sends `request` on `upstream`, a connection of its own. When both sides agree to leave HTTP, `joined` gets the client's
 /// stream and the upstream's.
-pub async fn exchange<F>(
+pub async fn exchange(
     mut request: BoxedRequest,
     upstream: Stream,
     caller: &Caller,
     settings: &Settings,
-    joined: impl FnOnce(Stream, Stream) -> F + Send + 'static,
-) -> Result<Response<Body>, Failure>
-where
-    F: Future<Output = ()> + Send,
-{
+    joined: impl FnOnce(Stream, Stream) + Send + 'static,
+) -> Result<Response<Body>, Failure> {
     let connect = request.method() == Method::CONNECT;
     let client_side = hyper::upgrade::on(&mut *request);
     let mut client = h1_pool::handshake(upstream, settings).await?;
@@ -37,7 +34,7 @@ where
     tokio::spawn(async move {
         let (Ok(client), Ok(upstream)) = tokio::join!(client_side, upstream_side) else { return };
         if let (Some(client), Some(upstream)) = (client_stream(client), upstream_stream(upstream)) {
-            joined(client, upstream).await;
+            joined(client, upstream);
         }
     });
     Ok(response.map(|_| Body::empty()))

@@ -114,10 +114,9 @@ impl Inbound {
             None => app.connect().await?.into(),
         };
         let (inbound, app, tls) = (Arc::clone(self), Arc::clone(app), peer.tls());
-        let joined = move |client: Stream, upstream: Stream| async move {
+        let joined = move |client: Stream, upstream: Stream| {
             let connection = app.tcp(tls).open();
-            web::bytes::copy(client, upstream, &inbound.settings.copy, connection).await;
-            drop(drain);
+            web::bytes::spawn_copy(client, upstream, &inbound.settings.copy, connection, drain);
         };
         let response = upgrade::exchange(request, upstream, caller, &self.http, joined).await;
         response.map(headers::from_stranger)

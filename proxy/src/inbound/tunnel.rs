@@ -133,13 +133,14 @@ impl Handler for Connection {
                 return Box::pin(tunnel.refuse(answer)).await;
             }
         };
-        let _open = inbound.metrics.tunnels().stream(DIRECTION);
+        let open = inbound.metrics.tunnels().stream(DIRECTION);
         let Some(stream) = tunnel.accept() else { return };
         if protocol == Protocol::Http1 {
             let upstream = Some(upstream.into());
-            return Box::pin(inbound.serve_http(stream, &Seen::Http1, (app, upstream), peer, drain)).await;
+            Box::pin(inbound.serve_http(stream, &Seen::Http1, (app, upstream), peer, drain)).await;
+            return drop(open);
         }
         let seen = (protocol == Protocol::Opaque).then_some(Seen::Opaque);
-        inbound.serve_connected(stream, upstream.into(), seen, app, peer, drain).await;
+        Box::pin(inbound.serve_connected(stream, upstream.into(), seen, app, peer, (drain, Some(open)))).await;
     }
 }

@@ -56,10 +56,9 @@ impl Connection {
         headers::strip_ours(request.headers_mut());
         let joined = {
             let (outbound, route, drain) = (Arc::clone(&self.outbound), Arc::clone(route), self.drain.clone());
-            move |client, upstream| async move {
+            move |client, upstream| {
                 let connection = route.tcp(tls, &crate::sniff::Seen::Opaque).open();
-                web::bytes::copy(client, upstream, &outbound.settings.copy, connection).await;
-                drop((load, drain));
+                web::bytes::spawn_copy(client, upstream, &outbound.settings.copy, connection, (load, drain));
             }
         };
         let result = upgrade::exchange(request, upstream, caller, &self.outbound.http, joined).await;
