@@ -45,7 +45,7 @@ fn write(folder: &Path, list: &str) -> PathBuf {
     let mut text = String::from("SECTIONS {\n  .text.order : {\n");
     for name in list.lines().filter(|line| !line.starts_with('#') && !line.is_empty()) {
         // Writing to a String cannot fail.
-        let _ = writeln!(text, "    *(.text.{name} .text.hot.{name} .text.unlikely.{name})");
+        let _ = writeln!(text, "    *(.text.{name} .text.unlikely.{name})");
     }
     text += "  }\n} INSERT BEFORE .text;\n";
     let script = folder.join("order.ld");
