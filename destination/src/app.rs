@@ -14,7 +14,7 @@ use mesh_kit::admin::Admin;
 use mesh_kit::metrics::Prometheus;
 use mesh_kit::ready::{Check, Readiness, Status};
 use mesh_kit::shutdown::Shutdown;
-use mesh_kit::{limits, listen, log};
+use mesh_kit::{limits, listen, log, memory};
 use mesh_mtls::certify;
 use mesh_mtls::credentials::{Anchors, Credentials, Leaf};
 use mesh_mtls::grpc::{self, Incoming};
@@ -41,6 +41,7 @@ pub async fn serve(settings: Serve) -> anyhow::Result<()> {
         tracing::warn!(%error, "the limit of open files stays as it is");
     }
     let shutdown = Shutdown::on_signals().context("signals")?;
+    tokio::spawn(memory::upkeep());
     let listeners = bind(&settings.listen)?;
     let admin_listeners = bind(&settings.admin)?;
     let prometheus = metrics::install();

@@ -13,9 +13,10 @@ mod snapshot;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use cell::Cell;
@@ -35,6 +36,8 @@ pub struct Index {
     objects: Objects,
     touched: Touched,
     watched: HashMap<Resource, Arc<Cell>>,
+    /// Some of `watched` may not be any more.
+    abandoned: Arc<AtomicBool>,
     sweep_at: usize,
     revision: u64,
     completeness: Completeness,
@@ -49,11 +52,11 @@ pub enum Completeness {
     Whole,
 }
 
-/// What changed since the last publication.
+/// What changed since the last publication. Mostly that is little, and each watched resource is held against it.
 #[derive(Debug, Default)]
 struct Touched {
-    addresses: HashSet<IpAddr>,
-    services: HashSet<Name>,
+    addresses: BTreeSet<IpAddr>,
+    services: BTreeSet<Name>,
 }
 
 impl Touched {
@@ -80,6 +83,7 @@ impl Index {
             objects: Objects::new(trust_domain.into()),
             touched: Touched::default(),
             watched: HashMap::new(),
+            abandoned: Arc::default(),
             sweep_at: SWEEP_EVERY,
             revision: 1,
             completeness: Completeness::Partial,
@@ -125,7 +129,9 @@ impl Index {
             return 0;
         }
         let touched = std::mem::take(&mut self.touched);
-        self.sweep();
+        if self.abandoned.load(Ordering::Acquire) {
+            self.sweep();
+        }
         let version = self.revision + 1;
         let mut changed = 0;
         for (resource, cell) in &self.watched {
@@ -158,13 +164,19 @@ impl Index {
         }
         // Changes that wait for publication are told of twice to a newcomer at worst: publication compares.
         let state = self.objects.resolve(&resource);
-        let cell = Arc::new(Cell::new(resource.clone(), Snapshot::new(self.revision, None, state)));
+        let cell = Arc::new(Cell::new(
+            resource.clone(),
+            Snapshot::new(self.revision, None, state),
+            Arc::clone(&self.abandoned),
+        ));
         self.watched.insert(resource, Arc::clone(&cell));
         cell
     }
 
     /// Forgets what nobody watches any more.
     fn sweep(&mut self) {
+        // First, so that what is abandoned meanwhile is found the next time.
+        self.abandoned.store(false, Ordering::Release);
         self.watched.retain(|_, cell| cell.is_watched());
         self.sweep_at = 2 * self.watched.len() + SWEEP_EVERY;
     }

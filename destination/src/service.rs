@@ -95,12 +95,11 @@ impl Discovery {
     }
 
     /// Serves one connection to its end. It costs what it costs as long as this future lives.
-    pub async fn serve<IO>(self, io: IO, client: Client, place: Place)
+    pub fn serve<IO>(self, io: IO, client: Client, place: Place) -> impl Future<Output = ()> + use<IO>
     where
         IO: AsyncRead + AsyncWrite + Unpin,
     {
-        connection::serve(self.shared, io, client).await;
-        drop(place);
+        connection::serve(self.shared, io, client, place)
     }
 }
 

@@ -20,7 +20,7 @@ use mesh_proxy::balance::{Backend, Reach};
 use mesh_proxy::config::{self, Config};
 use mesh_proxy::control::{Discovery, Hello};
 use mesh_proxy::http::h2_server::Tunnel;
-use mesh_proxy::http::{Abort, Body, Caller, Handler, TUNNEL_ALPN, h1};
+use mesh_proxy::http::{Abort, Body, BoxedRequest, Caller, Handler, TUNNEL_ALPN, h1};
 use mesh_proxy::inbound::Inbound;
 use mesh_proxy::metrics::Metrics;
 use mesh_proxy::model::{Endpoint, Protocol, Sidecar, Traits};
@@ -118,7 +118,7 @@ impl Pair {
     /// When it is not answered with 200.
     pub async fn request(&self) -> anyhow::Result<usize> {
         let request = Request::get("/b/100").header(http::header::HOST, "web");
-        let response = self.send(request.body(Body::empty())?, &Caller::Deaf).await?;
+        let response = self.send(Box::new(request.body(Body::empty())?), &Caller::Deaf).await?;
         anyhow::ensure!(response.status() == StatusCode::OK, "{}", response.status());
         let body = response.into_body().collect().await?;
         Ok(body.to_bytes().len())
@@ -139,7 +139,7 @@ impl Pair {
         h1::serve(client, &settings, drain, Arc::new(Forward(self))).await;
     }
 
-    async fn send(&self, request: Request<Body>, caller: &Caller) -> anyhow::Result<Response<Body>> {
+    async fn send(&self, request: BoxedRequest, caller: &Caller) -> anyhow::Result<Response<Body>> {
         let sent = self.backend.send(request, caller, |_| ()).await;
         sent.map_err(|failed| anyhow::anyhow!(failed.detail))
     }
@@ -148,7 +148,7 @@ impl Pair {
 struct Forward(Arc<Pair>);
 
 impl Handler for Forward {
-    async fn handle(&self, request: Request<Body>, caller: Caller) -> Result<Response<Body>, Abort> {
+    async fn handle(&self, request: BoxedRequest, caller: Caller) -> Result<Response<Body>, Abort> {
         self.0.send(request, &caller).await.map_err(|_| Abort(h2::Reason::INTERNAL_ERROR))
     }
 

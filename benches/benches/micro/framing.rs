@@ -8,7 +8,7 @@ use h2::client::SendRequest;
 use http::{Method, Request, Response};
 use mesh_proxy::config;
 use mesh_proxy::http::h2_server::{self, Side, Tunnel};
-use mesh_proxy::http::{Abort, Body, Caller, Handler};
+use mesh_proxy::http::{Abort, Body, BoxedRequest, Caller, Handler};
 use mesh_proxy::net::Stream;
 use mesh_proxy::net::h2io::H2Io;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -69,7 +69,7 @@ async fn open(sender: SendRequest<Bytes>) -> anyhow::Result<Stream> {
 struct Answers;
 
 impl Handler for Answers {
-    async fn handle(&self, _: Request<Body>, _: Caller) -> Result<Response<Body>, Abort> {
+    async fn handle(&self, _: BoxedRequest, _: Caller) -> Result<Response<Body>, Abort> {
         Ok(Response::new(Body::full(Bytes::from_static(&[b'x'; BODY]))))
     }
 

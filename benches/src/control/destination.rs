@@ -45,6 +45,8 @@ pub fn measure(scale: &Scale, report: &mut Report) -> anyhow::Result<()> {
     let started = plane.serve(&folder)?;
     let scenario = format!("destination, {} services x {ENDPOINTS} endpoints", scale.services);
     report.add(&scenario, "exec to ready", millis(started), "ms", Bar::None);
+    // What the start leaves behind is given back within seconds, and is no proxy's.
+    thread::sleep(2 * SETTLE);
     let alone = usage(&plane)?;
     report.add(&scenario, "RSS", mib(alone.rss), "MiB", Bar::AtMost(64.0));
     report.add(&scenario, "RssAnon", mib(alone.anonymous), "MiB", Bar::None);

@@ -5,6 +5,7 @@
 //! Non-goal: the pace at which readers are served (`service::pace`).
 
 use std::collections::{BTreeSet, HashMap};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::Waker;
 
@@ -84,7 +85,11 @@ impl Watch {
 impl Drop for Watch {
     fn drop(&mut self) {
         let key = (Arc::as_ptr(&self.marks) as usize, self.id);
-        lock(&self.cell.inner).followers.remove(&key);
+        let mut inner = lock(&self.cell.inner);
+        inner.followers.remove(&key);
+        if inner.followers.is_empty() {
+            self.cell.abandoned.store(true, Ordering::Release);
+        }
     }
 }
 
@@ -92,6 +97,8 @@ impl Drop for Watch {
 pub(super) struct Cell {
     resource: Resource,
     inner: Mutex<Inner>,
+    /// Of all cells of the index: one of them is not watched any more.
+    abandoned: Arc<AtomicBool>,
 }
 
 #[derive(Debug)]
@@ -102,10 +109,10 @@ struct Inner {
 }
 
 impl Cell {
-    pub(super) fn new(resource: Resource, snapshot: Snapshot) -> Self {
+    pub(super) fn new(resource: Resource, snapshot: Snapshot, abandoned: Arc<AtomicBool>) -> Self {
         let (latest, followers) = (Arc::new(snapshot), HashMap::new());
         let inner = Mutex::new(Inner { latest, followers });
-        Self { resource, inner }
+        Self { resource, inner, abandoned }
     }
 
     pub(super) fn latest(&self) -> Arc<Snapshot> {

@@ -21,7 +21,7 @@ pub enum Resource {
     /// The endpoints of a backend.
     Endpoints(Backend),
     /// How the ports of a proxy's own workload are to be read.
-    Inbound(Proxy),
+    Inbound(Arc<Proxy>),
 }
 
 /// A port of a Service.

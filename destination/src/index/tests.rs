@@ -49,7 +49,7 @@ fn backend(service: &str, port: u16) -> Resource {
 fn inbound(address: &str, service_account: &str) -> Resource {
     let id = mesh_mtls::spiffe::Id::new("cluster.local", "shop", service_account).unwrap();
     let addresses = BTreeSet::from([address.parse().unwrap()]);
-    Resource::Inbound(Proxy { addresses, id })
+    Resource::Inbound(Arc::new(Proxy { addresses, id }))
 }
 
 /// What a watch shows, in few words.

@@ -17,8 +17,9 @@ use http::{Request, Response};
 use mesh_mtls::grpc::{PING_INTERVAL, PING_TIMEOUT};
 use mesh_mtls::spiffe;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::time::{Sleep, sleep_until, timeout};
+use tokio::time::{Sleep, sleep_until, timeout_at};
 
+use super::admission::Place;
 use super::cork::{Cork, Corked};
 use super::grpc::{self, Code, Message, Status};
 use super::stream::{End, Stream, Turn};
@@ -58,28 +59,31 @@ fn builder(settings: &Settings) -> server::Builder {
 }
 
 /// From the preface to the end.
-pub(super) async fn serve<IO>(shared: Arc<Shared>, io: IO, client: Client)
+pub(super) fn serve<IO>(shared: Arc<Shared>, io: IO, client: Client, place: Place) -> impl Future<Output = ()>
 where
     IO: AsyncRead + AsyncWrite + Unpin,
 {
-    let (addr, begun) = (client.addr, Instant::now());
-    let within = shared.settings.hello_within;
+    // Not within the future, which would have room for it for good.
     let cork = Cork::new(io);
-    // Boxed, for it is over soon.
-    let handshake = Box::pin(handshake(&shared.settings, &cork));
-    let mut connection = match timeout(within, handshake).await {
-        Ok(Ok(h2)) => Connection::new(shared, h2, cork, client, begun + within),
-        Ok(Err(error)) => return tracing::debug!(%addr, "no HTTP/2: {error}"),
-        Err(_) => return metrics::connection_refused("no_stream"),
-    };
-    let shutdown = connection.shared.shutdown.clone();
-    let mut shutdown = pin!(shutdown.requested());
-    let mut alarm = pin!(sleep_until((begun + within).into()));
-    std::future::poll_fn(|cx| {
-        connection.drain_after(shutdown.as_mut(), cx);
-        connection.poll(alarm.as_mut(), cx)
-    })
-    .await;
+    async move {
+        let by = Instant::now() + shared.settings.hello_within;
+        // Boxed, for it is over soon.
+        let handshake = Box::pin(handshake(&shared.settings, &cork));
+        let mut connection = match timeout_at(by.into(), handshake).await {
+            Ok(Ok(h2)) => Connection::new(shared, h2, cork, client, by),
+            Ok(Err(error)) => return tracing::debug!(addr = %client.addr, "no HTTP/2: {error}"),
+            Err(_) => return metrics::connection_refused("no_stream"),
+        };
+        let shutdown = connection.shared.shutdown.clone();
+        let mut shutdown = pin!(shutdown.requested());
+        let mut alarm = pin!(sleep_until(by.into()));
+        let over = std::future::poll_fn(|cx| {
+            connection.drain_after(shutdown.as_mut(), cx);
+            connection.poll(alarm.as_mut(), cx)
+        });
+        over.await;
+        drop(place);
+    }
 }
 
 async fn handshake<IO>(

@@ -64,7 +64,7 @@ impl Refusal {
 pub(super) struct Session {
     shared: Arc<Shared>,
     id: spiffe::Id,
-    proxy: Option<Proxy>,
+    proxy: Option<Arc<Proxy>>,
     marks: Arc<Marks>,
     subscriptions: HashMap<u64, Subscription>,
     pace: Pace,
@@ -106,7 +106,7 @@ impl Session {
                 }
                 tracing::debug!(%id, version, workload, ?addresses, "hello");
                 let addresses = BTreeSet::from_iter(addresses);
-                self.proxy = Some(Proxy { addresses, id });
+                self.proxy = Some(Arc::new(Proxy { addresses, id }));
                 Ok(())
             }
             (_, None) => Err(Refusal::HelloMissing),
@@ -114,7 +114,7 @@ impl Session {
                 let (resource, label) = match to {
                     Wanted::Outbound(addr) => (Resource::Outbound(addr), Label::Outbound),
                     Wanted::Endpoints(backend) => (Resource::Endpoints(backend), Label::Endpoints),
-                    Wanted::Inbound => (Resource::Inbound(proxy.clone()), Label::Inbound),
+                    Wanted::Inbound => (Resource::Inbound(Arc::clone(proxy)), Label::Inbound),
                 };
                 self.subscribe(id, resource, label, now)
             }

@@ -21,6 +21,9 @@ use crate::metrics::Raised;
 
 /// Requests that are looked at before others get their turn.
 const REQUESTS_PER_TURN: usize = 256;
+/// Messages that are handed to the h2 crate before it gets to write them: with the response that makes four, for which it
+/// has room at once and keeps no more.
+const MESSAGES_PER_TURN: usize = 3;
 
 /// Why a stream ended.
 #[derive(Debug)]
@@ -179,7 +182,12 @@ impl Stream {
     /// Sends as much as the proxy has room for. A snapshot is chosen when there is room, so that it is the newest.
     fn send(&mut self, now: Instant) -> Result<Turn, End> {
         let mut turn = Turn::Rest;
-        while self.sending.is_some() || self.session.is_due() {
+        for _ in 0..MESSAGES_PER_TURN {
+            if self.sending.is_none() && !self.session.is_due() {
+                self.updates.reserve_capacity(0);
+                self.waiting_since = None;
+                return Ok(turn);
+            }
             let length = self.sending.as_ref().map_or(1, |message| message.remaining());
             self.updates.reserve_capacity(length);
             let room = self.updates.capacity();
@@ -197,9 +205,7 @@ impl Stream {
             self.waiting_since = None;
             turn = Turn::Progress;
         }
-        self.updates.reserve_capacity(0);
-        self.waiting_since = None;
-        Ok(turn)
+        Ok(Turn::Progress)
     }
 }
 

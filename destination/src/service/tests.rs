@@ -79,14 +79,14 @@ impl Mesh {
         DiscoveryClient::new(endpoint.connect_with_connector(connector).await.unwrap())
     }
 
-    async fn stream(&self) -> Stream {
+    async fn stream(&self) -> Subscriber {
         let mut client = self.client().await;
         let (requests, outgoing) = mpsc::channel(64);
         let updates = client.watch(ReceiverStream::new(outgoing)).await.unwrap();
-        Stream { requests, updates: updates.into_inner() }
+        Subscriber { requests, updates: updates.into_inner() }
     }
 
-    async fn greeted(&self) -> Stream {
+    async fn greeted(&self) -> Subscriber {
         let stream = self.stream().await;
         stream.hello().await;
         stream
@@ -94,12 +94,12 @@ impl Mesh {
 }
 
 /// A proxy's end.
-struct Stream {
+struct Subscriber {
     requests: mpsc::Sender<wire::WatchRequest>,
     updates: Streaming<wire::WatchResponse>,
 }
 
-impl Stream {
+impl Subscriber {
     async fn send(&self, kind: Kind) {
         self.requests.send(wire::WatchRequest { kind: Some(kind) }).await.unwrap();
     }
@@ -402,6 +402,16 @@ async fn a_connection_without_a_stream_is_cut() {
 }
 
 #[tokio::test]
+async fn a_connection_takes_little_beside_what_the_h2_crate_takes() {
+    let mesh = Mesh::start(Settings::default());
+    let client = Client { id: None, addr: SocketAddr::from(([10, 1, 0, 1], 40_000)) };
+    let connection = mesh.discovery.clone().serve(tokio::io::duplex(1).1, client, mesh.place().unwrap());
+    let (task, stream) = (size_of_val(&connection), size_of::<stream::Stream>());
+    println!("{task} bytes for a connection, {stream} for its stream");
+    assert!(task <= 2_300 && stream <= 512, "{task} bytes for a connection, {stream} for its stream");
+}
+
+#[tokio::test]
 async fn connections_are_bounded_and_give_their_place_back() {
     let mesh = Mesh::start(Settings { connections_per_address: 2, ..Settings::default() });
     let (first, second) = (mesh.place(), mesh.place());
@@ -421,7 +431,7 @@ async fn nobody_is_told_anything_before_the_index_is_complete() {
     // On the same connection.
     let (requests, outgoing) = mpsc::channel(4);
     let updates = client.watch(ReceiverStream::new(outgoing)).await.unwrap().into_inner();
-    let mut stream = Stream { requests, updates };
+    let mut stream = Subscriber { requests, updates };
     stream.hello().await;
     stream.subscribe(1, web(80)).await;
     assert!(addresses(&stream.next().await).is_empty());

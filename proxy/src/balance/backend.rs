@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use http::{Request, Response, StatusCode};
+use http::{Response, StatusCode};
 use serde::Serialize;
 
 use super::endpoint::{Endpoint, Load};
@@ -16,7 +16,7 @@ use super::reach::Reach;
 use super::request::Repeatable;
 use crate::http::answer::Reason;
 use crate::http::headers::ERROR;
-use crate::http::{Body, Caller, Failure};
+use crate::http::{Body, BoxedRequest, Caller, Failure};
 use crate::metrics;
 use crate::model::{EndpointSet, Protocol};
 use crate::net::Stream;
@@ -92,7 +92,7 @@ impl Backend {
     /// Gets `request` to an endpoint. `on_pick` hears of each choice before it is tried.
     pub async fn send(
         &self,
-        request: Request<Body>,
+        request: BoxedRequest,
         caller: &Caller,
         mut on_pick: impl FnMut(&Endpoint) + Send,
     ) -> Result<Response<Body>, Failed> {

@@ -7,12 +7,12 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Instant;
 
-use http::{Request, Response, Version};
+use http::{Response, Version};
 
 use super::ewma::Ewma;
 use super::reach::Reach;
 use crate::http::headers;
-use crate::http::{Body, Caller, Failure, h1_pool, h2_client, h2_pool};
+use crate::http::{Body, BoxedRequest, Caller, Failure, h1_pool, h2_client, h2_pool};
 use crate::metrics::Tls;
 use crate::model::{self, Protocol};
 use crate::net::Stream;
@@ -117,7 +117,7 @@ impl Endpoint {
     pub(super) async fn send(
         &self,
         line: Line,
-        mut request: Request<Body>,
+        mut request: BoxedRequest,
         caller: &Caller,
     ) -> Result<Response<Body>, Failure> {
         match line {

@@ -2,21 +2,21 @@
 //!
 //! Invariant: it is sent a second time at most once, from its first byte, or not at all.
 
-use http::{Request, Version};
+use http::Version;
 
 use crate::http::replay::Spare;
-use crate::http::{Body, headers};
+use crate::http::{BoxedRequest, headers};
 
 /// A request, before and between its tries.
 pub(super) struct Repeatable {
     version: Version,
-    next: Option<Request<Body>>,
+    next: Option<BoxedRequest>,
     spare: Option<Spare>,
     harmless: bool,
 }
 
 impl Repeatable {
-    pub(super) fn new(request: Request<Body>) -> Self {
+    pub(super) fn new(request: BoxedRequest) -> Self {
         let (version, harmless) = (request.version(), headers::is_idempotent(request.method()));
         let (request, spare) = Spare::of(request);
         Self { version, next: Some(request), spare: Some(spare), harmless }
@@ -33,7 +33,7 @@ impl Repeatable {
     }
 
     /// The request, to be sent now.
-    pub(super) fn take(&mut self) -> Option<Request<Body>> {
+    pub(super) fn take(&mut self) -> Option<BoxedRequest> {
         self.next.take()
     }
 

@@ -4,11 +4,23 @@ use crate::metrics::Connection;
 use crate::net::{Stream, copy};
 
 /// Copies until both directions have ended or one side broke, and counts what passed on `connection`.
-pub async fn copy(client: Stream, upstream: Stream, settings: &copy::Settings, connection: Connection) {
-    let count = |way, bytes| match way {
-        copy::Way::Up => connection.sent(bytes),
-        copy::Way::Down => connection.received(bytes),
-    };
-    let end = copy::copy(client, upstream, settings, count).await;
-    connection.close(end.reason());
+///
+/// In a task of its own, which lasts long and has room for nothing else; `guards` end with it.
+pub fn spawn_copy(
+    client: Stream,
+    upstream: Stream,
+    settings: &copy::Settings,
+    connection: Connection,
+    guards: impl Send + 'static,
+) {
+    let settings = settings.clone();
+    tokio::spawn(async move {
+        let count = |way, bytes| match way {
+            copy::Way::Up => connection.sent(bytes),
+            copy::Way::Down => connection.received(bytes),
+        };
+        let end = copy::copy(client, upstream, settings, count).await;
+        connection.close(end.reason());
+        drop(guards);
+    });
 }

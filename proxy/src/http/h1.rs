@@ -25,7 +25,7 @@ use super::body::Body;
 use super::caller::Caller;
 use super::h1_io::{HeadClock, ServerIo, Shared};
 use super::h1_wait::{Due, Wait};
-use super::{Handler, Settings};
+use super::{BoxedRequest, Handler, Settings};
 use crate::net::{Drain, Stream};
 
 /// Why a served connection ended before its time.
@@ -200,15 +200,14 @@ async fn tell(stream: &mut Stream, status: StatusCode, detail: &str) {
 }
 
 /// With `expect: 100-continue` it matters whether anybody asks for the body.
-fn await_body_if_expecting(request: Request<Incoming>) -> (Request<Body>, Option<Arc<AtomicBool>>) {
+fn await_body_if_expecting(request: Request<Incoming>) -> (BoxedRequest, Option<Arc<AtomicBool>>) {
     let expects = request.headers().contains_key(EXPECT) && !http_body::Body::is_end_stream(request.body());
-    let request = request.map(|body| Body::h1(body, None));
     if !expects {
-        return (request, None);
+        return (Box::new(request.map(|body| Body::h1(body, None))), None);
     }
     let asked = Arc::new(AtomicBool::new(false));
     let flag = Arc::clone(&asked);
-    (request.map(|body| body.awaited(flag)), Some(asked))
+    (Box::new(request.map(|body| Body::h1(body, None).awaited(flag))), Some(asked))
 }
 
 /// When idle connections must go: some time after the drain has begun, so that a request that is on its way still arrives.

@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
-use http::{Request, Response, Version};
+use http::{Response, Version};
 use http_body::Body as _;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
@@ -22,7 +22,7 @@ use hyper_util::rt::TokioIo;
 use super::body::{Body, Gate};
 use super::caller::Caller;
 use super::replay::Spare;
-use super::{Failure, Settings, headers};
+use super::{BoxedRequest, Failure, Settings, headers};
 use crate::net::{Connector, Stream};
 
 /// The pool of one address.
@@ -62,7 +62,7 @@ pub struct Lease {
 
 impl Lease {
     /// Sends `request` here, and once more on a new connection if that is surely safe.
-    pub async fn send(self, request: Request<Body>, caller: &Caller) -> Result<Response<Body>, Failure> {
+    pub async fn send(self, request: BoxedRequest, caller: &Caller) -> Result<Response<Body>, Failure> {
         let pool = Arc::clone(&self.pool);
         let (request, again) = if self.reused && headers::is_idempotent(request.method()) {
             let (request, spare) = Spare::of(request);
@@ -72,7 +72,7 @@ impl Lease {
         };
         let request = match exchange(self, request, caller, &pool.settings).await {
             Ok(response) => return Ok(response),
-            Err((_, Some(unsent))) => *unsent,
+            Err((_, Some(unsent))) => unsent,
             Err((failure, None)) => match (&failure, again.and_then(Spare::again)) {
                 (Failure::Closed(_), Some(again)) => again,
                 _ => return Err(failure),
@@ -216,10 +216,10 @@ pub async fn handshake(stream: Stream, settings: &Settings) -> Result<Client, Fa
 /// One exchange on a connection of its own or from a pool.
 async fn exchange(
     mut lease: Lease,
-    request: Request<Body>,
+    request: BoxedRequest,
     caller: &Caller,
     settings: &Settings,
-) -> Result<Response<Body>, (Failure, Option<Box<Request<Body>>>)> {
+) -> Result<Response<Body>, (Failure, Option<BoxedRequest>)> {
     let keep = request.version() == Version::HTTP_11;
     // Without a lease nobody who reads the response could drive it.
     if !keep || !request.body().is_end_stream() {
@@ -241,14 +241,14 @@ async fn exchange(
 /// Sends one request; on failure the request comes back if no byte of it was written.
 pub async fn send(
     client: &mut Client,
-    request: Request<Body>,
+    request: BoxedRequest,
     caller: &Caller,
     settings: &Settings,
-) -> Result<Response<hyper::body::Incoming>, (Failure, Option<Box<Request<Body>>>)> {
+) -> Result<Response<hyper::body::Incoming>, (Failure, Option<BoxedRequest>)> {
     let (request, gate) = hold_body_if_expecting(request, settings);
     let request = listen_for_interim(request, caller, gate.as_ref());
     client.heard.store(false, Ordering::Relaxed);
-    let mut answer = pin!(client.sender.try_send_request(request));
+    let mut answer = pin!(client.sender.try_send_request(*request));
     let result = poll_fn(|cx| {
         client.drive(cx);
         answer.as_mut().poll(cx)
@@ -261,22 +261,24 @@ pub async fn send(
 }
 
 /// With `expect: 100-continue` the body waits until somebody asks for it.
-pub fn hold_body_if_expecting(request: Request<Body>, settings: &Settings) -> (Request<Body>, Option<Arc<Gate>>) {
+pub fn hold_body_if_expecting(mut request: BoxedRequest, settings: &Settings) -> (BoxedRequest, Option<Arc<Gate>>) {
     let expects = request.headers().get(http::header::EXPECT);
     if request.body().is_end_stream() || expects.is_none_or(|v| !v.as_bytes().eq_ignore_ascii_case(b"100-continue")) {
         return (request, None);
     }
     let gate = Arc::new(Gate::default());
     let held = Arc::clone(&gate);
-    (request.map(|body| body.gated(held, settings.continue_wait)), Some(gate))
+    let body = std::mem::replace(request.body_mut(), Body::empty());
+    *request.body_mut() = body.gated(held, settings.continue_wait);
+    (request, Some(gate))
 }
 
-fn listen_for_interim(mut request: Request<Body>, caller: &Caller, gate: Option<&Arc<Gate>>) -> Request<Body> {
+fn listen_for_interim(mut request: BoxedRequest, caller: &Caller, gate: Option<&Arc<Gate>>) -> BoxedRequest {
     if matches!(caller, Caller::Deaf) && gate.is_none() {
         return request;
     }
     let (caller, gate) = (caller.clone(), gate.cloned());
-    hyper::ext::on_informational(&mut request, move |interim| {
+    hyper::ext::on_informational(&mut *request, move |interim| {
         if let (http::StatusCode::CONTINUE, Some(gate)) = (interim.status(), &gate) {
             gate.open();
         }

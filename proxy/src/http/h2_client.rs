@@ -12,12 +12,12 @@ use super::body::{Body, Gate};
 use super::caller::Caller;
 use super::h2_pool::Ready;
 use super::request_half::RequestHalf;
-use super::{Failure, Settings};
+use super::{BoxedRequest, Failure, Settings};
 
 /// Sends `request`, in HTTP/2 form, on a connection that is ready for a stream.
 pub async fn send(
     ready: Ready,
-    request: Request<Body>,
+    request: BoxedRequest,
     caller: &Caller,
     settings: &Settings,
 ) -> Result<Response<Body>, Failure> {

@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use bytes::Bytes;
 use h2::client::{Builder, SendRequest};
@@ -18,6 +19,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::timeout;
 
 use super::answer::Reason;
+use super::h2_window::Window;
 use super::{Failure, Settings, headers};
 use crate::metrics::{self, Direction};
 use crate::model::{Peer, Protocol};
@@ -164,7 +166,7 @@ impl Pool {
         };
         let response = response?;
         if response.status() == StatusCode::OK {
-            return Ok(H2Io::new(send, response.into_body()).holding(slot).into());
+            return Ok(H2Io::new(send, response.into_body()).holding(Arc::new(slot)).into());
         }
         let said = response.headers().get(headers::ERROR).and_then(|value| value.to_str().ok());
         match said {
@@ -270,14 +272,22 @@ impl Pool {
         let (sender, mut connection) = builder.handshake::<_, Bytes>(io).await?;
         let ping = connection.ping_pong().expect("taken once, here");
         let state = Arc::new(State::default());
-        let ended = Arc::clone(&state);
+        let shared = Arc::clone(&state);
+        let mut window = Window::new(&self.settings);
         let open = self.tunnels.as_ref().map(|tunnels| tunnels.connection(Direction::Outbound));
         tokio::spawn(async move {
             let _open = open;
-            if let Err(error) = poll_fn(|cx| uncork.rest(Pin::new(&mut connection).poll(cx), cx)).await {
+            let driven = poll_fn(|cx| {
+                let wanted = window.wanted(shared.streams.load(Ordering::Relaxed), Instant::now());
+                if wanted.is_some_and(|size| connection.set_initial_window_size(size).is_ok()) {
+                    window.changed();
+                }
+                uncork.rest(Pin::new(&mut connection).poll(cx), cx)
+            });
+            if let Err(error) = driven.await {
                 tracing::debug!(%error, "HTTP/2 connection to the upstream ended early");
             }
-            ended.closed.store(true, Ordering::Relaxed);
+            shared.closed.store(true, Ordering::Relaxed);
         });
         Ok((Connection { sender, state }, ping))
     }

@@ -16,6 +16,7 @@ mod h1_wait;
 pub mod h2_client;
 pub mod h2_pool;
 pub mod h2_server;
+mod h2_window;
 pub mod headers;
 pub mod pump;
 pub mod replay;
@@ -51,6 +52,8 @@ pub struct Settings {
     pub stream_window: u32,
     /// The same of a stream that we or another sidecar open: with a small one, bulk data waits for credit most of the time.
     pub tunnel_stream_window: u32,
+    /// The same on a tunnel with many streams, for what lies in their windows is memory.
+    pub crowded_stream_window: u32,
     /// HTTP/2 flow-control window of a connection with an application, bytes.
     pub connection_window: u32,
     /// Most bytes that wait to be sent on one HTTP/2 stream.
@@ -78,12 +81,15 @@ impl Settings {
     }
 }
 
+/// A request on its way. Boxed: else each step of the way would keep room for it, and move it.
+pub type BoxedRequest = Box<http::Request<Body>>;
+
 /// What serves the requests of one connection.
 pub trait Handler: Send + Sync + 'static {
     /// One exchange. `Err` resets it, without an answer.
     fn handle(
         &self,
-        request: http::Request<Body>,
+        request: BoxedRequest,
         caller: Caller,
     ) -> impl Future<Output = Result<http::Response<Body>, Abort>> + Send;
 

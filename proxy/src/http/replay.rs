@@ -11,6 +11,7 @@ use bytes::Bytes;
 use http::{HeaderMap, Request};
 use http_body::{Body as _, Frame, SizeHint};
 
+use super::BoxedRequest;
 use super::body::{Body, BodyError};
 
 /// Most bytes that are kept.
@@ -24,7 +25,7 @@ pub struct Spare {
 
 impl Spare {
     /// Keeps what is needed of `request`; the request returned is for the first try.
-    pub fn of(request: Request<Body>) -> (Request<Body>, Self) {
+    pub fn of(mut request: BoxedRequest) -> (BoxedRequest, Self) {
         let mut head = Request::new(());
         *head.method_mut() = request.method().clone();
         *head.uri_mut() = request.uri().clone();
@@ -33,18 +34,18 @@ impl Spare {
         if request.body().is_end_stream() {
             return (request, Self { head, body: None });
         }
-        let (parts, body) = request.into_parts();
-        let (replay, reader) = Replay::new(body);
-        (Request::from_parts(parts, Body::replayed(reader)), Self { head, body: Some(replay) })
+        let (replay, reader) = Replay::new(std::mem::replace(request.body_mut(), Body::empty()));
+        *request.body_mut() = Body::replayed(reader);
+        (request, Self { head, body: Some(replay) })
     }
 
     /// The request from its beginning; `None` when too much of its body is gone.
-    pub fn again(self) -> Option<Request<Body>> {
+    pub fn again(self) -> Option<BoxedRequest> {
         let body = match self.body {
             None => Body::empty(),
             Some(replay) => Body::replayed(replay.again()?),
         };
-        Some(self.head.map(|()| body))
+        Some(Box::new(self.head.map(|()| body)))
     }
 }
 

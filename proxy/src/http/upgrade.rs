@@ -3,30 +3,27 @@
 //! Invariant: bytes flow only after both sides have agreed (101, or 2xx to CONNECT); otherwise the answer is an ordinary one
 //! and the upstream connection is not used again.
 
-use http::{Method, Request, Response, StatusCode};
+use http::{Method, Response, StatusCode};
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 
 use super::body::Body;
 use super::caller::Caller;
 use super::h1_io::ServerIo;
-use super::{Failure, Settings, h1_pool};
+use super::{BoxedRequest, Failure, Settings, h1_pool};
 use crate::net::Stream;
 
 /// Sends `request` on `upstream`, a connection of its own. When both sides agree to leave HTTP, `joined` gets the client's
 /// stream and the upstream's.
-pub async fn exchange<F>(
-    mut request: Request<Body>,
+pub async fn exchange(
+    mut request: BoxedRequest,
     upstream: Stream,
     caller: &Caller,
     settings: &Settings,
-    joined: impl FnOnce(Stream, Stream) -> F + Send + 'static,
-) -> Result<Response<Body>, Failure>
-where
-    F: Future<Output = ()> + Send,
-{
+    joined: impl FnOnce(Stream, Stream) + Send + 'static,
+) -> Result<Response<Body>, Failure> {
     let connect = request.method() == Method::CONNECT;
-    let client_side = hyper::upgrade::on(&mut request);
+    let client_side = hyper::upgrade::on(&mut *request);
     let mut client = h1_pool::handshake(upstream, settings).await?;
     let mut response = h1_pool::send(&mut client, request, caller, settings).await.map_err(|(failure, _)| failure)?;
     let leaves = response.status() == StatusCode::SWITCHING_PROTOCOLS || (connect && response.status().is_success());
@@ -37,7 +34,7 @@ where
     tokio::spawn(async move {
         let (Ok(client), Ok(upstream)) = tokio::join!(client_side, upstream_side) else { return };
         if let (Some(client), Some(upstream)) = (client_stream(client), upstream_stream(upstream)) {
-            joined(client, upstream).await;
+            joined(client, upstream);
         }
     });
     Ok(response.map(|_| Body::empty()))

@@ -4,12 +4,12 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use http::{Request, Response, Version};
+use http::{Response, Version};
 use serde::Serialize;
 use tokio::net::TcpStream;
 
 use super::{DIRECTION, Deliverable};
-use crate::http::{Body, Caller, Failure, Settings, h1_pool, h2_client, h2_pool, headers};
+use crate::http::{Body, BoxedRequest, Caller, Failure, Settings, h1_pool, h2_client, h2_pool, headers};
 use crate::metrics::{self, Metrics, Tls};
 use crate::net::Connector;
 use crate::net::connect::ConnectError;
@@ -57,7 +57,7 @@ impl App {
     }
 
     /// One exchange, in the version that `request` says.
-    pub(super) async fn send(&self, mut request: Request<Body>, caller: &Caller) -> Result<Response<Body>, Failure> {
+    pub(super) async fn send(&self, mut request: BoxedRequest, caller: &Caller) -> Result<Response<Body>, Failure> {
         let response = if request.version() < Version::HTTP_2 {
             headers::into_h1_hop(&mut request);
             self.h1.lease().await?.send(request, caller).await

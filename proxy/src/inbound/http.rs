@@ -4,13 +4,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use http::header::HeaderValue;
-use http::{HeaderMap, Request, Response, Version};
+use http::{HeaderMap, Response, Version};
 
 use super::app::App;
 use super::{DIRECTION, Inbound, Peer};
 use crate::http::answer::{AskedAs, Reason};
 use crate::http::h2_server::Tunnel;
-use crate::http::{self as web, Abort, Body, Caller, Failure, Handler, headers, upgrade};
+use crate::http::{self as web, Abort, Body, BoxedRequest, Caller, Failure, Handler, headers, upgrade};
 use crate::net::{Drain, Stream};
 
 /// Serves the requests of one connection to one port of the application.
@@ -46,7 +46,7 @@ impl Connection {
 }
 
 impl Handler for Connection {
-    async fn handle(&self, mut request: Request<Body>, caller: Caller) -> Result<Response<Body>, Abort> {
+    async fn handle(&self, mut request: BoxedRequest, caller: Caller) -> Result<Response<Body>, Abort> {
         headers::strip_ours(request.headers_mut());
         if let Err(bad) = headers::settle_authority(&mut request) {
             let answer = self.inbound.refuse(Reason::BadRequest, request.headers(), &bad.to_string());
@@ -67,7 +67,7 @@ impl Inbound {
     /// One request to the application; what only the mesh may say has been taken off it.
     pub(super) async fn deliver(
         self: &Arc<Self>,
-        mut request: Request<Body>,
+        mut request: BoxedRequest,
         app: &Arc<App>,
         peer: &Peer,
         caller: &Caller,
@@ -103,7 +103,7 @@ impl Inbound {
 
     async fn leave_http(
         self: &Arc<Self>,
-        request: Request<Body>,
+        request: BoxedRequest,
         app: &Arc<App>,
         peer: &Peer,
         caller: &Caller,
@@ -114,10 +114,9 @@ impl Inbound {
             None => app.connect().await?.into(),
         };
         let (inbound, app, tls) = (Arc::clone(self), Arc::clone(app), peer.tls());
-        let joined = move |client: Stream, upstream: Stream| async move {
+        let joined = move |client: Stream, upstream: Stream| {
             let connection = app.tcp(tls).open();
-            web::bytes::copy(client, upstream, &inbound.settings.copy, connection).await;
-            drop(drain);
+            web::bytes::spawn_copy(client, upstream, &inbound.settings.copy, connection, drain);
         };
         let response = upgrade::exchange(request, upstream, caller, &self.http, joined).await;
         response.map(headers::from_stranger)

@@ -24,7 +24,7 @@ use crate::control::Subscription;
 use crate::http::answer::Reason;
 use crate::http::h2_server::Side;
 use crate::http::{self as web, h1, h2_server};
-use crate::metrics::{Direction, Metrics, Tls};
+use crate::metrics::{self, Direction, Metrics, Tls};
 use crate::model::{InboundPolicy, Protocol};
 use crate::net::connect::ConnectError;
 use crate::net::local::LocalAddresses;
@@ -162,7 +162,7 @@ impl Inbound {
             seen => match app.connect().await {
                 Ok(upstream) => {
                     let upstream = Stream::from(upstream);
-                    Box::pin(self.serve_connected(stream, upstream, seen, app, Peer::Stranger, drain)).await;
+                    Box::pin(self.serve_connected(stream, upstream, seen, app, Peer::Stranger, (drain, None))).await;
                 }
                 Err(error) => self.reset(stream, &error),
             },
@@ -177,7 +177,7 @@ impl Inbound {
         seen: Option<Seen>,
         app: Arc<App>,
         peer: Peer,
-        drain: Drain,
+        (drain, open): (Drain, Option<metrics::Open>),
     ) {
         let seen = match seen {
             Some(seen) => seen,
@@ -194,7 +194,7 @@ impl Inbound {
                 drop(upstream);
                 Box::pin(self.serve_http(stream, &seen, (app, None), peer, drain)).await;
             }
-            seen => self.copy(stream, upstream, &seen, &app, &peer).await,
+            seen => self.copy(stream, upstream, &seen, &app, &peer, (drain, open)),
         }
     }
 
@@ -221,7 +221,15 @@ impl Inbound {
         }
     }
 
-    async fn copy(&self, stream: Stream, upstream: Stream, seen: &Seen, app: &App, peer: &Peer) {
+    fn copy(
+        &self,
+        stream: Stream,
+        upstream: Stream,
+        seen: &Seen,
+        app: &App,
+        peer: &Peer,
+        guards: (Drain, Option<metrics::Open>),
+    ) {
         let tls = match (peer, seen) {
             (Peer::Stranger, Seen::Tls(_)) => Tls::Foreign,
             (peer, _) => peer.tls(),
@@ -230,7 +238,7 @@ impl Inbound {
             self.metrics.foreign_sni(DIRECTION, sni.as_deref());
         }
         let connection = app.tcp(tls).open();
-        web::bytes::copy(stream, upstream, &self.settings.copy, connection).await;
+        web::bytes::spawn_copy(stream, upstream, &self.settings.copy, connection, guards);
     }
 
     fn reset(&self, stream: Stream, error: &ConnectError) {

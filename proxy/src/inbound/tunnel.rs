@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{Request, Response};
+use http::Response;
 use mesh_mtls::credentials::Anchors;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use super::{DIRECTION, Inbound, Peer};
 use crate::http::answer::Reason;
 use crate::http::h2_server::{self, Side, Tunnel};
-use crate::http::{Abort, Body, Caller, Handler, headers};
+use crate::http::{Abort, Body, BoxedRequest, Caller, Handler, headers};
 use crate::model::Protocol;
 use crate::net::Drain;
 use crate::net::stream::abort_on_close;
@@ -84,7 +84,7 @@ struct Connection {
 }
 
 impl Handler for Connection {
-    async fn handle(&self, mut request: Request<Body>, caller: Caller) -> Result<Response<Body>, Abort> {
+    async fn handle(&self, mut request: BoxedRequest, caller: Caller) -> Result<Response<Body>, Abort> {
         let Some(told) = headers::from_tunnel(&mut request) else {
             let detail = "a tunnel request without the fields that say where it goes";
             return Ok(self.inbound.refuse(Reason::BadRequest, request.headers(), detail));
@@ -133,13 +133,14 @@ impl Handler for Connection {
                 return Box::pin(tunnel.refuse(answer)).await;
             }
         };
-        let _open = inbound.metrics.tunnels().stream(DIRECTION);
+        let open = inbound.metrics.tunnels().stream(DIRECTION);
         let Some(stream) = tunnel.accept() else { return };
         if protocol == Protocol::Http1 {
             let upstream = Some(upstream.into());
-            return Box::pin(inbound.serve_http(stream, &Seen::Http1, (app, upstream), peer, drain)).await;
+            Box::pin(inbound.serve_http(stream, &Seen::Http1, (app, upstream), peer, drain)).await;
+            return drop(open);
         }
         let seen = (protocol == Protocol::Opaque).then_some(Seen::Opaque);
-        inbound.serve_connected(stream, upstream.into(), seen, app, peer, drain).await;
+        Box::pin(inbound.serve_connected(stream, upstream.into(), seen, app, peer, (drain, Some(open)))).await;
     }
 }

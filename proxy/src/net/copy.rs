@@ -4,6 +4,7 @@
 //! as an end. What one side cannot take is not read from the other.
 
 use std::io;
+use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -58,33 +59,41 @@ enum Broken {
 }
 
 /// Copies until both directions have ended or one side broke; `count` hears of each chunk's bytes.
-pub async fn copy(mut client: Stream, mut upstream: Stream, settings: &Settings, count: impl Fn(Way, u64)) -> End {
-    let end = {
-        let (mut client_reader, mut client_writer) = client.split();
-        let (mut upstream_reader, mut upstream_writer) = upstream.split();
-        let passed = AtomicU64::new(0);
-        let counted = |way, n| {
-            passed.fetch_add(n, Ordering::Relaxed);
-            count(way, n);
+///
+/// Not an `async fn`: that would have room for its arguments twice.
+pub fn copy(
+    mut client: Stream,
+    mut upstream: Stream,
+    settings: Settings,
+    count: impl Fn(Way, u64),
+) -> impl Future<Output = End> {
+    async move {
+        let end = {
+            let (mut client_reader, mut client_writer) = client.split();
+            let (mut upstream_reader, mut upstream_writer) = upstream.split();
+            let passed = AtomicU64::new(0);
+            let counted = |way, n| {
+                passed.fetch_add(n, Ordering::Relaxed);
+                count(way, n);
+            };
+            let up = pin!(pump(&mut client_reader, &mut upstream_writer, |n| counted(Way::Up, n)));
+            let down = pin!(pump(&mut upstream_reader, &mut client_writer, |n| counted(Way::Down, n)));
+            both(up, down, &passed, settings.half_closed).await
         };
-        let up = pump(&mut client_reader, &mut upstream_writer, |n| counted(Way::Up, n));
-        let down = pump(&mut upstream_reader, &mut client_writer, |n| counted(Way::Down, n));
-        both(up, down, &passed, settings.half_closed).await
-    };
-    if end != End::Closed {
-        client.abort();
-        upstream.abort();
+        if end != End::Closed {
+            client.set_abort();
+            upstream.set_abort();
+        }
+        end
     }
-    end
 }
 
 async fn both(
-    up: impl Future<Output = Result<(), Broken>>,
-    down: impl Future<Output = Result<(), Broken>>,
+    mut up: Pin<&mut impl Future<Output = Result<(), Broken>>>,
+    mut down: Pin<&mut impl Future<Output = Result<(), Broken>>>,
     passed: &AtomicU64,
     half_closed: Duration,
 ) -> End {
-    tokio::pin!(up, down);
     let (first, rest_is_up) = tokio::select! {
         ended = &mut up => (end_of(Way::Up, ended), false),
         ended = &mut down => (end_of(Way::Down, ended), true),
@@ -92,8 +101,17 @@ async fn both(
     if let Some(end) = first {
         return end;
     }
-    let rest = async { if rest_is_up { end_of(Way::Up, up.await) } else { end_of(Way::Down, down.await) } };
-    tokio::pin!(rest);
+    // Boxed: few connections are open in one direction for long.
+    let rest = Box::pin(async { if rest_is_up { end_of(Way::Up, up.await) } else { end_of(Way::Down, down.await) } });
+    Box::pin(unless_silent(rest, passed, half_closed)).await
+}
+
+/// Waits for the last direction to end, unless it is silent for too long.
+async fn unless_silent(
+    mut rest: Pin<Box<impl Future<Output = Option<End>>>>,
+    passed: &AtomicU64,
+    half_closed: Duration,
+) -> End {
     loop {
         let before = passed.load(Ordering::Relaxed);
         match tokio::time::timeout(half_closed, &mut rest).await {
@@ -113,13 +131,12 @@ fn end_of(way: Way, result: Result<(), Broken>) -> Option<End> {
 
 async fn pump(reader: &mut Reader<'_>, writer: &mut Writer<'_>, count: impl Fn(u64)) -> Result<(), Broken> {
     loop {
-        let chunk = tokio::select! {
+        let chunks = tokio::select! {
             biased;
-            chunk = reader.chunk() => chunk.map_err(|_: io::Error| Broken::Read)?,
+            chunks = reader.chunks() => chunks.map_err(|_: io::Error| Broken::Read)?,
             _ = writer.broken() => return Err(Broken::Write),
         };
-        let Some(chunk) = chunk else { break };
-        let mut chunks = [chunk, reader.at_hand().await, reader.at_hand().await, reader.at_hand().await];
+        let Some(mut chunks) = chunks else { break };
         let n: usize = chunks.iter().map(Bytes::len).sum();
         writer.write_all(&mut chunks).await.map_err(|_| Broken::Write)?;
         count(n as u64);

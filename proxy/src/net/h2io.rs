@@ -6,6 +6,7 @@ use std::any::Any;
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
@@ -18,7 +19,7 @@ pub struct H2Io {
     pub(super) reader: H2Reader,
     pub(super) writer: H2Writer,
     unread: Bytes,
-    held: Option<Box<dyn Any + Send + Sync>>,
+    held: Option<Arc<dyn Any + Send + Sync>>,
 }
 
 /// The receiving half.
@@ -47,8 +48,8 @@ impl H2Io {
 
     /// Keeps `guard` until the stream is dropped.
     #[must_use]
-    pub fn holding(mut self, guard: impl Any + Send + Sync) -> Self {
-        self.held = Some(Box::new(guard));
+    pub fn holding(mut self, guard: Arc<impl Any + Send + Sync>) -> Self {
+        self.held = Some(guard);
         self
     }
 }
@@ -61,25 +62,20 @@ impl Drop for H2Io {
 }
 
 impl H2Reader {
-    /// The next bytes; `None` at the clean end of the stream. Cancel safe.
-    pub async fn chunk(&mut self) -> io::Result<Option<Bytes>> {
-        poll_fn(|cx| self.poll_chunk(cx)).await
+    /// Further bytes that are here already, as long as the stream is whole; empty when there are none.
+    pub(super) fn at_hand(&mut self, cx: &mut Context<'_>) -> Bytes {
+        if self.recv.is_end_stream() {
+            return Bytes::new();
+        }
+        match self.poll_data(cx) {
+            Poll::Ready(Ok(data)) => data.unwrap_or_default(),
+            // A break comes again with the next read.
+            Poll::Ready(Err(_)) | Poll::Pending => Bytes::new(),
+        }
     }
 
-    /// Further bytes that are here already, as long as the stream is whole.
-    pub(super) async fn at_hand(&mut self) -> Option<Bytes> {
-        poll_fn(|cx| match self.recv.is_end_stream() {
-            true => Poll::Ready(None),
-            false => Poll::Ready(match self.poll_data(cx) {
-                Poll::Ready(Ok(data)) => data,
-                // A break comes again with the next read.
-                Poll::Ready(Err(_)) | Poll::Pending => None,
-            }),
-        })
-        .await
-    }
-
-    fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<Bytes>>> {
+    /// The next bytes; `None` at the clean end of the stream.
+    pub(super) fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<Bytes>>> {
         let owed = std::mem::take(&mut self.owed);
         if owed > 0 {
             // Fails only for streams that are closed, where credit is of no use.
@@ -103,13 +99,13 @@ impl H2Reader {
 }
 
 impl H2Writer {
-    /// Sends all of `data`, as the far end's window allows.
-    pub async fn write(&mut self, mut data: Bytes) -> io::Result<()> {
+    /// Sends all of `data`, as the far end's window allows; `data` is what is left.
+    pub(super) fn poll_write_all(&mut self, data: &mut Bytes, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !data.is_empty() {
-            let n = poll_fn(|cx| self.poll_window(data.len(), cx)).await?;
+            let n = ready!(self.poll_window(data.len(), cx))?;
             self.send.send_data(data.split_to(n), false).map_err(broken)?;
         }
-        Ok(())
+        Poll::Ready(Ok(()))
     }
 
     fn poll_window(&mut self, want: usize, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {

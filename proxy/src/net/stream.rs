@@ -4,15 +4,16 @@
 //! buffer that all connections of a worker share.
 
 use std::cell::RefCell;
+use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::net::Shutdown;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
@@ -21,6 +22,9 @@ use super::h2io::{H2Io, H2Reader, H2Writer};
 
 const SCRATCH: usize = 64 * 1024;
 const SMALLEST_READ: usize = 16 * 1024;
+/// Most that one read of a socket gives to hyper. hyper makes its next buffer larger whenever a read has filled one, and
+/// what is read pins its buffer whole, so many buffers with little in each would wait where an upstream is slow.
+const MOST_READ: usize = 32 * 1024 - 1;
 
 thread_local! {
     static SHARED: RefCell<BytesMut> = RefCell::new(BytesMut::new());
@@ -82,8 +86,8 @@ impl Stream {
     /// Waits for bytes and appends them to `seen`; 0 is the end of the stream. Cancel safe.
     pub async fn fill(&mut self) -> io::Result<usize> {
         let chunk = match &mut self.io {
-            Io::Tcp(tcp) => tcp_chunk(tcp).await?,
-            Io::H2(h2) => h2.reader.chunk().await?,
+            Io::Tcp(tcp) => poll_fn(|cx| poll_tcp_chunk(tcp, cx)).await?,
+            Io::H2(h2) => poll_fn(|cx| h2.reader.poll_chunk(cx)).await?,
         };
         let Some(chunk) = chunk else { return Ok(0) };
         self.seen.extend_from_slice(&chunk);
@@ -121,13 +125,13 @@ pub fn abort_on_close(tcp: &TcpStream) {
     let _ = SockRef::from(tcp).set_linger(Some(Duration::ZERO));
 }
 
-async fn tcp_chunk(tcp: &TcpStream) -> io::Result<Option<Bytes>> {
+fn poll_tcp_chunk(tcp: &TcpStream, cx: &mut Context<'_>) -> Poll<io::Result<Option<Bytes>>> {
     loop {
-        tcp.readable().await?;
+        ready!(tcp.poll_read_ready(cx))?;
         match SHARED.with_borrow_mut(|scratch| read_chunk(tcp, scratch)) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Ok(chunk) if chunk.is_empty() => return Ok(None),
-            other => return other.map(Some),
+            Ok(chunk) if chunk.is_empty() => return Poll::Ready(Ok(None)),
+            other => return Poll::Ready(other.map(Some)),
         }
     }
 }
@@ -150,23 +154,28 @@ pub enum Reader<'a> {
 }
 
 impl Reader<'_> {
-    /// The next bytes; `None` at the clean end.
-    pub async fn chunk(&mut self) -> io::Result<Option<Bytes>> {
-        let (Reader::Tcp(seen, _) | Reader::H2(seen, _)) = self;
-        if !seen.is_empty() {
-            return Ok(Some(std::mem::take(*seen).freeze()));
-        }
-        match self {
-            Reader::Tcp(_, tcp) => tcp_chunk(tcp).await,
-            Reader::H2(_, h2) => h2.chunk().await,
-        }
+    /// The next bytes, and what follows them without a wait or a system call; `None` at the clean end. Cancel safe.
+    pub(super) async fn chunks(&mut self) -> io::Result<Option<[Bytes; CHUNKS]>> {
+        poll_fn(|cx| self.poll_chunks(cx)).await
     }
 
-    /// Further bytes that need no wait and no system call; empty when there are none.
-    pub(super) async fn at_hand(&mut self) -> Bytes {
+    fn poll_chunks(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<[Bytes; CHUNKS]>>> {
+        let Some(first) = ready!(self.poll_chunk(cx))? else { return Poll::Ready(Ok(None)) };
+        let mut chunks = [first, Bytes::new(), Bytes::new(), Bytes::new()];
+        if let Reader::H2(_, h2) = self {
+            chunks.iter_mut().skip(1).for_each(|chunk| *chunk = h2.at_hand(cx));
+        }
+        Poll::Ready(Ok(Some(chunks)))
+    }
+
+    fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<Bytes>>> {
+        let (Reader::Tcp(seen, _) | Reader::H2(seen, _)) = self;
+        if !seen.is_empty() {
+            return Poll::Ready(Ok(Some(std::mem::take(*seen).freeze())));
+        }
         match self {
-            Reader::Tcp(..) => Bytes::new(),
-            Reader::H2(_, h2) => h2.at_hand().await.unwrap_or_default(),
+            Reader::Tcp(_, tcp) => poll_tcp_chunk(tcp, cx),
+            Reader::H2(_, h2) => h2.poll_chunk(cx),
         }
     }
 }
@@ -186,15 +195,16 @@ pub enum Writer<'a> {
 impl Writer<'_> {
     /// Sends all of `chunks`.
     pub(super) async fn write_all(&mut self, chunks: &mut [Bytes; CHUNKS]) -> io::Result<()> {
-        match self {
-            Writer::Tcp(tcp) => write_tcp(tcp, chunks).await,
+        poll_fn(|cx| match self {
+            Writer::Tcp(tcp) => poll_write_tcp(tcp, chunks, cx),
             Writer::H2(h2) => {
-                for chunk in chunks {
-                    h2.write(std::mem::take(chunk)).await?;
+                for chunk in chunks.iter_mut() {
+                    ready!(h2.poll_write_all(chunk, cx))?;
                 }
-                Ok(())
+                Poll::Ready(Ok(()))
             }
-        }
+        })
+        .await
     }
 
     /// Ends this direction; the other one goes on.
@@ -217,16 +227,16 @@ impl Writer<'_> {
     }
 }
 
-async fn write_tcp(tcp: &TcpStream, chunks: &mut [Bytes; CHUNKS]) -> io::Result<()> {
+fn poll_write_tcp(tcp: &TcpStream, chunks: &mut [Bytes; CHUNKS], cx: &mut Context<'_>) -> Poll<io::Result<()>> {
     while chunks.iter().any(|chunk| !chunk.is_empty()) {
         let slices = chunks.each_ref().map(|chunk| IoSlice::new(chunk));
         match tcp.try_write_vectored(&slices) {
             Ok(n) => advance(chunks, n),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => tcp.writable().await?,
-            Err(error) => return Err(error),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => ready!(tcp.poll_write_ready(cx))?,
+            Err(error) => return Poll::Ready(Err(error)),
         }
     }
-    Ok(())
+    Poll::Ready(Ok(()))
 }
 
 fn advance(chunks: &mut [Bytes; CHUNKS], mut n: usize) {
@@ -237,10 +247,23 @@ fn advance(chunks: &mut [Bytes; CHUNKS], mut n: usize) {
     }
 }
 
+fn poll_tcp(tcp: &mut TcpStream, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    if buf.remaining() <= MOST_READ {
+        return Pin::new(tcp).poll_read(cx, buf);
+    }
+    loop {
+        ready!(tcp.poll_read_ready(cx))?;
+        match tcp.try_read_buf(&mut (&mut *buf).limit(MOST_READ)) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            read => return Poll::Ready(read.map(|_| ())),
+        }
+    }
+}
+
 impl AsyncRead for Stream {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         if !self.seen.is_empty() {
-            let n = buf.remaining().min(self.seen.len());
+            let n = buf.remaining().min(self.seen.len()).min(MOST_READ);
             buf.put_slice(&self.seen[..n]);
             self.seen.advance(n);
             if self.seen.is_empty() {
@@ -250,7 +273,7 @@ impl AsyncRead for Stream {
         }
         let before = buf.filled().len();
         let polled = match &mut self.io {
-            Io::Tcp(tcp) => Pin::new(tcp).poll_read(cx, buf),
+            Io::Tcp(tcp) => poll_tcp(tcp, cx, buf),
             Io::H2(h2) => Pin::new(&mut **h2).poll_read(cx, buf),
         };
         if let Some(heard) = &self.heard

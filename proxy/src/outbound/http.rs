@@ -3,14 +3,14 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use http::{HeaderMap, Method, Request, Response, Version};
+use http::{HeaderMap, Method, Response, Version};
 
 use super::target::{FIRST_ENDPOINTS, Route, Target};
 use super::{DIRECTION, Outbound, reason_of};
 use crate::balance::Failed;
 use crate::http::answer::Reason;
 use crate::http::h2_server::Tunnel;
-use crate::http::{self as web, Abort, Body, Caller, Failure, Handler, headers, upgrade};
+use crate::http::{self as web, Abort, Body, BoxedRequest, Caller, Failure, Handler, headers, upgrade};
 use crate::metrics::{self, Tls};
 use crate::model::Protocol;
 use crate::net::Drain;
@@ -29,7 +29,7 @@ impl Connection {
 
     async fn forward(
         &self,
-        request: Request<Body>,
+        request: BoxedRequest,
         route: &Route,
         caller: &Caller,
         measured: &mut Option<metrics::Request>,
@@ -45,7 +45,7 @@ impl Connection {
     /// An upgrade or CONNECT: a connection of its own to one endpoint, then bytes.
     async fn leave_http(
         &self,
-        mut request: Request<Body>,
+        mut request: BoxedRequest,
         route: &Arc<Route>,
         caller: &Caller,
         measured: &mut Option<metrics::Request>,
@@ -56,10 +56,9 @@ impl Connection {
         headers::strip_ours(request.headers_mut());
         let joined = {
             let (outbound, route, drain) = (Arc::clone(&self.outbound), Arc::clone(route), self.drain.clone());
-            move |client, upstream| async move {
+            move |client, upstream| {
                 let connection = route.tcp(tls, &crate::sniff::Seen::Opaque).open();
-                web::bytes::copy(client, upstream, &outbound.settings.copy, connection).await;
-                drop((load, drain));
+                web::bytes::spawn_copy(client, upstream, &outbound.settings.copy, connection, (load, drain));
             }
         };
         let result = upgrade::exchange(request, upstream, caller, &self.outbound.http, joined).await;
@@ -78,7 +77,7 @@ impl Connection {
 }
 
 impl Handler for Connection {
-    async fn handle(&self, mut request: Request<Body>, caller: Caller) -> Result<Response<Body>, Abort> {
+    async fn handle(&self, mut request: BoxedRequest, caller: Caller) -> Result<Response<Body>, Abort> {
         let Outbound { discovery, reach, metrics, .. } = &*self.outbound;
         let route = self.target.route(discovery, reach, metrics);
         let version = request.version();

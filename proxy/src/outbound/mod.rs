@@ -16,7 +16,7 @@ use tokio::net::TcpStream;
 
 pub use target::{Route, Target, TargetState};
 
-use crate::balance::Reach;
+use crate::balance::{Load, Reach};
 use crate::control::Discovery;
 use crate::http::answer::Reason;
 use crate::http::h2_server::Side;
@@ -106,7 +106,7 @@ impl Outbound {
                 self.serve_http(stream, &seen, target, drain).await;
             }
             Seen::Nothing => {}
-            _ => Box::pin(self.forward(stream, &seen, &route)).await,
+            _ => Box::pin(self.forward(stream, &seen, &route, drain)).await,
         }
     }
 
@@ -165,7 +165,7 @@ impl Outbound {
                 drop((upstream, load));
                 Box::pin(self.serve_http(stream, &seen, target, drain)).await;
             }
-            _ => self.copy(stream, upstream, &load, &seen, &route).await,
+            _ => self.copy(stream, upstream, load, &seen, &route, drain),
         }
     }
 
@@ -185,19 +185,19 @@ impl Outbound {
     }
 
     /// Opaque bytes: one endpoint for the whole connection.
-    async fn forward(&self, stream: Stream, seen: &Seen, route: &Route) {
-        match Box::pin(route.open(Some(Protocol::Opaque))).await {
-            Ok((upstream, load)) => self.copy(stream, upstream, &load, seen, route).await,
+    async fn forward(&self, stream: Stream, seen: &Seen, route: &Route, drain: Drain) {
+        match route.open(Some(Protocol::Opaque)).await {
+            Ok((upstream, load)) => self.copy(stream, upstream, load, seen, route, drain),
             Err(failed) => self.reset(stream, &failed),
         }
     }
 
-    async fn copy(&self, stream: Stream, upstream: Stream, load: &crate::balance::Load, seen: &Seen, route: &Route) {
+    fn copy(&self, stream: Stream, upstream: Stream, load: Load, seen: &Seen, route: &Route, drain: Drain) {
         if let Seen::Tls(sni) = seen {
             self.metrics.foreign_sni(DIRECTION, sni.as_deref());
         }
         let connection = route.tcp(load.endpoint().tls(), seen).open();
-        web::bytes::copy(stream, upstream, &self.settings.copy, connection).await;
+        web::bytes::spawn_copy(stream, upstream, &self.settings.copy, connection, (load, drain));
     }
 
     /// No endpoint for opaque bytes: the application sees a connection that breaks, as without a mesh.

@@ -12,7 +12,7 @@ use crate::with_pair;
 const OUTBOUND: usize = 1_500;
 const INBOUND: usize = 1_900;
 /// A request on its way to an endpoint, up to the response's head.
-const REQUEST: usize = 5_000;
+const REQUEST: usize = 1_800;
 /// A byte stream that is being opened.
 const OPENING: usize = 900;
 
@@ -25,7 +25,7 @@ fn connections_and_requests_keep_futures_of_a_known_size() {
             let dial = || async { TcpStream::connect(addr).await.expect("a connection") };
             let outbound = Arc::clone(&pair.outbound).serve(dial().await, pair.drain.clone());
             let inbound = Arc::clone(&pair.inbound).serve(dial().await, pair.drain.clone());
-            let request = pair.backend.send(Request::new(Body::empty()), &Caller::Deaf, |_| ());
+            let request = pair.backend.send(Box::new(Request::new(Body::empty())), &Caller::Deaf, |_| ());
             let opening = pair.backend.open(None);
             let sizes = [
                 ("Outbound::serve", size_of_val(&outbound), OUTBOUND),

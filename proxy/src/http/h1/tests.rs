@@ -8,7 +8,7 @@ use tokio::task::JoinHandle;
 
 use super::*;
 use crate::http::h2_server::Tunnel;
-use crate::http::{Abort, h1_io};
+use crate::http::{Abort, BoxedRequest, h1_io};
 use crate::net::drain::{self, Draining};
 
 const SOON: Duration = Duration::from_secs(10);
@@ -21,7 +21,7 @@ struct App {
 }
 
 impl Handler for App {
-    async fn handle(&self, _: Request<Body>, caller: Caller) -> Result<Response<Body>, Abort> {
+    async fn handle(&self, _: BoxedRequest, caller: Caller) -> Result<Response<Body>, Abort> {
         let Caller::H1(shared) = caller else { panic!("HTTP/1.1 was asked for") };
         *self.asked_by.lock().expect("not poisoned") = Arc::downgrade(&shared);
         Ok(Response::new(Body::full("well")))
@@ -98,6 +98,7 @@ fn limits() -> Settings {
         max_streams: 1,
         stream_window: 1 << 16,
         tunnel_stream_window: 1 << 18,
+        crowded_stream_window: 1 << 16,
         connection_window: 1 << 16,
         send_buffer: 1 << 16,
         pool_idle: SOON,
