@@ -26,7 +26,7 @@ const HEADER: &str = "\
 # hashes: then the last part, the same names without them, takes in all functions of that name.
 ";
 /// Long enough for pings, upkeep and a sweep of memory under valgrind.
-const QUIET: Duration = Duration::from_secs(12);
+const QUIET: Duration = Duration::from_secs(35);
 const REQUESTS: usize = 50;
 
 /// Functions in the order in which they were first seen.

@@ -15,9 +15,9 @@ use mesh_tests::raw;
 /// One sidecar with its certificate, before its first connection.
 const IDLE: u64 = 1450;
 /// Both sidecars together, for a held connection of bytes.
-const TCP: f64 = 20.0;
+const TCP: f64 = 9.2;
 /// Both sidecars together, for an idle HTTP/1.1 connection.
-const HTTP1: f64 = 3.5;
+const HTTP1: f64 = 3.2;
 /// The client's sidecar, for a destination of [`ENDPOINTS`].
 const TARGET: f64 = 5.6;
 
