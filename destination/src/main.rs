@@ -52,6 +52,7 @@ fn run(serve: Serve) -> anyhow::Result<()> {
     // One thread does everything but look at files, for which another comes and goes.
     let mut runtime = tokio::runtime::Builder::new_current_thread();
     let runtime = runtime.enable_all().max_blocking_threads(4).thread_keep_alive(Duration::from_secs(1));
+    let runtime = runtime.on_thread_park(mesh_kit::memory::at_rest);
     let runtime = runtime.build().context("runtime")?;
     let served = runtime.block_on(app::serve(serve));
     // A look at a file system that hangs does not hold the end up.

@@ -11,8 +11,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
-/// Hears of each value, for as long as it answers that it wants to.
-type Follower<T> = Box<dyn FnMut(&T) -> bool + Send>;
+/// Somebody who hears of each value, as long as he exists.
+pub(super) trait Follower<T>: Send {
+    /// Tells him; false when he is gone.
+    fn tell(&mut self, value: &T) -> bool;
+
+    /// Whether he is gone.
+    fn is_gone(&self) -> bool;
+}
 
 /// The newest value of a resource.
 pub(super) struct Cell<T> {
@@ -23,7 +29,7 @@ pub(super) struct Cell<T> {
 
 struct State<T> {
     value: Option<Arc<T>>,
-    followers: Vec<Follower<T>>,
+    followers: Vec<Box<dyn Follower<T>>>,
 }
 
 impl<T> Cell<T> {
@@ -52,12 +58,12 @@ impl<T> Cell<T> {
         }
     }
 
-    /// Calls `follower` with the value that there is, and with all that come, in their order. Those that are of no use any
-    /// more go with the next change of any kind.
-    pub(super) fn follow(&self, mut follower: Follower<T>) {
+    /// Tells `follower` the value that there is, and all that come, in their order. Those that are gone make room.
+    pub(super) fn follow(&self, mut follower: Box<dyn Follower<T>>) {
         let mut state = self.lock();
         let State { value, followers } = &mut *state;
-        if value.as_ref().is_none_or(|value| follower(value)) {
+        followers.retain(|follower| !follower.is_gone());
+        if value.as_ref().is_none_or(|value| follower.tell(value)) {
             followers.reserve_exact(1);
             followers.push(follower);
         }
@@ -75,7 +81,7 @@ impl<T: PartialEq> Cell<T> {
         let State { value, followers } = &mut *state;
         if value.as_deref() != Some(&new) {
             let new = value.insert(Arc::new(new));
-            followers.retain_mut(|follower| follower(new));
+            followers.retain_mut(|follower| follower.tell(new));
             self.known.notify_waiters();
         }
     }

@@ -3,11 +3,11 @@
 //! Invariant: subscriptions of one resource share one cell and one line on the wire; both end with the last of them.
 //! Not here: what the values mean.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use super::Shared;
-use super::cells::Cell;
+use super::cells::{Cell, Follower};
 
 /// The newest state of a resource, as long as somebody holds this.
 #[derive(Debug)]
@@ -59,15 +59,38 @@ impl<T> Subscription<T> {
         }
     }
 
-    /// Calls `follower` with the value that there is, and with each new one before anybody who waits for it goes on, until it
-    /// answers `false`. It must not come back to this room.
-    pub fn follow(&self, follower: impl FnMut(&T) -> bool + Send + 'static) {
-        self.cell.follow(Box::new(follower));
+    /// Calls `tell` with the value that there is, and with each new one before anybody who waits for it goes on, as long as
+    /// `follower` exists. It must not come back to this room.
+    pub fn follow<F>(&self, follower: &Arc<F>, tell: impl FnMut(&F, &T) + Send + 'static)
+    where
+        F: Send + Sync + 'static,
+    {
+        self.cell.follow(Box::new(Following { follower: Arc::downgrade(follower), tell }));
     }
 
     /// Whether there were too many subscriptions to begin this one: it will never have a value, and holding on to it is
     /// of no use; a later attempt may fare better.
     pub fn is_over_limit(&self) -> bool {
         self.lease.is_none()
+    }
+}
+
+/// What a follower does with a value, while he exists.
+struct Following<F, C> {
+    follower: Weak<F>,
+    tell: C,
+}
+
+impl<T, F, C> Follower<T> for Following<F, C>
+where
+    F: Send + Sync,
+    C: FnMut(&F, &T) + Send,
+{
+    fn tell(&mut self, value: &T) -> bool {
+        self.follower.upgrade().map(|follower| (self.tell)(&follower, value)).is_some()
+    }
+
+    fn is_gone(&self) -> bool {
+        self.follower.strong_count() == 0
     }
 }

@@ -13,13 +13,13 @@ pub fn spawn_copy(
     connection: Connection,
     guards: impl Send + 'static,
 ) {
-    let settings = settings.clone();
+    let half_closed = settings.half_closed;
     tokio::spawn(async move {
         let count = |way, bytes| match way {
             copy::Way::Up => connection.sent(bytes),
             copy::Way::Down => connection.received(bytes),
         };
-        let end = copy::copy(client, upstream, settings, count).await;
+        let end = copy::copy(client, upstream, half_closed, count).await;
         connection.close(end.reason());
         drop(guards);
     });

@@ -1,14 +1,15 @@
 //! HTTP/2 connections to one place: a sidecar (mutual TLS) or an application (plaintext).
 //!
 //! Invariant: one warm connection carries everything; a further one is opened only when the first ones are busy, and one that
-//! said GOAWAY gets no new stream. Callers that need a connection at the same time share one attempt.
+//! said GOAWAY gets no new stream. Callers that need a connection at the same time share one attempt. What a burst has opened
+//! beyond the first one goes again once it is unused.
 
 use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use h2::client::{Builder, SendRequest};
@@ -65,6 +66,8 @@ struct Connection {
 struct State {
     closed: AtomicBool,
     streams: AtomicUsize,
+    /// A stream was opened since the last look.
+    used: AtomicBool,
 }
 
 /// A connection that is ready for one stream.
@@ -82,6 +85,7 @@ pub struct Slot {
 impl Slot {
     fn new(state: Arc<State>, counted: Option<metrics::Open>) -> Self {
         state.streams.fetch_add(1, Ordering::Relaxed);
+        state.used.store(true, Ordering::Relaxed);
         Self { state, _counted: counted }
     }
 }
@@ -104,10 +108,17 @@ enum Room {
 /// A connection with so many streams gets a sibling, up to `MOST_CONNECTIONS`.
 const BUSY_STREAMS: usize = 100;
 const MOST_CONNECTIONS: usize = 128;
+/// How often it is looked for siblings that nobody uses any more.
+const LOOK: Duration = Duration::from_secs(2);
 
 impl Connection {
     fn streams(&self) -> usize {
         self.state.streams.load(Ordering::Relaxed)
+    }
+
+    /// Whether nothing is on it, and nothing was since this was asked before.
+    fn is_unused(&self) -> bool {
+        !self.state.used.swap(false, Ordering::Relaxed) && self.streams() == 0
     }
 
     /// How many the far end takes.
@@ -176,16 +187,15 @@ impl Pool {
         }
     }
 
-    /// The least busy connection, if it has room.
+    /// The first connection that has room, so that the later ones come to rest when there is less to do.
     fn usable(&self, room: Room) -> Option<Connection> {
         let mut open = self.open();
         open.connections.retain(|connection| !connection.state.closed.load(Ordering::Relaxed));
-        let least = open.connections.iter().min_by_key(|connection| connection.streams())?;
-        let room = match room {
-            Room::ToSpare => least.most_streams().min(BUSY_STREAMS),
-            Room::ForOne => least.most_streams(),
+        let has_room = |connection: &&Connection| {
+            let most = connection.most_streams();
+            connection.streams() < if let Room::ToSpare = room { most.min(BUSY_STREAMS) } else { most }
         };
-        (least.streams() < room).then(|| least.clone())
+        open.connections.iter().find(has_room).cloned()
     }
 
     async fn connect_once(self: &Arc<Self>) -> Result<Connection, Failure> {
@@ -213,6 +223,9 @@ impl Pool {
         match result {
             Ok(connection) => {
                 open.connections.push(connection.clone());
+                if open.connections.len() == 2 {
+                    tokio::spawn(sweep(Arc::downgrade(self)));
+                }
                 Ok(connection)
             }
             Err(failure) => {
@@ -294,5 +307,20 @@ impl Pool {
 
     fn open(&self) -> std::sync::MutexGuard<'_, Open> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Lets go of connections that nobody uses, but for one; ends when there is no other.
+async fn sweep(pool: Weak<Pool>) {
+    loop {
+        tokio::time::sleep(LOOK).await;
+        let Some(pool) = pool.upgrade() else { return };
+        let mut open = pool.open();
+        let mut first = true;
+        open.connections.retain(|connection| std::mem::take(&mut first) || !connection.is_unused());
+        if open.connections.len() < 2 {
+            open.connections.shrink_to_fit();
+            return;
+        }
     }
 }

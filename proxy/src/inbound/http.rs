@@ -116,7 +116,7 @@ impl Inbound {
         let (inbound, app, tls) = (Arc::clone(self), Arc::clone(app), peer.tls());
         let joined = move |client: Stream, upstream: Stream| {
             let connection = app.tcp(tls).open();
-            web::bytes::spawn_copy(client, upstream, &inbound.settings.copy, connection, drain);
+            web::bytes::spawn_copy(client, upstream, &inbound.settings.copy, connection, (app, drain));
         };
         let response = upgrade::exchange(request, upstream, caller, &self.http, joined).await;
         response.map(headers::from_stranger)

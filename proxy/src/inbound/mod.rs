@@ -194,7 +194,7 @@ impl Inbound {
                 drop(upstream);
                 Box::pin(self.serve_http(stream, &seen, (app, None), peer, drain)).await;
             }
-            seen => self.copy(stream, upstream, &seen, &app, &peer, (drain, open)),
+            seen => self.copy(stream, upstream, &seen, app, &peer, (drain, open)),
         }
     }
 
@@ -226,7 +226,7 @@ impl Inbound {
         stream: Stream,
         upstream: Stream,
         seen: &Seen,
-        app: &App,
+        app: Arc<App>,
         peer: &Peer,
         guards: (Drain, Option<metrics::Open>),
     ) {
@@ -238,7 +238,7 @@ impl Inbound {
             self.metrics.foreign_sni(DIRECTION, sni.as_deref());
         }
         let connection = app.tcp(tls).open();
-        web::bytes::spawn_copy(stream, upstream, &self.settings.copy, connection, guards);
+        web::bytes::spawn_copy(stream, upstream, &self.settings.copy, connection, (app, guards));
     }
 
     fn reset(&self, stream: Stream, error: &ConnectError) {

@@ -59,12 +59,11 @@ enum Broken {
 }
 
 /// Copies until both directions have ended or one side broke; `count` hears of each chunk's bytes.
-///
-/// Not an `async fn`: that would have room for its arguments twice.
+#[expect(clippy::manual_async_fn, reason = "an async fn has room for its arguments twice")]
 pub fn copy(
     mut client: Stream,
     mut upstream: Stream,
-    settings: Settings,
+    half_closed: Duration,
     count: impl Fn(Way, u64),
 ) -> impl Future<Output = End> {
     async move {
@@ -78,7 +77,7 @@ pub fn copy(
             };
             let up = pin!(pump(&mut client_reader, &mut upstream_writer, |n| counted(Way::Up, n)));
             let down = pin!(pump(&mut upstream_reader, &mut client_writer, |n| counted(Way::Down, n)));
-            both(up, down, &passed, settings.half_closed).await
+            both(up, down, &passed, half_closed).await
         };
         if end != End::Closed {
             client.set_abort();

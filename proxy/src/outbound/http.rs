@@ -55,10 +55,11 @@ impl Connection {
         *measured = Some(route.http(tls).request(Instant::now()));
         headers::strip_ours(request.headers_mut());
         let joined = {
-            let (outbound, route, drain) = (Arc::clone(&self.outbound), Arc::clone(route), self.drain.clone());
+            let (outbound, target) = (Arc::clone(&self.outbound), Arc::clone(&self.target));
+            let (route, drain) = (Arc::clone(route), self.drain.clone());
             move |client, upstream| {
                 let connection = route.tcp(tls, &crate::sniff::Seen::Opaque).open();
-                web::bytes::spawn_copy(client, upstream, &outbound.settings.copy, connection, (load, drain));
+                web::bytes::spawn_copy(client, upstream, &outbound.settings.copy, connection, (load, target, route, drain));
             }
         };
         let result = upgrade::exchange(request, upstream, caller, &self.outbound.http, joined).await;

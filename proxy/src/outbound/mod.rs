@@ -106,7 +106,7 @@ impl Outbound {
                 self.serve_http(stream, &seen, target, drain).await;
             }
             Seen::Nothing => {}
-            _ => Box::pin(self.forward(stream, &seen, &route, drain)).await,
+            _ => Box::pin(self.forward(stream, &seen, (target, route), drain)).await,
         }
     }
 
@@ -165,7 +165,7 @@ impl Outbound {
                 drop((upstream, load));
                 Box::pin(self.serve_http(stream, &seen, target, drain)).await;
             }
-            _ => self.copy(stream, upstream, load, &seen, &route, drain),
+            _ => self.copy(stream, upstream, load, &seen, (target, route), drain),
         }
     }
 
@@ -185,19 +185,28 @@ impl Outbound {
     }
 
     /// Opaque bytes: one endpoint for the whole connection.
-    async fn forward(&self, stream: Stream, seen: &Seen, route: &Route, drain: Drain) {
-        match route.open(Some(Protocol::Opaque)).await {
-            Ok((upstream, load)) => self.copy(stream, upstream, load, seen, route, drain),
+    async fn forward(&self, stream: Stream, seen: &Seen, way: (Arc<Target>, Arc<Route>), drain: Drain) {
+        match way.1.open(Some(Protocol::Opaque)).await {
+            Ok((upstream, load)) => self.copy(stream, upstream, load, seen, way, drain),
             Err(failed) => self.reset(stream, &failed),
         }
     }
 
-    fn copy(&self, stream: Stream, upstream: Stream, load: Load, seen: &Seen, route: &Route, drain: Drain) {
+    /// The target is in use, and known, for as long as this lasts.
+    fn copy(
+        &self,
+        stream: Stream,
+        upstream: Stream,
+        load: Load,
+        seen: &Seen,
+        (target, route): (Arc<Target>, Arc<Route>),
+        drain: Drain,
+    ) {
         if let Seen::Tls(sni) = seen {
             self.metrics.foreign_sni(DIRECTION, sni.as_deref());
         }
         let connection = route.tcp(load.endpoint().tls(), seen).open();
-        web::bytes::spawn_copy(stream, upstream, &self.settings.copy, connection, (load, drain));
+        web::bytes::spawn_copy(stream, upstream, &self.settings.copy, connection, (load, target, route, drain));
     }
 
     /// No endpoint for opaque bytes: the application sees a connection that breaks, as without a mesh.

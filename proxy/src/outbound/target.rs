@@ -147,10 +147,8 @@ impl Route {
         let (protocol, http, tcp) = (target.protocol(), Default::default(), Default::default());
         let route = Arc::new(Self { of: says, protocol, backend, endpoints, metrics: metrics.clone(), http, tcp });
         if let Some(endpoints) = &route.endpoints {
-            let (route, ipv4) = (Arc::downgrade(&route), dialed.is_ipv4());
-            endpoints.follow(move |set: &EndpointSet| {
-                route.upgrade().map(|route| route.backend.apply(set.of_family(ipv4))).is_some()
-            });
+            let ipv4 = dialed.is_ipv4();
+            endpoints.follow(&route, move |route: &Route, set: &EndpointSet| route.backend.apply(set.of_family(ipv4)));
         }
         route
     }

@@ -9,8 +9,8 @@ use tokio::net::{TcpListener, TcpStream};
 use crate::with_pair;
 
 /// An accepted connection, from its first to its last byte.
-const OUTBOUND: usize = 1_500;
-const INBOUND: usize = 1_900;
+const OUTBOUND: usize = 1_300;
+const INBOUND: usize = 1_700;
 /// A request on its way to an endpoint, up to the response's head.
 const REQUEST: usize = 1_800;
 /// A byte stream that is being opened.

@@ -134,22 +134,26 @@ fn policy(ports: &[(u32, i32)]) -> Snapshot {
 const SOON: Duration = Duration::from_secs(60);
 
 /// What comes over a subscription, one value after the other.
-struct Values<T>(tokio::sync::mpsc::Receiver<T>);
+struct Values<T> {
+    values: tokio::sync::mpsc::Receiver<T>,
+    follower: Arc<tokio::sync::mpsc::Sender<T>>,
+}
 
 impl<T: Clone + Send + 'static> Values<T> {
     fn of(subscription: &super::Subscription<T>) -> Self {
         let (told, values) = tokio::sync::mpsc::channel(16);
-        subscription.follow(move |value: &T| told.try_send(value.clone()).is_ok());
-        Values(values)
+        let follower = Arc::new(told);
+        subscription.follow(&follower, |told, value: &T| told.try_send(value.clone()).expect("room"));
+        Values { values, follower }
     }
 
     /// The next one.
     async fn next(&mut self) -> T {
-        tokio::time::timeout(SOON, self.0.recv()).await.expect("no new value came").expect("a subscription")
+        tokio::time::timeout(SOON, self.values.recv()).await.expect("no new value came").expect("a subscription")
     }
 
     /// None comes for a while.
     async fn are_silent(&mut self) {
-        assert!(tokio::time::timeout(Duration::from_millis(10), self.0.recv()).await.is_err(), "told for nothing");
+        assert!(tokio::time::timeout(Duration::from_millis(10), self.values.recv()).await.is_err(), "told for nothing");
     }
 }
