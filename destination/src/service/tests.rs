@@ -408,7 +408,7 @@ async fn a_connection_takes_little_beside_what_the_h2_crate_takes() {
     let connection = mesh.discovery.clone().serve(tokio::io::duplex(1).1, client, mesh.place().unwrap());
     let (task, stream) = (size_of_val(&connection), size_of::<stream::Stream>());
     println!("{task} bytes for a connection, {stream} for its stream");
-    assert!(task <= 2_300 && stream <= 512, "{task} bytes for a connection, {stream} for its stream");
+    assert!(task <= 2_048 && stream <= 448, "{task} bytes for a connection, {stream} for its stream");
 }
 
 #[tokio::test]
