@@ -45,6 +45,10 @@ pub struct Settings {
     pub hello_within: Duration,
     /// A proxy that has not taken what waits for it within this time is disconnected.
     pub stall: Duration,
+    /// Between pings.
+    pub ping_interval: Duration,
+    /// A proxy that has not answered a ping within this time is disconnected.
+    pub ping_timeout: Duration,
     /// Subscriptions of one stream.
     pub subscriptions: usize,
     /// Addresses in one Hello.
@@ -65,6 +69,8 @@ impl Default for Settings {
             interval: Duration::from_millis(100),
             hello_within: Duration::from_secs(10),
             stall: Duration::from_secs(10),
+            ping_interval: mesh_mtls::grpc::PING_INTERVAL,
+            ping_timeout: mesh_mtls::grpc::PING_TIMEOUT,
             subscriptions: 10_000,
             addresses: 64,
             streams: 8,

@@ -14,7 +14,6 @@ use std::time::{Duration, Instant};
 use h2::RecvStream;
 use h2::server::{self, SendResponse};
 use http::{Request, Response};
-use mesh_mtls::grpc::PING_INTERVAL;
 use mesh_mtls::spiffe;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Sleep, sleep_until, timeout_at};
@@ -124,7 +123,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Connection<IO> {
         client: Client,
         stream_by: Instant,
     ) -> Self {
-        let keepalive = h2.ping_pong().map(|pings| Keepalive::new(pings, Instant::now()));
+        let keepalive = h2.ping_pong().map(|pings| Keepalive::new(pings, &shared.settings, Instant::now()));
         // A proxy opens one.
         let (streams, stream_by) = (Vec::with_capacity(1), Some(stream_by));
         Self { shared, h2, cork, client, streams, keepalive, stream_by, drained_by: None }
@@ -274,10 +273,11 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Connection<IO> {
         if self.drained_by.is_some_and(|by| by <= now) {
             return ControlFlow::Break(());
         }
-        let ping = self.keepalive.as_mut().map(|keepalive| keepalive.turn(now));
+        let settings = &self.shared.settings;
+        let ping = self.keepalive.as_mut().map(|keepalive| keepalive.turn(settings, now));
         let own = [self.stream_by, self.drained_by].into_iter().flatten();
         let of_streams = self.streams.iter().filter_map(|stream| stream.wake_at());
-        let ping = ping.unwrap_or(ControlFlow::Continue(now + PING_INTERVAL))?;
+        let ping = ping.unwrap_or(ControlFlow::Continue(now + settings.ping_interval))?;
         ControlFlow::Continue(own.chain(of_streams).fold(ping, Instant::min))
     }
 }

@@ -7,7 +7,8 @@ use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
 use h2::PingPong;
-use mesh_mtls::grpc::{PING_INTERVAL, PING_TIMEOUT};
+
+use super::Settings;
 
 /// Of one connection.
 #[derive(Debug)]
@@ -25,16 +26,16 @@ enum Ping {
 }
 
 impl Keepalive {
-    pub(super) fn new(pings: PingPong, now: Instant) -> Self {
-        Self { pings, state: Ping::Due(now + PING_INTERVAL) }
+    pub(super) fn new(pings: PingPong, settings: &Settings, now: Instant) -> Self {
+        Self { pings, state: Ping::Due(now + settings.ping_interval) }
     }
 
     /// Asks or listens; when to do so again. Breaks when the peer does not answer.
-    pub(super) fn turn(&mut self, now: Instant) -> ControlFlow<(), Instant> {
+    pub(super) fn turn(&mut self, settings: &Settings, now: Instant) -> ControlFlow<(), Instant> {
         if matches!(self.state, Ping::Sent(_)) {
             // The task drives the connection itself, so that nobody has to be woken by an answer.
             match self.pings.poll_pong(&mut Context::from_waker(Waker::noop())) {
-                Poll::Ready(Ok(_)) => self.state = Ping::Due(now + PING_INTERVAL),
+                Poll::Ready(Ok(_)) => self.state = Ping::Due(now + settings.ping_interval),
                 Poll::Ready(Err(_)) => return ControlFlow::Break(()),
                 Poll::Pending => {}
             }
@@ -44,8 +45,8 @@ impl Keepalive {
                 if self.pings.send_ping(h2::Ping::opaque()).is_err() {
                     return ControlFlow::Break(());
                 }
-                self.state = Ping::Sent(now + PING_TIMEOUT);
-                ControlFlow::Continue(now + PING_TIMEOUT)
+                self.state = Ping::Sent(now + settings.ping_timeout);
+                ControlFlow::Continue(now + settings.ping_timeout)
             }
             Ping::Sent(by) if now >= by => ControlFlow::Break(()),
             Ping::Due(at) | Ping::Sent(at) => ControlFlow::Continue(at),
