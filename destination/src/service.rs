@@ -1,7 +1,8 @@
 //! The discovery service: one stream per proxy, over mutual TLS.
 //!
 //! Read in this order: `wire` (messages), `pace` (how often), `session` (what a stream asked for and was told), `grpc`
-//! (how that travels), `stream` (turns of one), `connection` (the task of one), `cork` (its writes), `admission`.
+//! (how that travels), `stream` (turns of one), `connection` (the task of one), `keepalive`, `cork` (its writes),
+//! `admission`.
 //!
 //! Invariant: a proxy costs a bounded amount, whatever it sends or does not read: subscriptions, streams, connections and
 //! waits have limits, and what waits to be sent is a mark. An index that is not whole answers nobody.
@@ -12,6 +13,7 @@ mod admission;
 mod connection;
 mod cork;
 mod grpc;
+mod keepalive;
 mod pace;
 mod session;
 mod stream;
@@ -43,6 +45,10 @@ pub struct Settings {
     pub hello_within: Duration,
     /// A proxy that has not taken what waits for it within this time is disconnected.
     pub stall: Duration,
+    /// Between pings.
+    pub ping_interval: Duration,
+    /// A proxy that has not answered a ping within this time is disconnected.
+    pub ping_timeout: Duration,
     /// Subscriptions of one stream.
     pub subscriptions: usize,
     /// Addresses in one Hello.
@@ -63,6 +69,8 @@ impl Default for Settings {
             interval: Duration::from_millis(100),
             hello_within: Duration::from_secs(10),
             stall: Duration::from_secs(10),
+            ping_interval: mesh_mtls::grpc::PING_INTERVAL,
+            ping_timeout: mesh_mtls::grpc::PING_TIMEOUT,
             subscriptions: 10_000,
             addresses: 64,
             streams: 8,

@@ -11,10 +11,9 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
+use h2::RecvStream;
 use h2::server::{self, SendResponse};
-use h2::{PingPong, RecvStream};
 use http::{Request, Response};
-use mesh_mtls::grpc::{PING_INTERVAL, PING_TIMEOUT};
 use mesh_mtls::spiffe;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Sleep, sleep_until, timeout_at};
@@ -22,6 +21,7 @@ use tokio::time::{Sleep, sleep_until, timeout_at};
 use super::admission::Place;
 use super::cork::{Cork, Corked};
 use super::grpc::{self, Code, Message, Status};
+use super::keepalive::Keepalive;
 use super::stream::{End, Stream, Turn};
 use super::{NOT_LOADED, Settings, Shared};
 use crate::index::Completeness;
@@ -107,7 +107,7 @@ struct Connection<IO> {
     h2: server::Connection<Corked<IO>, Message>,
     cork: Cork<IO>,
     client: Client,
-    streams: Vec<Box<Stream>>,
+    streams: Vec<Stream>,
     keepalive: Option<Keepalive>,
     /// Until the first stream.
     stream_by: Option<Instant>,
@@ -123,8 +123,9 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Connection<IO> {
         client: Client,
         stream_by: Instant,
     ) -> Self {
-        let keepalive = h2.ping_pong().map(|pings| Keepalive::new(pings, Instant::now()));
-        let (streams, stream_by) = (Vec::new(), Some(stream_by));
+        let keepalive = h2.ping_pong().map(|pings| Keepalive::new(pings, &shared.settings, Instant::now()));
+        // A proxy opens one.
+        let (streams, stream_by) = (Vec::with_capacity(1), Some(stream_by));
         Self { shared, h2, cork, client, streams, keepalive, stream_by, drained_by: None }
     }
 
@@ -199,7 +200,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Connection<IO> {
             return;
         };
         let stream = Stream::new(Arc::clone(&self.shared), id, request.into_body(), updates, now);
-        self.streams.push(Box::new(stream));
+        self.streams.push(stream);
     }
 
     /// Who opens a stream, if anybody may now.
@@ -234,7 +235,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Connection<IO> {
                 Err(end) => {
                     turn = Turn::Progress;
                     let stream = self.streams.swap_remove(at);
-                    self.finish(*stream, &end);
+                    self.finish(stream, &end);
                     if matches!(end, End::Stalled) {
                         // Its window is shut, so that not even the end of the stream would reach it.
                         return ControlFlow::Break(());
@@ -247,7 +248,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Connection<IO> {
 
     fn end_streams(&mut self, end: impl Fn() -> End) {
         while let Some(stream) = self.streams.pop() {
-            self.finish(*stream, &end());
+            self.finish(stream, &end());
         }
     }
 
@@ -272,52 +273,11 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Connection<IO> {
         if self.drained_by.is_some_and(|by| by <= now) {
             return ControlFlow::Break(());
         }
-        let ping = self.keepalive.as_mut().map(|keepalive| keepalive.turn(now));
+        let settings = &self.shared.settings;
+        let ping = self.keepalive.as_mut().map(|keepalive| keepalive.turn(settings, now));
         let own = [self.stream_by, self.drained_by].into_iter().flatten();
         let of_streams = self.streams.iter().filter_map(|stream| stream.wake_at());
-        let ping = ping.unwrap_or(ControlFlow::Continue(now + PING_INTERVAL))?;
+        let ping = ping.unwrap_or(ControlFlow::Continue(now + settings.ping_interval))?;
         ControlFlow::Continue(own.chain(of_streams).fold(ping, Instant::min))
-    }
-}
-
-/// Pings, so that a peer that is gone without a word does not stay.
-struct Keepalive {
-    pings: PingPong,
-    state: Ping,
-}
-
-enum Ping {
-    /// The next one goes then.
-    Due(Instant),
-    /// One is on its way, and has to be answered by then.
-    Sent(Instant),
-}
-
-impl Keepalive {
-    fn new(pings: PingPong, now: Instant) -> Self {
-        Self { pings, state: Ping::Due(now + PING_INTERVAL) }
-    }
-
-    /// Asks or listens; when to do so again. Breaks when the peer does not answer.
-    fn turn(&mut self, now: Instant) -> ControlFlow<(), Instant> {
-        if matches!(self.state, Ping::Sent(_)) {
-            // The task drives the connection itself, so that nobody has to be woken by an answer.
-            match self.pings.poll_pong(&mut Context::from_waker(Waker::noop())) {
-                Poll::Ready(Ok(_)) => self.state = Ping::Due(now + PING_INTERVAL),
-                Poll::Ready(Err(_)) => return ControlFlow::Break(()),
-                Poll::Pending => {}
-            }
-        }
-        match self.state {
-            Ping::Due(at) if now >= at => {
-                if self.pings.send_ping(h2::Ping::opaque()).is_err() {
-                    return ControlFlow::Break(());
-                }
-                self.state = Ping::Sent(now + PING_TIMEOUT);
-                ControlFlow::Continue(now + PING_TIMEOUT)
-            }
-            Ping::Sent(by) if now >= by => ControlFlow::Break(()),
-            Ping::Due(at) | Ping::Sent(at) => ControlFlow::Continue(at),
-        }
     }
 }
