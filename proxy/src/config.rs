@@ -246,7 +246,6 @@ fn http_settings(env: &mut Env) -> http::Settings {
             .unwrap_or(200),
         stream_window: 64 * 1024 - 1,
         tunnel_stream_window: 256 * 1024,
-        crowded_stream_window: 64 * 1024,
         connection_window: 1 << 20,
         send_buffer: 64 * 1024,
         pool_idle: seconds(

@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use h2::client::{Builder, SendRequest};
@@ -20,7 +20,6 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::timeout;
 
 use super::answer::Reason;
-use super::h2_window::Window;
 use super::{Failure, Settings, headers};
 use crate::metrics::{self, Direction};
 use crate::model::{Peer, Protocol};
@@ -286,18 +285,10 @@ impl Pool {
         let ping = connection.ping_pong().expect("taken once, here");
         let state = Arc::new(State::default());
         let shared = Arc::clone(&state);
-        let mut window = Window::new(&self.settings);
         let open = self.tunnels.as_ref().map(|tunnels| tunnels.connection(Direction::Outbound));
         tokio::spawn(async move {
             let _open = open;
-            let driven = poll_fn(|cx| {
-                let wanted = window.wanted(shared.streams.load(Ordering::Relaxed), Instant::now());
-                if wanted.is_some_and(|size| connection.set_initial_window_size(size).is_ok()) {
-                    window.changed();
-                }
-                uncork.rest(Pin::new(&mut connection).poll(cx), cx)
-            });
-            if let Err(error) = driven.await {
+            if let Err(error) = poll_fn(|cx| uncork.rest(Pin::new(&mut connection).poll(cx), cx)).await {
                 tracing::debug!(%error, "HTTP/2 connection to the upstream ended early");
             }
             shared.closed.store(true, Ordering::Relaxed);

@@ -6,7 +6,6 @@
 use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::Instant;
 
 use bytes::Bytes;
 use h2::server::{Builder, SendResponse};
@@ -17,7 +16,6 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::body::Body;
 use super::caller::{Caller, H2Caller};
-use super::h2_window::Window;
 use super::{Abort, Handler, Settings, pump};
 use crate::net::Stream;
 use crate::net::cork::cork;
@@ -42,23 +40,12 @@ where
     };
     let mut connection = connection?;
     let mut retired = false;
-    // Each open stream holds it.
-    let open = Arc::new(());
-    let mut window = (side == Side::Tunnel).then(|| Window::new(settings));
     tokio::pin!(retire);
     loop {
-        let accepted = poll_fn(|cx| {
-            let streams = Arc::strong_count(&open) - 1;
-            let wanted = window.as_mut().and_then(|window| window.wanted(streams, Instant::now()));
-            if wanted.is_some_and(|size| connection.set_initial_window_size(size).is_ok()) {
-                window.as_mut().map(Window::changed);
-            }
-            uncork.rest(connection.poll_accept(cx), cx)
-        });
         tokio::select! {
-            accepted = accepted => match accepted {
+            accepted = poll_fn(|cx| uncork.rest(connection.poll_accept(cx), cx)) => match accepted {
                 Some(Ok((request, respond))) => {
-                    begin(request, respond, Arc::clone(&handler), Arc::clone(&open));
+                    begin(request, respond, Arc::clone(&handler));
                 }
                 Some(Err(error)) => return Err(error),
                 None => return Ok(()),
@@ -103,14 +90,11 @@ fn builder(settings: &Settings, side: Side) -> Builder {
 }
 
 /// A byte stream may last long: its task has no room for what a request needs.
-fn begin(request: Request<RecvStream>, respond: SendResponse<Bytes>, handler: Arc<impl Handler>, open: Arc<()>) {
+fn begin(request: Request<RecvStream>, respond: SendResponse<Bytes>, handler: Arc<impl Handler>) {
     if request.method() == Method::CONNECT {
-        tokio::spawn(async move { handler.connect(Tunnel { request, respond, open }).await });
+        tokio::spawn(async move { handler.connect(Tunnel { request, respond }).await });
     } else {
-        tokio::spawn(async move {
-            exchange(request, respond, handler).await;
-            drop(open);
-        });
+        tokio::spawn(exchange(request, respond, handler));
     }
 }
 
@@ -152,7 +136,6 @@ async fn answer(caller: &H2Caller, response: Response<Body>) {
 pub struct Tunnel {
     request: Request<RecvStream>,
     respond: SendResponse<Bytes>,
-    open: Arc<()>,
 }
 
 impl Tunnel {
@@ -164,7 +147,7 @@ impl Tunnel {
     /// Agrees: the stream carries bytes from now on. `None` when the caller is gone.
     pub fn accept(mut self) -> Option<Stream> {
         let send = self.respond.send_response(Response::new(()), false).ok()?;
-        Some(H2Io::new(send, self.request.into_body()).holding(self.open).into())
+        Some(H2Io::new(send, self.request.into_body()).into())
     }
 
     /// Declines.

@@ -16,7 +16,6 @@ mod h1_wait;
 pub mod h2_client;
 pub mod h2_pool;
 pub mod h2_server;
-mod h2_window;
 pub mod headers;
 pub mod pump;
 pub mod replay;
@@ -52,8 +51,6 @@ pub struct Settings {
     pub stream_window: u32,
     /// The same of a stream that we or another sidecar open: with a small one, bulk data waits for credit most of the time.
     pub tunnel_stream_window: u32,
-    /// The same on a tunnel with many streams, for what lies in their windows is memory.
-    pub crowded_stream_window: u32,
     /// HTTP/2 flow-control window of a connection with an application, bytes.
     pub connection_window: u32,
     /// Most bytes that wait to be sent on one HTTP/2 stream.

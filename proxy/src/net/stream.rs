@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::{Buf, BufMut, Bytes, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
@@ -22,9 +22,6 @@ use super::h2io::{H2Io, H2Reader, H2Writer};
 
 const SCRATCH: usize = 64 * 1024;
 const SMALLEST_READ: usize = 16 * 1024;
-/// Most that one read of a socket gives to hyper. hyper makes its next buffer larger whenever a read has filled one, and
-/// what is read pins its buffer whole, so many buffers with little in each would wait where an upstream is slow.
-const MOST_READ: usize = 32 * 1024 - 1;
 
 thread_local! {
     static SHARED: RefCell<BytesMut> = RefCell::new(BytesMut::new());
@@ -247,23 +244,10 @@ fn advance(chunks: &mut [Bytes; CHUNKS], mut n: usize) {
     }
 }
 
-fn poll_tcp(tcp: &mut TcpStream, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-    if buf.remaining() <= MOST_READ {
-        return Pin::new(tcp).poll_read(cx, buf);
-    }
-    loop {
-        ready!(tcp.poll_read_ready(cx))?;
-        match tcp.try_read_buf(&mut (&mut *buf).limit(MOST_READ)) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            read => return Poll::Ready(read.map(|_| ())),
-        }
-    }
-}
-
 impl AsyncRead for Stream {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         if !self.seen.is_empty() {
-            let n = buf.remaining().min(self.seen.len()).min(MOST_READ);
+            let n = buf.remaining().min(self.seen.len());
             buf.put_slice(&self.seen[..n]);
             self.seen.advance(n);
             if self.seen.is_empty() {
@@ -273,7 +257,7 @@ impl AsyncRead for Stream {
         }
         let before = buf.filled().len();
         let polled = match &mut self.io {
-            Io::Tcp(tcp) => poll_tcp(tcp, cx, buf),
+            Io::Tcp(tcp) => Pin::new(tcp).poll_read(cx, buf),
             Io::H2(h2) => Pin::new(&mut **h2).poll_read(cx, buf),
         };
         if let Some(heard) = &self.heard

@@ -59,7 +59,13 @@ impl Connection {
             let (route, drain) = (Arc::clone(route), self.drain.clone());
             move |client, upstream| {
                 let connection = route.tcp(tls, &crate::sniff::Seen::Opaque).open();
-                web::bytes::spawn_copy(client, upstream, &outbound.settings.copy, connection, (load, target, route, drain));
+                web::bytes::spawn_copy(
+                    client,
+                    upstream,
+                    &outbound.settings.copy,
+                    connection,
+                    (load, target, route, drain),
+                );
             }
         };
         let result = upgrade::exchange(request, upstream, caller, &self.outbound.http, joined).await;

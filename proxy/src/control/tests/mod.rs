@@ -136,7 +136,7 @@ const SOON: Duration = Duration::from_secs(60);
 /// What comes over a subscription, one value after the other.
 struct Values<T> {
     values: tokio::sync::mpsc::Receiver<T>,
-    follower: Arc<tokio::sync::mpsc::Sender<T>>,
+    _follower: Arc<tokio::sync::mpsc::Sender<T>>,
 }
 
 impl<T: Clone + Send + 'static> Values<T> {
@@ -144,7 +144,7 @@ impl<T: Clone + Send + 'static> Values<T> {
         let (told, values) = tokio::sync::mpsc::channel(16);
         let follower = Arc::new(told);
         subscription.follow(&follower, |told, value: &T| told.try_send(value.clone()).expect("room"));
-        Values { values, follower }
+        Values { values, _follower: follower }
     }
 
     /// The next one.

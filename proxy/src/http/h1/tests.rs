@@ -98,7 +98,6 @@ fn limits() -> Settings {
         max_streams: 1,
         stream_window: 1 << 16,
         tunnel_stream_window: 1 << 18,
-        crowded_stream_window: 1 << 16,
         connection_window: 1 << 16,
         send_buffer: 1 << 16,
         pool_idle: SOON,
