@@ -164,6 +164,19 @@ async fn a_follower_hears_of_every_value_while_it_exists() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_follower_that_is_gone_makes_room_for_the_next() {
+    let destination = Destination::start();
+    let client = start(&destination, settings());
+    let set = client.discovery.endpoints(&backend());
+    let kept = Arc::new(());
+    for _ in 0..3 {
+        let held = Arc::clone(&kept);
+        set.follow(&Arc::new(()), move |(), _: &EndpointSet| drop(Arc::clone(&held)));
+    }
+    assert_eq!(Arc::strong_count(&kept), 2, "the test's own, and that of the last follower");
+}
+
+#[tokio::test(start_paused = true)]
 async fn endpoints_of_different_backends_keep_what_they_have_in_common_once() {
     let mut destination = Destination::start();
     let client = start(&destination, settings());
