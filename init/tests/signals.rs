@@ -37,8 +37,12 @@ fn a_signal_between_the_families_waits_until_both_are_done() {
         for fifo in ["begun", "go"] {
             mkfifo(&home.path().join(fifo), Mode::S_IRWXU).unwrap();
         }
-        let mut command = Command::new(env!("CARGO_BIN_EXE_mesh-init"));
-        command.args(["--backend", "nft", "--ipv6", "on"]).env("PATH", home.path()).env("HOME", home.path());
+        // Whoever started the tests in the background made all that they start ignore SIGINT.
+        let mut command = Command::new("/usr/bin/env");
+        command
+            .args(["--default-signal=INT", env!("CARGO_BIN_EXE_mesh-init"), "--backend", "nft", "--ipv6", "on"])
+            .env("PATH", home.path())
+            .env("HOME", home.path());
         let child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         fs::read(home.path().join("begun")).unwrap();
         kill(Pid::from_raw(i32::try_from(child.id()).unwrap()), signal).unwrap();
