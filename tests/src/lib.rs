@@ -13,6 +13,7 @@ pub mod pair;
 pub mod promtool;
 pub mod raw;
 pub mod streams;
+pub mod yardstick;
 
 pub use bins::bin;
 

@@ -1,0 +1,27 @@
+//! What every row of the reliability yardstick needs: how often, a polite client beside it, the process under attack, a record.
+//!
+//! A row is a function of a [`Front`], so the same attack runs against the mesh and against other proxies.
+//! Invariant: `make test` runs each row at the smaller count, `make torture` (`TORTURE=1`) at the full one.
+//! Non-goal: judging speed; that is the bench's.
+
+mod bystander;
+mod front;
+mod process;
+mod record;
+
+pub use bystander::Bystander;
+pub use front::{Front, Mesh};
+pub use process::Process;
+pub use record::{Who, record};
+
+/// Whether rows run at their full counts: the variable `TORTURE` is set and not empty.
+#[must_use]
+pub fn torture() -> bool {
+    std::env::var_os("TORTURE").is_some_and(|value| !value.is_empty())
+}
+
+/// How often a row is provoked: `quick` by `make test`, `full` by `make torture`.
+#[must_use]
+pub fn count<T>(quick: T, full: T) -> T {
+    if torture() { full } else { quick }
+}

@@ -1,0 +1,89 @@
+//! A process from outside: what the kernel knows of its memory, files, threads and time.
+//!
+//! Source of each figure: `/proc/PID/{status,fd,stat}`.
+
+use std::fs;
+use std::time::Duration;
+
+/// A running process.
+#[derive(Clone, Copy, Debug)]
+pub struct Process(pub u32);
+
+impl Process {
+    /// RssAnon in KiB.
+    ///
+    /// # Panics
+    /// When the process is gone.
+    #[must_use]
+    pub fn anonymous(self) -> u64 {
+        self.status("RssAnon")
+    }
+
+    /// VmRSS in KiB.
+    ///
+    /// # Panics
+    /// When the process is gone.
+    #[must_use]
+    pub fn resident(self) -> u64 {
+        self.status("VmRSS")
+    }
+
+    /// VmHWM in KiB: the largest VmRSS since the start, or since [`Process::forget_peak`].
+    ///
+    /// # Panics
+    /// When the process is gone.
+    #[must_use]
+    pub fn peak(self) -> u64 {
+        self.status("VmHWM")
+    }
+
+    /// Lets [`Process::peak`] begin anew.
+    ///
+    /// # Panics
+    /// When the process is gone.
+    pub fn forget_peak(self) {
+        let path = format!("/proc/{}/clear_refs", self.0);
+        fs::write(&path, "5").unwrap_or_else(|error| panic!("{path}: {error}"));
+    }
+
+    /// How many threads it has.
+    ///
+    /// # Panics
+    /// When the process is gone.
+    #[must_use]
+    pub fn threads(self) -> u64 {
+        self.status("Threads")
+    }
+
+    /// How many files it has open.
+    ///
+    /// # Panics
+    /// When the process is gone.
+    #[must_use]
+    pub fn files(self) -> usize {
+        let path = format!("/proc/{}/fd", self.0);
+        fs::read_dir(&path).unwrap_or_else(|error| panic!("{path}: {error}")).count()
+    }
+
+    /// CPU time of all its threads since its start, in steps of a clock tick (10 ms).
+    ///
+    /// # Panics
+    /// When the process is gone.
+    #[must_use]
+    pub fn cpu(self) -> Duration {
+        let path = format!("/proc/{}/stat", self.0);
+        let stat = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"));
+        // Fields 14 and 15, utime and stime; the name in field 2 may hold spaces.
+        let (_, rest) = stat.rsplit_once(") ").unwrap_or_default();
+        let ticks: u64 = rest.split(' ').skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum();
+        Duration::from_millis(ticks * 10)
+    }
+
+    fn status(self, name: &str) -> u64 {
+        let path = format!("/proc/{}/status", self.0);
+        let status = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"));
+        let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        let value = line.and_then(|line| line.split_whitespace().next()?.parse().ok());
+        value.unwrap_or_else(|| panic!("{path} has no {name}"))
+    }
+}
