@@ -16,6 +16,7 @@ pub use record::{Who, record};
 
 /// Whether rows run at their full counts: the variable `TORTURE` is set and not empty.
 #[must_use]
+#[expect(clippy::disallowed_methods, reason = "a switch of the test's own")]
 pub fn torture() -> bool {
     std::env::var_os("TORTURE").is_some_and(|value| !value.is_empty())
 }
