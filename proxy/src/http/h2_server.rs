@@ -18,8 +18,8 @@ use super::body::Body;
 use super::caller::{Caller, H2Caller};
 use super::{Abort, Handler, Settings, pump};
 use crate::net::Stream;
-use crate::net::cork::cork;
 use crate::net::h2io::H2Io;
+use mesh_mtls::cork::cork;
 
 /// Serves `io` until it ends. When `retire` returns, the peer is asked to open no further stream.
 pub async fn serve<IO>(
