@@ -12,6 +12,7 @@ use h2::server::{Builder, SendResponse};
 use h2::{Reason, RecvStream};
 use http::{Method, Request, Response};
 use http_body::Body as _;
+use mesh_mtls::cork::cork;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::body::Body;
@@ -19,7 +20,6 @@ use super::caller::{Caller, H2Caller};
 use super::{Abort, Handler, Settings, pump};
 use crate::net::Stream;
 use crate::net::h2io::H2Io;
-use mesh_mtls::cork::cork;
 
 /// Serves `io` until it ends. When `retire` returns, the peer is asked to open no further stream.
 pub async fn serve<IO>(
