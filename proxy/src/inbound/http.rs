@@ -92,10 +92,14 @@ impl Inbound {
                 if let (Version::HTTP_2, Some(reason)) = (version, failure.reset()) {
                     return Err(Abort(reason));
                 }
-                let reason = if failure.is_connect() { Reason::ConnectFailed } else { Reason::UpstreamReset };
+                let (reason, detail) = match caller.blame() {
+                    Some(bad) => (Reason::BadRequest, bad.to_string()),
+                    None if failure.is_connect() => (Reason::ConnectFailed, format!("application: {failure}")),
+                    None => (Reason::UpstreamReset, format!("application: {failure}")),
+                };
                 self.metrics.error(DIRECTION, reason.word());
-                tracing::info!(reason = reason.word(), %failure, "answered by the mesh");
-                let answer = asked_as.answer(reason, &format!("application: {failure}"));
+                tracing::info!(reason = reason.word(), %detail, "answered by the mesh");
+                let answer = asked_as.answer(reason, &detail);
                 Ok(web::body::measure(answer, measured))
             }
         }
