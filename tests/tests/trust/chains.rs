@@ -24,7 +24,7 @@ use crate::certs::{Case, Role, bad_chains, bad_leaves};
 use crate::impostor::{self, Impostor};
 use crate::mesh;
 
-const CLIENT: &str = "spiffe://cluster.local/ns/default/sa/client";
+pub(crate) const CLIENT: &str = "spiffe://cluster.local/ns/default/sa/client";
 /// For a sidecar to see what was closed.
 const SOON: Duration = Duration::from_secs(20);
 

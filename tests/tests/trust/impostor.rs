@@ -9,7 +9,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use mesh_tests::mesh::{INBOUND_PORT, Mesh};
 use mesh_tests::netns::Host;
 use mesh_tests::raw::{Conversation, Server};
-use rustls::{ServerConfig, ServerConnection};
+use rustls::crypto::aws_lc_rs::Ticketer;
+use rustls::server::ProducesTickets;
+use rustls::{HandshakeKind, ServerConfig, ServerConnection};
 
 use crate::HTTP;
 use crate::certs::Shown;
@@ -31,6 +33,8 @@ pub(crate) struct Impostor {
 struct Heard {
     /// Bytes of peers that went on after the handshake, or never began one.
     trusted: Vec<Vec<u8>>,
+    /// How handshakes went that came to their end.
+    kinds: Vec<HandshakeKind>,
 }
 
 impl Impostor {
@@ -42,9 +46,12 @@ impl Impostor {
             assert!(added.is_ok_and(|status| status.success()), "an address more");
             mesh.manifests.write(&workload_file(nth), &manifest(nth));
         }
+        let tickets = Ticketer::new().expect("a key for tickets");
         let heard = Arc::new(Mutex::new(Heard::default()));
         let (keeps, app_keeps) = (Arc::clone(&heard), Arc::clone(&heard));
-        let tunnel = Server::start(&host, INBOUND_PORT, move |conversation| serve(conversation, &shown, &keeps));
+        let tunnel = Server::start(&host, INBOUND_PORT, move |conversation| {
+            serve(conversation, (&shown, &tickets), &keeps)
+        });
         let app = Server::start(&host, HTTP, move |mut conversation| {
             let first = conversation.read()?;
             lock(&app_keeps).trusted.push(first);
@@ -75,6 +82,11 @@ impl Impostor {
         assert_eq!(self.app.accepted(), 0, "connections in plaintext");
     }
 
+    /// How the handshakes went that came to their end.
+    pub(crate) fn handshake_kinds(&self) -> Vec<HandshakeKind> {
+        lock(&self.heard).kinds.clone()
+    }
+
     /// Whether somebody went on after a handshake.
     pub(crate) fn was_trusted(&self) -> bool {
         !lock(&self.heard).trusted.is_empty()
@@ -97,18 +109,22 @@ fn manifest(nth: usize) -> String {
     )
 }
 
+/// The chains by address, and what makes tickets.
+type Offer<'a> = (&'a [Shown], &'a Arc<dyn ProducesTickets>);
+
 /// A handshake with the chain that belongs to the address; then whatever is said.
-fn serve(conversation: Conversation, shown: &[Shown], heard: &Mutex<Heard>) -> io::Result<()> {
+fn serve(conversation: Conversation, (shown, tickets): Offer<'_>, heard: &Mutex<Heard>) -> io::Result<()> {
     let mut stream = conversation.stream;
     let mut first = [0];
     if stream.peek(&mut first)? == 1 && first[0] != HANDSHAKE {
         lock(heard).trusted.push(first.to_vec());
     }
-    let mut session = session(&stream, shown)?;
+    let mut session = session(&stream, (shown, tickets))?;
     // Fails with the alert of who refuses us.
     while session.is_handshaking() {
         session.complete_io(&mut stream)?;
     }
+    lock(heard).kinds.extend(session.handshake_kind());
     let mut said = vec![0; 4096];
     let n = rustls::Stream::new(&mut session, &mut stream).read(&mut said)?;
     said.truncate(n);
@@ -116,7 +132,7 @@ fn serve(conversation: Conversation, shown: &[Shown], heard: &Mutex<Heard>) -> i
     Ok(())
 }
 
-fn session(stream: &TcpStream, shown: &[Shown]) -> io::Result<ServerConnection> {
+fn session(stream: &TcpStream, (shown, tickets): Offer<'_>) -> io::Result<ServerConnection> {
     let IpAddr::V4(ip) = stream.local_addr()?.ip().to_canonical() else { return Err(io::ErrorKind::InvalidData.into()) };
     let chain = shown.get(usize::from(ip.octets()[3]) - 1).ok_or(io::ErrorKind::NotFound)?;
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -124,6 +140,8 @@ fn session(stream: &TcpStream, shown: &[Shown]) -> io::Result<ServerConnection> 
     let config = config.map_err(io::Error::other)?.with_no_client_auth();
     let mut config = config.with_cert_resolver(chain.resolver());
     config.alpn_protocols = vec![b"h2".to_vec()];
+    config.ticketer = Arc::clone(tickets);
+    config.send_tls13_tickets = 2;
     ServerConnection::new(Arc::new(config)).map_err(io::Error::other)
 }
 

@@ -7,6 +7,9 @@
 mod certs;
 mod chains;
 mod impostor;
+mod resumption;
+mod versions;
+mod hellos;
 
 use std::net::SocketAddr;
 
