@@ -28,11 +28,12 @@ impl Inbound {
             abort_on_close(&tcp);
             return;
         }
+        let addr = tcp.peer_addr().ok();
         let (stream, peer) = match self.tls.accept(tcp).await {
             Ok((stream, peer)) => (stream, peer),
             Err(error) => {
                 self.metrics.handshake(DIRECTION, error.reason());
-                tracing::warn!(reason = error.reason(), %error, "tunnel refused");
+                tracing::warn!(peer = addr.map(tracing::field::display), reason = error.reason(), %error, "tunnel refused");
                 return;
             }
         };
