@@ -15,11 +15,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use h2::client::Connection;
 use h2::{Ping, PingPong};
+use mesh_mtls::cork::{Corked, Uncork};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, Sleep, sleep};
 
 use super::h2_pool::State;
-use crate::net::cork::{Corked, Uncork};
 
 /// Silence after which a far end is asked.
 const SILENCE: Duration = Duration::from_secs(5);
@@ -118,7 +118,7 @@ impl Watch {
             if state.streams() == 0 {
                 return Poll::Pending;
             }
-            uncork.heard();
+            let _ = uncork.heard();
             self.timer = Some(Box::pin(sleep(SILENCE)));
         }
         if !matches!(self.silent, Silent::No) && uncork.heard() {

@@ -4,7 +4,6 @@
 
 pub mod connect;
 pub mod copy;
-pub mod cork;
 pub mod drain;
 pub mod h2io;
 pub mod listen;

@@ -1,7 +1,9 @@
-//! Several frames in one system call: a stream whose flushes wait until its HTTP/2 connection has nothing more to say.
+//! Several frames in one TLS record and one system call: a stream whose flushes wait until its HTTP/2 connection has
+//! nothing more to say.
 //!
 //! The h2 crate flushes after each large frame. Behind a cork these flushes do nothing; whoever drives the connection
-//! flushes when it comes to rest. Invariant: a connection is driven through [`Uncork::rest`] only, so nothing stays behind.
+//! flushes when it comes to rest. Invariant: whoever polls a corked connection does so through [`Uncork::rest`], or calls
+//! [`Uncork::flush`] before it waits, so nothing stays behind.
 //! Whether the far end has said anything lately is noted on the way.
 
 use std::io;
@@ -22,7 +24,7 @@ pub struct Uncork<IO>(Arc<Mutex<Inner<IO>>>);
 #[derive(Debug)]
 struct Inner<IO> {
     io: IO,
-    /// Bytes came since this was asked before.
+    /// Bytes have come since this was asked before.
     heard: bool,
 }
 
@@ -36,13 +38,19 @@ impl<IO: AsyncWrite + Unpin> Uncork<IO> {
     /// Passes on what a look at the connection came to, and flushes if it is at rest.
     pub fn rest<T>(&self, polled: Poll<T>, cx: &mut Context<'_>) -> Poll<T> {
         if polled.is_pending() {
-            // The connection meets a broken stream itself, with its next read.
-            let _ = Pin::new(&mut lock(&self.0).io).poll_flush(cx);
+            self.flush(cx);
         }
         polled
     }
 
+    /// Sends what was written, as far as the stream takes it now.
+    pub fn flush(&self, cx: &mut Context<'_>) {
+        // The connection meets a broken stream itself, with its next read.
+        let _ = Pin::new(&mut lock(&self.0).io).poll_flush(cx);
+    }
+
     /// Whether the far end has said anything since this was asked before.
+    #[must_use]
     pub fn heard(&self) -> bool {
         std::mem::take(&mut lock(&self.0).heard)
     }
