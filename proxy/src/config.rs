@@ -268,6 +268,12 @@ fn http_settings(env: &mut Env) -> http::Settings {
             "1s",
             "a body held back by expect: 100-continue is sent after this all the same",
         ),
+        response_timeout: seconds(
+            env,
+            "MESH_RESPONSE_TIMEOUT",
+            "5m",
+            "from the end of a request to the head of its response; gRPC calls have their own deadlines",
+        ),
         open_timeout: millis(
             env,
             "MESH_TUNNEL_TIMEOUT",

@@ -18,6 +18,8 @@ pub enum Reason {
     PeerIdentity,
     /// The upstream broke off before its response.
     UpstreamReset,
+    /// The upstream did not answer in time.
+    ResponseTimeout,
     /// More is asked for than the proxy is set to hold.
     Overload,
     /// The request would come back to this proxy.
@@ -41,6 +43,7 @@ impl Reason {
 
     fn row(self) -> (&'static str, StatusCode, u16) {
         const INTERNAL: u16 = 13;
+        const DEADLINE_EXCEEDED: u16 = 4;
         const UNAVAILABLE: u16 = 14;
         const PERMISSION_DENIED: u16 = 7;
         match self {
@@ -48,6 +51,7 @@ impl Reason {
             Reason::ConnectFailed => ("connect_failed", StatusCode::SERVICE_UNAVAILABLE, UNAVAILABLE),
             Reason::PeerIdentity => ("peer_identity", StatusCode::SERVICE_UNAVAILABLE, UNAVAILABLE),
             Reason::UpstreamReset => ("upstream_reset", StatusCode::BAD_GATEWAY, UNAVAILABLE),
+            Reason::ResponseTimeout => ("response_timeout", StatusCode::GATEWAY_TIMEOUT, DEADLINE_EXCEEDED),
             Reason::Overload => ("overload", StatusCode::SERVICE_UNAVAILABLE, UNAVAILABLE),
             Reason::Loop => ("loop", StatusCode::LOOP_DETECTED, INTERNAL),
             Reason::BadRequest => ("bad_request", StatusCode::BAD_REQUEST, INTERNAL),

@@ -1,5 +1,6 @@
 //! HTTP requests to the application, from a client without a sidecar or through a tunnel's byte stream.
 
+use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -84,7 +85,7 @@ impl Inbound {
         let result = match leaving {
             // Boxed: it is rare, and larger than what other requests need.
             Some(leaving) => Box::pin(self.leave_http(request, app, peer, caller, leaving)).await,
-            None => app.send(request, caller).await,
+            None => app.send(request, peer, caller).await,
         };
         match result {
             Ok(response) => Ok(web::body::measure(response, measured)),
@@ -92,7 +93,11 @@ impl Inbound {
                 if let (Version::HTTP_2, Some(reason)) = (version, failure.reset()) {
                     return Err(Abort(reason));
                 }
-                let reason = if failure.is_connect() { Reason::ConnectFailed } else { Reason::UpstreamReset };
+                let reason = match failure {
+                    Failure::Silent(_) => Reason::ResponseTimeout,
+                    _ if failure.is_connect() => Reason::ConnectFailed,
+                    _ => Reason::UpstreamReset,
+                };
                 self.metrics.error(DIRECTION, reason.word());
                 tracing::info!(reason = reason.word(), %failure, "answered by the mesh");
                 let answer = asked_as.answer(reason, &format!("application: {failure}"));
@@ -118,7 +123,10 @@ impl Inbound {
             let connection = app.tcp(tls).open();
             web::bytes::spawn_copy(client, upstream, &inbound.settings.copy, connection, (app, drain));
         };
-        let response = upgrade::exchange(request, upstream, caller, &self.http, joined).await;
+        let limit = Some(self.http.response_timeout);
+        let exchanged = pin!(upgrade::exchange(request, upstream, caller, &self.http, joined));
+        // What asks to leave HTTP has no body to wait for.
+        let response = web::patience::within(limit, || true, exchanged).await;
         response.map(headers::from_stranger)
     }
 

@@ -1,5 +1,6 @@
 //! One application's HTTP connection: each request by itself gets a route, an endpoint and an answer.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -68,7 +69,10 @@ impl Connection {
                 );
             }
         };
-        let result = upgrade::exchange(request, upstream, caller, &self.outbound.http, joined).await;
+        let limit = Some(self.outbound.http.response_timeout);
+        let exchanged = pin!(upgrade::exchange(request, upstream, caller, &self.outbound.http, joined));
+        // What asks to leave HTTP has no body to wait for.
+        let result = web::patience::within(limit, || true, exchanged).await;
         let result = result.map(if tls == Tls::Mutual { headers::from_peer } else { headers::from_stranger });
         result.map_err(|failure| {
             let detail = format!("upgrade: {failure}");

@@ -103,6 +103,7 @@ fn limits() -> Settings {
         pool_idle: SOON,
         pool_size: 1,
         continue_wait: SOON,
+        response_timeout: SOON,
         open_timeout: SOON,
         tunnel_age: SOON,
         drain_linger: SOON,
