@@ -1,8 +1,7 @@
 //! The discovery service: one stream per proxy, over mutual TLS.
 //!
 //! Read in this order: `wire` (messages), `pace` (how often), `session` (what a stream asked for and was told), `grpc`
-//! (how that travels), `stream` (turns of one), `connection` (the task of one), `keepalive`, `cork` (its writes),
-//! `admission`.
+//! (how that travels), `stream` (turns of one), `connection` (the task of one), `keepalive`, `admission`.
 //!
 //! Invariant: a proxy costs a bounded amount, whatever it sends or does not read: subscriptions, streams, connections and
 //! waits have limits, and what waits to be sent is a mark. An index that is not whole answers nobody.
@@ -11,7 +10,6 @@
 
 mod admission;
 mod connection;
-mod cork;
 mod grpc;
 mod keepalive;
 mod pace;

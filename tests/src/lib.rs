@@ -7,6 +7,7 @@ pub mod app;
 pub mod bins;
 pub mod body;
 pub mod client;
+pub mod frames;
 pub mod mesh;
 pub mod netns;
 pub mod pair;

@@ -15,6 +15,7 @@ use bytes::Bytes;
 use h2::client::{Builder, SendRequest};
 use h2::{Ping, PingPong};
 use http::{Method, Request, StatusCode, Uri};
+use mesh_mtls::cork::cork;
 use mesh_mtls::tls;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::timeout;
@@ -24,7 +25,6 @@ use super::{Failure, Settings, headers};
 use crate::metrics::{self, Direction};
 use crate::model::{Peer, Protocol};
 use crate::net::connect::ConnectError;
-use crate::net::cork::cork;
 use crate::net::h2io::H2Io;
 use crate::net::{Connector, Stream};
 

@@ -12,13 +12,13 @@ use h2::server::{Builder, SendResponse};
 use h2::{Reason, RecvStream};
 use http::{Method, Request, Response};
 use http_body::Body as _;
+use mesh_mtls::cork::cork;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::body::Body;
 use super::caller::{Caller, H2Caller};
 use super::{Abort, Handler, Settings, pump};
 use crate::net::Stream;
-use crate::net::cork::cork;
 use crate::net::h2io::H2Io;
 
 /// Serves `io` until it ends. When `retire` returns, the peer is asked to open no further stream.

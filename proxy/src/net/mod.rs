@@ -5,7 +5,6 @@
 pub mod admission;
 pub mod connect;
 pub mod copy;
-pub mod cork;
 pub mod drain;
 pub mod h2io;
 pub mod listen;

@@ -1,7 +1,9 @@
-//! Several frames in one TLS record and one system call: a stream whose flushes wait until its connection is at rest.
+//! Several frames in one TLS record and one system call: a stream whose flushes wait until its HTTP/2 connection has
+//! nothing more to say.
 //!
 //! The h2 crate flushes after each large frame. Behind a cork these flushes do nothing; whoever drives the connection
-//! flushes when nothing is left to do. Invariant: whoever polls the corked side calls [`Cork::poll_flush`] before it waits.
+//! flushes when it comes to rest. Invariant: whoever polls a corked connection does so through [`Uncork::rest`], or calls
+//! [`Uncork::flush`] before it waits, so nothing stays behind.
 
 use std::io;
 use std::pin::Pin;
@@ -10,29 +12,35 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// The hold on a stream that another reads and writes.
-#[derive(Debug)]
-pub(super) struct Cork<IO>(Arc<Mutex<IO>>);
-
-impl<IO: AsyncWrite + Unpin> Cork<IO> {
-    pub(super) fn new(io: IO) -> Self {
-        Self(Arc::new(Mutex::new(io)))
-    }
-
-    /// The stream, for the connection.
-    pub(super) fn stream(&self) -> Corked<IO> {
-        Corked(Arc::clone(&self.0))
-    }
-
-    /// Sends what was written.
-    pub(super) fn poll_flush(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut *lock(&self.0)).poll_flush(cx)
-    }
-}
-
 /// The stream, for the connection.
 #[derive(Debug)]
-pub(super) struct Corked<IO>(Arc<Mutex<IO>>);
+pub struct Corked<IO>(Arc<Mutex<IO>>);
+
+/// The hold on it, for the connection's driver.
+#[derive(Debug)]
+pub struct Uncork<IO>(Arc<Mutex<IO>>);
+
+/// Puts the cork in.
+pub fn cork<IO>(io: IO) -> (Corked<IO>, Uncork<IO>) {
+    let io = Arc::new(Mutex::new(io));
+    (Corked(Arc::clone(&io)), Uncork(io))
+}
+
+impl<IO: AsyncWrite + Unpin> Uncork<IO> {
+    /// Passes on what a look at the connection came to, and flushes if it is at rest.
+    pub fn rest<T>(&self, polled: Poll<T>, cx: &mut Context<'_>) -> Poll<T> {
+        if polled.is_pending() {
+            self.flush(cx);
+        }
+        polled
+    }
+
+    /// Sends what was written, as far as the stream takes it now.
+    pub fn flush(&self, cx: &mut Context<'_>) {
+        // The connection meets a broken stream itself, with its next read.
+        let _ = Pin::new(&mut *lock(&self.0)).poll_flush(cx);
+    }
+}
 
 fn lock<IO>(io: &Mutex<IO>) -> MutexGuard<'_, IO> {
     io.lock().unwrap_or_else(PoisonError::into_inner)
