@@ -244,6 +244,12 @@ fn http_settings(env: &mut Env) -> http::Settings {
             "1h",
             "an HTTP/1 connection without a request is closed after this",
         ),
+        stall_timeout: seconds(
+            env,
+            "MESH_HTTP_STALL_TIMEOUT",
+            "5m",
+            "an exchange whose client neither sends the rest of its request nor takes any of the answer ends after this",
+        ),
         max_head: count(env, "MESH_HTTP_MAX_HEAD", "65536", 8192, 1 << 20, "largest request or response head, bytes"),
         max_headers: count(env, "MESH_HTTP_MAX_HEADERS", "100", 10, 1000, "most header fields in an HTTP/1 head"),
         max_streams: count(env, "MESH_HTTP_MAX_STREAMS", "200", 1, 10_000, "most open streams on an HTTP/2 connection")

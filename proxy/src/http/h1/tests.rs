@@ -27,6 +27,8 @@ impl Handler for App {
         Ok(Response::new(Body::full("well")))
     }
 
+    fn too_slow(&self) {}
+
     async fn connect(&self, _: Tunnel) {
         panic!("HTTP/2 was not asked for");
     }
@@ -93,6 +95,7 @@ fn limits() -> Settings {
     Settings {
         head_timeout: SOON,
         idle_timeout: SOON,
+        stall_timeout: SOON,
         max_head: 64 * 1024,
         max_headers: 100,
         max_streams: 1,
@@ -185,7 +188,7 @@ async fn a_head_that_comes_too_slowly_ends_a_connection_that_was_parked() {
     served.until_parked().await;
     served.say(&REQUEST[..9]).await;
     assert_eq!(served.client.read(&mut [0]).await.expect("no reset"), 0);
-    assert_eq!(served.end().await, Ended::BadRequest);
+    assert_eq!(served.end().await, Ended::TooSlow);
 }
 
 #[tokio::test]
@@ -194,5 +197,5 @@ async fn the_begin_of_a_head_behind_another_request_has_its_time_limit_too() {
     served.say(&[REQUEST, &REQUEST[..9]].concat()).await;
     served.answer().await;
     assert_eq!(served.client.read(&mut [0]).await.expect("no reset"), 0);
-    assert_eq!(served.end().await, Ended::BadRequest);
+    assert_eq!(served.end().await, Ended::TooSlow);
 }
