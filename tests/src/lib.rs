@@ -4,6 +4,7 @@
 //! Non-goal: being used outside tests and the demo.
 
 pub mod app;
+pub mod attacks;
 pub mod bins;
 pub mod body;
 pub mod client;

@@ -17,9 +17,11 @@
 mod connection;
 mod frame;
 pub mod hpack;
+mod member;
 
 pub use connection::{Connection, Listener, Read, through_tls};
 pub use frame::{Frame, PREFACE, code, flag, header, kind, setting};
+pub use member::Member;
 
 /// Fields of a plain request.
 pub const GET: &[(&str, &str)] = &[(":method", "GET"), (":scheme", "http"), (":path", "/"), (":authority", "web")];
