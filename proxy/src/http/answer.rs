@@ -26,9 +26,14 @@ pub enum Reason {
     Loop,
     /// The request is not one that can be forwarded.
     BadRequest,
+    /// The client did not send what it began, or did not take what it asked for, in time.
+    TooSlow,
     /// The connection was made to the proxy's own port, or names an address that is not the workload's.
     NotLocal,
 }
+
+/// The detail of [`Reason::Overload`] where memory is what there is too little of.
+pub const MEMORY: &str = "the proxy's memory is nearly used up";
 
 impl Reason {
     /// The word.
@@ -42,6 +47,7 @@ impl Reason {
     }
 
     fn row(self) -> (&'static str, StatusCode, u16) {
+        const DEADLINE_EXCEEDED: u16 = 4;
         const INTERNAL: u16 = 13;
         const DEADLINE_EXCEEDED: u16 = 4;
         const UNAVAILABLE: u16 = 14;
@@ -55,6 +61,7 @@ impl Reason {
             Reason::Overload => ("overload", StatusCode::SERVICE_UNAVAILABLE, UNAVAILABLE),
             Reason::Loop => ("loop", StatusCode::LOOP_DETECTED, INTERNAL),
             Reason::BadRequest => ("bad_request", StatusCode::BAD_REQUEST, INTERNAL),
+            Reason::TooSlow => ("too_slow", StatusCode::REQUEST_TIMEOUT, DEADLINE_EXCEEDED),
             Reason::NotLocal => ("not_local", StatusCode::FORBIDDEN, PERMISSION_DENIED),
         }
     }

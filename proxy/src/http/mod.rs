@@ -43,6 +43,8 @@ pub struct Settings {
     pub head_timeout: Duration,
     /// An HTTP/1 connection without a request is closed after this.
     pub idle_timeout: Duration,
+    /// An exchange whose client neither sends the rest of its request nor takes any of the answer is ended after this.
+    pub stall_timeout: Duration,
     /// Largest request or response head, bytes.
     pub max_head: usize,
     /// Most header fields in one head.
@@ -93,6 +95,9 @@ pub trait Handler: Send + Sync + 'static {
         request: BoxedRequest,
         caller: Caller,
     ) -> impl Future<Output = Result<http::Response<Body>, Abort>> + Send;
+
+    /// A client was too slow, and its exchange ended.
+    fn too_slow(&self);
 
     /// An HTTP/2 CONNECT stream.
     fn connect(&self, tunnel: h2_server::Tunnel) -> impl Future<Output = ()> + Send;

@@ -9,7 +9,7 @@ use http::{HeaderMap, Response, Version};
 
 use super::app::App;
 use super::{DIRECTION, Inbound, Peer};
-use crate::http::answer::{AskedAs, Reason};
+use crate::http::answer::{AskedAs, MEMORY, Reason};
 use crate::http::h2_server::Tunnel;
 use crate::http::{self as web, Abort, Body, BoxedRequest, Caller, Failure, Handler, headers, upgrade};
 use crate::net::{Drain, Stream};
@@ -53,8 +53,16 @@ impl Handler for Connection {
             let answer = self.inbound.refuse(Reason::BadRequest, request.headers(), &bad.to_string());
             return Ok(web::body::measure(answer, self.app.http(self.peer.tls()).request(Instant::now())));
         }
+        if caller.asks_too_much() {
+            let answer = self.inbound.refuse(Reason::Overload, request.headers(), MEMORY);
+            return Ok(web::body::measure(answer, self.app.http(self.peer.tls()).request(Instant::now())));
+        }
         let leaving = headers::leaves_http(&request).then(|| self.leaving());
         self.inbound.deliver(request, &self.app, &self.peer, &caller, leaving).await
+    }
+
+    fn too_slow(&self) {
+        self.inbound.too_slow();
     }
 
     async fn connect(&self, tunnel: Tunnel) {
@@ -128,6 +136,12 @@ impl Inbound {
         // What asks to leave HTTP has no body to wait for.
         let response = web::patience::within(limit, || true, exchanged).await;
         response.map(headers::from_stranger)
+    }
+
+    pub(super) fn too_slow(&self) {
+        let reason = Reason::TooSlow.word();
+        self.metrics.error(DIRECTION, reason);
+        tracing::info!(reason, "exchange ended");
     }
 
     pub(super) fn refuse(&self, reason: Reason, headers: &HeaderMap, detail: &str) -> Response<Body> {
