@@ -8,6 +8,7 @@ pub mod attacks;
 pub mod bins;
 pub mod body;
 pub mod client;
+pub mod frames;
 pub mod mesh;
 pub mod netns;
 pub mod pair;

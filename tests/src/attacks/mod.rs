@@ -1,6 +1,4 @@
-//! What attackers send, as functions of a [`crate::yardstick::Front`]: whoever made the proxy is attacked in the same way.
-//!
-//! Invariant: an attack reports what it saw and judges nothing; the rows do.
-//! Non-goal: knowing that there is a mesh.
+//! What a hostile or careless peer does, as functions of a [`crate::yardstick::Front`]: they say what was seen, and judge nobody.
 
+pub mod h2spec;
 pub mod http1;
