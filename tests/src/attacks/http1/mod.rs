@@ -4,6 +4,8 @@
 //! what the mesh does.
 
 pub mod attempt;
+pub mod compliance;
+pub mod fields;
 pub mod oracle;
 pub mod recorder;
 pub mod smuggling;
@@ -20,6 +22,8 @@ pub struct Case {
     pub bytes: Vec<u8>,
     /// What has to become of them.
     pub right: Right,
+    /// A field that the first request carries when it arrives: its name, and its values as they have to arrive.
+    pub carries: Option<(&'static str, &'static [&'static str])>,
 }
 
 /// What has to become of a case's bytes: which requests reach the back end, by their targets, and how it ends.
@@ -39,6 +43,6 @@ impl Case {
     /// A case of a table.
     #[must_use]
     pub fn new(name: impl Into<String>, bytes: impl Into<Vec<u8>>, right: Right) -> Self {
-        Self { name: name.into(), bytes: bytes.into(), right }
+        Self { name: name.into(), bytes: bytes.into(), right, carries: None }
     }
 }
