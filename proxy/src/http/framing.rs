@@ -41,6 +41,9 @@ pub enum Bad {
     /// Bytes of a server that nobody has asked.
     #[error("bytes after the end of the response")]
     Unasked,
+    /// hyper's verdict on what is left to it.
+    #[error("malformed or too long trailers, or too long chunk extensions")]
+    Trailers,
     /// The end of the stream in the middle of a body.
     #[error("the body ended before its end")]
     Cut,

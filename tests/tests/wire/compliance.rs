@@ -47,3 +47,28 @@ fn r11_requests_are_taken_or_refused_as_the_standards_say() {
 fn is_taken((case, outcome): &(&Case, &Outcome)) -> bool {
     matches!(case.right, Right::Either(_)) && matches!(outcome, Outcome::Served)
 }
+
+#[test]
+fn r15_a_request_names_its_host_once() {
+    let wire = Wire::start();
+    let request = |name: &str, hosts: &str, right: Right| {
+        Case::new(name, format!("GET /a HTTP/1.1\r\n{hosts}X: 1\r\n\r\n"), right)
+    };
+    let cases = [
+        request("none", "", Right::Refuse(&[])),
+        request("two that agree", "Host: web\r\nHost: web\r\n", Right::Refuse(&[])),
+        request("two that differ", "Host: web\r\nHost: other\r\n", Right::Refuse(&[])),
+        request("an empty one", "Host:\r\n", Right::Refuse(&[])),
+        request("an empty one and a good one", "Host: \r\nHost: web\r\n", Right::Refuse(&[])),
+        request("one", "Host: web\r\n", Right::Serve(&["/a"])),
+    ];
+    let recorders = [0, 2].map(|nth: usize| Recorder::start(&wire.fronts[nth].back, wire.fronts[nth].port));
+    let mut all = Vec::new();
+    for (nth, front) in wire.fronts.iter().enumerate() {
+        let outcomes = wire.try_all(front, &recorders[nth / 2], &cases);
+        all.extend(findings(front, &cases, &outcomes));
+        let figure = format!("{} of {} refused with 400", refused(&outcomes), cases.len() - 1);
+        record(15, front.way, Who::Mesh, refused(&outcomes) == cases.len() - 1, &figure);
+    }
+    verdict(cases.len() * wire.fronts.len(), &all);
+}

@@ -3,6 +3,7 @@
 //! Invariant: the back end records every byte, so a refusal is proved there and not by an answer alone.
 //! Non-goal: HTTP/2, authorities (`guards` has them).
 
+mod chunks;
 mod compliance;
 mod smuggling;
 mod watch;

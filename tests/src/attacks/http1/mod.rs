@@ -4,6 +4,7 @@
 //! what the mesh does.
 
 pub mod attempt;
+pub mod chunks;
 pub mod compliance;
 pub mod fields;
 pub mod oracle;
