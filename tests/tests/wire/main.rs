@@ -3,8 +3,10 @@
 //! Invariant: the back end records every byte, so a refusal is proved there and not by an answer alone.
 //! Non-goal: HTTP/2, authorities (`guards` has them).
 
+mod answered;
 mod chunks;
 mod compliance;
+mod early;
 mod smuggling;
 mod watch;
 

@@ -3,9 +3,11 @@
 //! Invariant: each entry says what a proxy has to do with it, by RFC 9110, RFC 9112 and the yardstick; nothing here knows
 //! what the mesh does.
 
+pub mod answered;
 pub mod attempt;
 pub mod chunks;
 pub mod compliance;
+pub mod early;
 pub mod fields;
 pub mod oracle;
 pub mod recorder;
