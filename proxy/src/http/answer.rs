@@ -47,6 +47,7 @@ impl Reason {
     }
 
     fn row(self) -> (&'static str, StatusCode, u16) {
+        const DEADLINE_EXCEEDED: u16 = 4;
         const INTERNAL: u16 = 13;
         const UNAVAILABLE: u16 = 14;
         const PERMISSION_DENIED: u16 = 7;
