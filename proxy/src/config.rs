@@ -2,6 +2,7 @@
 //!
 //! Invariant: all bad variables are reported together, and nothing starts with one of them.
 
+use std::ffi::OsString;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -80,7 +81,9 @@ pub fn from_process() -> Result<Config, Vec<Error>> {
 }
 
 /// Reads variables that are given, not the process's. For programs that hold more than one proxy, or less.
-pub fn from_vars(vars: impl IntoIterator<Item = (&'static str, String)>) -> Result<Config, Vec<Error>> {
+pub fn from_vars<N: Into<OsString>, V: Into<OsString>>(
+    vars: impl IntoIterator<Item = (N, V)>,
+) -> Result<Config, Vec<Error>> {
     from_env(Env::from_vars(PREFIX, vars))
 }
 

@@ -312,7 +312,7 @@ fn chunk_size(line: &[u8]) -> Option<u64> {
     let digits = line.iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
     let (size, rest) = line.split_at(digits);
     let control = |byte: &u8| (*byte < b' ' && *byte != b'\t') || *byte == 0x7f;
-    let extension = matches!(trim(rest).first(), Some(b';')) && !rest.iter().any(|byte| control(byte));
+    let extension = matches!(trim(rest).first(), Some(b';')) && !rest.iter().any(control);
     // 16 digits fill a u64, leading zeros too.
     if !(1..=16).contains(&digits) || !(rest.is_empty() || extension) {
         return None;
