@@ -75,7 +75,11 @@ impl BodyError {
 
 impl From<h2::Error> for BodyError {
     fn from(error: h2::Error) -> Self {
-        error.reason().map_or_else(|| BodyError::Cut(error.to_string()), BodyError::Reset)
+        match error.reason() {
+            // A reset by the sender is passed on; that the sender broke a rule is between it and us.
+            Some(reason) if !error.is_library() => BodyError::Reset(reason),
+            _ => BodyError::Cut(error.to_string()),
+        }
     }
 }
 

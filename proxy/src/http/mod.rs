@@ -191,6 +191,8 @@ impl From<h2::Error> for Failure {
             return Failure::Unprocessed;
         }
         match error.reason() {
+            // It broke a rule of HTTP/2, and we have told it so. That code is not for our caller, who did nothing wrong.
+            Some(_) if error.is_library() => Failure::Protocol(error.to_string()),
             Some(reason) => Failure::Reset(reason),
             None => Failure::Lost(error.to_string()),
         }
