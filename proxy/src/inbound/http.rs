@@ -100,7 +100,11 @@ impl Inbound {
                 if let (Version::HTTP_2, Some(reason)) = (version, failure.reset()) {
                     return Err(Abort(reason));
                 }
-                let reason = if failure.is_connect() { Reason::ConnectFailed } else { Reason::UpstreamReset };
+                let reason = match &failure {
+                    Failure::Busy(_) => Reason::Overload,
+                    failure if failure.is_connect() => Reason::ConnectFailed,
+                    _ => Reason::UpstreamReset,
+                };
                 self.metrics.error(DIRECTION, reason.word());
                 tracing::info!(reason = reason.word(), %failure, "answered by the mesh");
                 let answer = asked_as.answer(reason, &format!("application: {failure}"));

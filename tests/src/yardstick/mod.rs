@@ -6,11 +6,13 @@
 
 mod bystander;
 mod front;
+mod group;
 mod process;
 mod record;
 
 pub use bystander::Bystander;
 pub use front::{Front, Mesh};
+pub use group::Group;
 pub use process::Process;
 pub use record::{Who, record};
 
