@@ -17,7 +17,9 @@ use http::{Response, Version};
 use http_body::Body as _;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
+use mesh_kit::pressure::{self, Level};
 
+use super::answer::MEMORY;
 use super::body::{Body, Gate};
 use super::caller::Caller;
 use super::judged::{Asked, Judged};
@@ -112,7 +114,10 @@ impl Pool {
     }
 
     async fn open(self: &Arc<Self>) -> Result<Lease, Failure> {
+        // Many requests may have been let in before the first one shows: what comes of a connection is the larger part.
+        has_memory()?;
         let tcp = self.connector.connect(self.addr).await?;
+        has_memory()?;
         let client = Client::new(tcp.into(), &self.settings).await?;
         Ok(Lease { client, pool: Arc::clone(self), reused: false })
     }
@@ -145,6 +150,10 @@ impl Pool {
     fn idle(&self) -> std::sync::MutexGuard<'_, Vec<Idle>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn has_memory() -> Result<(), Failure> {
+    if pressure::look() == Level::Critical { Err(Failure::Busy(MEMORY)) } else { Ok(()) }
 }
 
 /// Closes what is unused for too long; ends with the last idle connection.
