@@ -361,6 +361,9 @@ impl Watched {
         self.connection.asking(self.turn);
         let polled = http_body::Body::poll_frame(Pin::new(&mut self.body), cx);
         self.connection.waiting_for_body(self.turn, polled.is_pending());
+        if matches!(polled, Poll::Ready(Some(Err(_)))) {
+            self.connection.body_broke();
+        }
         polled
     }
 }

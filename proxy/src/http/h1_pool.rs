@@ -1,6 +1,7 @@
 //! HTTP/1 connections to one application or unmeshed endpoint, kept for a while after use.
 //!
-//! Invariant: a connection carries one exchange at a time and comes back only after a clean end. A request is sent twice only
+//! Invariant: a connection carries one exchange at a time and comes back only after a clean end, which a response before the
+//! end of its request is not. A request is sent twice only
 //! if it surely was not processed, or may be processed twice: the first try was never written, or it is idempotent, its body
 //! can be sent again, and a reused connection closed before any byte of a response. A connection has no task of its own,
 //! unless a request has a body, whose sending must go on while nobody reads the response: who waits for the response, or
@@ -22,7 +23,7 @@ use mesh_kit::pressure::{self, Level};
 use super::answer::MEMORY;
 use super::body::{Body, Gate};
 use super::caller::Caller;
-use super::judged::{Asked, Judged};
+use super::judged::{Asked, Judged, Sending};
 use super::replay::Spare;
 use super::{BoxedRequest, Failure, Settings, headers};
 use crate::net::{Connector, Stream};
@@ -224,16 +225,23 @@ pub async fn handshake(stream: Stream, settings: &Settings) -> Result<Client, Fa
 /// One exchange on a connection of its own or from a pool.
 async fn exchange(
     mut lease: Lease,
-    request: BoxedRequest,
+    mut request: BoxedRequest,
     caller: &Caller,
     settings: &Settings,
 ) -> Result<Response<Body>, (Failure, Option<BoxedRequest>)> {
     let keep = request.version() == Version::HTTP_11;
+    let has_body = !request.body().is_end_stream();
     // Without a lease nobody who reads the response could drive it.
-    if !keep || !request.body().is_end_stream() {
+    if !keep || has_body {
         lease.client.detach();
     }
+    if has_body {
+        let sending = Sending::begin(&lease.client.asked);
+        *request.body_mut() = std::mem::take(request.body_mut()).holding(sending);
+    }
     let response = send(&mut lease.client, request, caller, settings).await?;
+    // A server that answers before the end of a body may take what is left of it for requests, and answer those too.
+    let keep = keep && !lease.client.asked.is_sending();
     let lease = keep.then_some(lease);
     Ok(response.map(|incoming| {
         if incoming.is_end_stream() {
