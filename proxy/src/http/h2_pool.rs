@@ -317,7 +317,9 @@ impl Pool {
         let pool = Arc::downgrade(self);
         tokio::spawn(async move {
             let _open = open;
-            if driver.run().await && let Some(pool) = pool.upgrade() {
+            if driver.run().await
+                && let Some(pool) = pool.upgrade()
+            {
                 pool.silent();
             }
         });

@@ -164,11 +164,7 @@ async fn client(shared: Arc<Shared>, addr: SocketAddr, (pause, patience): (Durat
 }
 
 /// One request; the name of who answered.
-async fn one(
-    connection: &mut Option<Connection>,
-    addr: SocketAddr,
-    patience: Duration,
-) -> Result<String, String> {
+async fn one(connection: &mut Option<Connection>, addr: SocketAddr, patience: Duration) -> Result<String, String> {
     let mut open = match connection.take() {
         Some(open) => open,
         None => Connection::open(addr, Version::H1).await.map_err(|error| format!("connect: {error}"))?,

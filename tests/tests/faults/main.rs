@@ -5,7 +5,14 @@
 //! Non-goal: programs that end; `lifecycle` has those.
 
 mod blackhole;
+mod flapping;
+mod gone;
+mod oracle;
+mod partition;
+mod registry;
 mod silent;
+mod stale;
+mod stopped;
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -25,7 +32,11 @@ const SOON: Duration = Duration::from_secs(30);
 fn endpoint(mesh: &mut Mesh, name: &str, of: &str, meshed: bool) {
     let app = App::demo("demo-http", HTTP, &[&format!("--name={name}")]);
     let spec = mesh.workload(name).of(of).app(app);
-    if meshed { spec.add() } else { spec.plain().add() };
+    if meshed {
+        spec.add()
+    } else {
+        spec.plain().add()
+    };
 }
 
 /// Waits for so many more answers.
@@ -53,7 +64,8 @@ fn longest(report: &Report) -> Duration {
 fn endpoints(mesh: &Mesh, workload: &str, dialed: SocketAddr) -> Vec<Value> {
     let state = mesh.get(workload).state();
     let workers = state["workers"].as_array().cloned().unwrap_or_default();
-    let targets = workers.iter().flat_map(|worker| worker["outbound"]["targets"].as_array().cloned().unwrap_or_default());
+    let targets =
+        workers.iter().flat_map(|worker| worker["outbound"]["targets"].as_array().cloned().unwrap_or_default());
     let target = targets.into_iter().find(|target| target["address"] == dialed.to_string());
     target.and_then(|target| target["endpoints"].as_array().cloned()).unwrap_or_default()
 }

@@ -98,7 +98,12 @@ fn f10_who_never_answers_is_answered_for_and_others_serve() {
         let asked = within(&mesh.get(from).host, async {
             let asked = cases.map(|(version, body)| async move {
                 let begin = Instant::now();
-                let answer = ask(addr, version, |request| if body { post(request) }).await;
+                let answer = ask(addr, version, |request| {
+                    if body {
+                        post(request)
+                    }
+                })
+                .await;
                 (format!("{from} {version:?} body={body}"), answer, begin.elapsed())
             });
             let mut asked = futures_util::future::join_all(asked).await;
@@ -131,7 +136,10 @@ fn others_serve(mesh: &Mesh, mixed: SocketAddr) {
     let counted = timeouts(mesh, "client") - before;
     println!("{} answered, {} timed out, at most {most} in flight", report.answered, report.failed);
     assert!(report.failed > 0, "the silent endpoint was never asked");
-    assert!(report.failures.iter().all(|what| what.contains("504") && what.contains("response_timeout")), "{report:#?}");
+    assert!(
+        report.failures.iter().all(|what| what.contains("504") && what.contains("response_timeout")),
+        "{report:#?}"
+    );
     // Each client met it about once; it is not asked again before its latency has faded.
     assert!(report.failed <= 2 * CLIENTS as u64 && report.answered >= 100, "{} answered", report.answered);
     #[expect(clippy::cast_precision_loss, reason = "a handful")]
@@ -151,7 +159,8 @@ fn f10_an_upload_that_goes_on_and_a_grpc_call_have_all_the_time_they_want() {
     for (from, addr) in [("client", inbound), ("outsider", inbound)] {
         within(&mesh.get(from).host, async {
             let grpc = |request: &mut http::Request<body::Body>| {
-                *request.uri_mut() = format!("http://{addr}/bytes?n=100&delay={}s", LIMIT.as_secs() * 3).parse().expect("a URI");
+                *request.uri_mut() =
+                    format!("http://{addr}/bytes?n=100&delay={}s", LIMIT.as_secs() * 3).parse().expect("a URI");
                 request.headers_mut().insert("content-type", HeaderValue::from_static("application/grpc"));
             };
             let upload = |request: &mut http::Request<body::Body>| {
