@@ -7,6 +7,7 @@
 mod blackhole;
 mod flapping;
 mod gone;
+mod negatives;
 mod oracle;
 mod partition;
 mod registry;
