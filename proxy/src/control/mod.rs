@@ -64,7 +64,7 @@ impl Settings {
             addr,
             id,
             // What changed while it was away is known soon after it is back.
-            backoff: backoff::Settings { max: Duration::from_secs(5), ..backoff::Settings::default() },
+            backoff: backoff::Settings { max: Duration::from_secs(4), ..backoff::Settings::default() },
             open_within: Duration::from_secs(10),
             max_targets: 10_000,
             max_message: 4 << 20,

@@ -83,7 +83,8 @@ async fn one(sender: h2::client::SendRequest<Bytes>, path: &str) -> String {
 
 /// All calls to `path` ended like this.
 fn all_ended(ends: &Ends, path: &'static str, how: &str) {
-    let (right, wrong): (Vec<_>, Vec<_>) = ends.iter().filter(|(end, _)| end.0 == path).partition(|(end, _)| end.1 == how);
+    let (right, wrong): (Vec<_>, Vec<_>) =
+        ends.iter().filter(|(end, _)| end.0 == path).partition(|(end, _)| end.1 == how);
     assert!(wrong.is_empty() && !right.is_empty(), "{path} did not always end with {how}: {ends:#?}");
 }
 
@@ -226,7 +227,9 @@ fn r59_no_more_streams_are_opened_than_the_back_end_takes() {
         let shared = Arc::clone(&load);
         let mut settings = h2::server::Builder::new();
         settings.max_concurrent_streams(u32::try_from(MOST_STREAMS).unwrap_or(1));
-        streams::serve_with(settings, &host, HTTP, move |request, respond| answers(request, respond, Arc::clone(&shared)));
+        streams::serve_with(settings, &host, HTTP, move |request, respond| {
+            answers(request, respond, Arc::clone(&shared))
+        });
         let all = count(800, 20_000);
         let ends = calls(&mesh, addr, all, &["/"]);
         println!("{way}: {ends:?}, at most {:?} streams on all connections", load[1]);
