@@ -12,7 +12,7 @@ use crate::with_pair;
 const OUTBOUND: usize = 1_300;
 const INBOUND: usize = 1_700;
 /// A request on its way to an endpoint, up to the response's head.
-const REQUEST: usize = 1_800;
+const REQUEST: usize = 1_900;
 /// A byte stream that is being opened.
 const OPENING: usize = 900;
 
