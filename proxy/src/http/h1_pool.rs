@@ -308,5 +308,14 @@ fn listen_for_interim(mut request: BoxedRequest, caller: &Caller, gate: Option<&
 
 fn failure(error: &hyper::Error, heard: bool) -> Failure {
     let text = super::h1::describe(error);
-    if error.is_parse() || heard { Failure::Protocol(text) } else { Failure::Closed(text) }
+    if error.is_parse() || heard {
+        return Failure::Protocol(text);
+    }
+    // The kernel gave it up: nobody has closed it, the network has gone.
+    if has_timed_out(error) { Failure::Lost(text) } else { Failure::Closed(text) }
+}
+
+fn has_timed_out(error: &hyper::Error) -> bool {
+    let source = std::error::Error::source(error).and_then(|source| source.downcast_ref::<std::io::Error>());
+    source.is_some_and(|error| error.kind() == std::io::ErrorKind::TimedOut)
 }

@@ -126,6 +126,8 @@ enum Room {
 /// A connection with so many streams gets a sibling, up to `MOST_CONNECTIONS`.
 const BUSY_STREAMS: usize = 100;
 const MOST_CONNECTIONS: usize = 128;
+/// Streams before the far end has said how many it takes: were there more, it would refuse those beyond its limit.
+const AT_FIRST: usize = 1;
 /// How often it is looked for siblings that nobody uses any more.
 const LOOK: Duration = Duration::from_secs(2);
 
@@ -139,9 +141,10 @@ impl Connection {
         !self.state.used.swap(false, Ordering::Relaxed) && self.streams() == 0
     }
 
-    /// How many the far end takes.
+    /// How many the far end takes. At first, and where it is one at a time, others wait on the connection: another one would
+    /// not be faster.
     fn most_streams(&self) -> usize {
-        self.sender.current_max_send_streams()
+        Some(self.sender.current_max_send_streams()).filter(|most| *most != AT_FIRST).unwrap_or(usize::MAX)
     }
 }
 
@@ -295,6 +298,7 @@ impl Pool {
         let mut builder = Builder::new();
         builder
             .enable_push(false)
+            .initial_max_send_streams(AT_FIRST)
             .initial_window_size(self.settings.tunnel_stream_window)
             .initial_connection_window_size(self.settings.tunnel_window())
             // Many clients share the connection.
