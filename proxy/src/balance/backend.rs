@@ -3,7 +3,6 @@
 //! Invariant: a request is sent elsewhere only when it surely did not reach an application, and its body can be sent again.
 
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use http::{Response, StatusCode};
@@ -14,6 +13,7 @@ use super::list::{Business, List};
 use super::pick::two_choices;
 use super::reach::Reach;
 use super::request::Repeatable;
+use super::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::http::answer::Reason;
 use crate::http::headers::ERROR;
 use crate::http::{Body, BoxedRequest, Caller, Failure};

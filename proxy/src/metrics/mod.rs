@@ -19,6 +19,8 @@ mod cache;
 mod control;
 mod family;
 mod http;
+#[cfg(test)]
+mod models;
 mod registry;
 mod samples;
 mod table;
@@ -27,7 +29,8 @@ mod tcp;
 #[cfg(test)]
 mod tests;
 
-use std::sync::Arc;
+// By this name, so that models can put their own in its place.
+use std::sync::{self, Arc};
 
 use ::metrics::{Counter, Gauge, Label};
 
