@@ -8,8 +8,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::hash::Hash;
 
-use tokio::sync::Notify;
-
+use super::Notify;
 use super::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Somebody who hears of each value, as long as he exists.

@@ -13,6 +13,25 @@ mod cells;
 use cells::{Cells, Follower};
 use sync::{Arc, Mutex};
 
+/// tokio's, with a place before each step where other threads may come between.
+struct Notify(tokio::sync::Notify);
+
+impl Notify {
+    fn new() -> Self {
+        Self(tokio::sync::Notify::new())
+    }
+
+    fn notified(&self) -> impl Future<Output = ()> {
+        thread::yield_now();
+        self.0.notified()
+    }
+
+    fn notify_waiters(&self) {
+        thread::yield_now();
+        self.0.notify_waiters();
+    }
+}
+
 /// Orders that are tried.
 const ORDERS: usize = 2_000;
 
