@@ -11,6 +11,8 @@ mod cells;
 mod common;
 mod driver;
 mod ledger;
+#[cfg(test)]
+mod models;
 mod parse;
 mod status;
 mod subscription;
@@ -20,7 +22,8 @@ mod tests;
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+// By this name, so that models can put their own in its place.
+use std::sync::{self, Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use mesh_mtls::credentials::Credentials;

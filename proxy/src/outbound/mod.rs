@@ -169,9 +169,14 @@ impl Outbound {
         }
     }
 
+    /// Who answers the requests of a connection to `target`.
+    pub fn handler(self: Arc<Self>, target: Arc<Target>, drain: Drain) -> Arc<impl web::Handler> {
+        Arc::new(http::Connection::new(self, target, drain))
+    }
+
     async fn serve_http(self: Arc<Self>, stream: Stream, seen: &Seen, target: Arc<Target>, mut drain: Drain) {
         let (settings, metrics) = (Arc::clone(&self.http), self.metrics.clone());
-        let handler = Arc::new(http::Connection::new(self, target, drain.clone()));
+        let handler = self.handler(target, drain.clone());
         if *seen == Seen::Http1 {
             match h1::serve(stream, &settings, drain, handler).await {
                 h1::Ended::BadRequest => metrics.error(DIRECTION, Reason::BadRequest.word()),

@@ -35,7 +35,14 @@ pub struct Control {
 
 impl Control {
     pub(super) fn new(host: Host, dir: &Path) -> Self {
-        Self { host, dir: dir.to_owned(), identity_args: Vec::new(), destination_args: Vec::new(), identity: None, destination: None }
+        Self {
+            host,
+            dir: dir.to_owned(),
+            identity_args: Vec::new(),
+            destination_args: Vec::new(),
+            identity: None,
+            destination: None,
+        }
     }
 
     /// More arguments for `mesh-identity`, before the mesh starts.
@@ -165,7 +172,7 @@ impl Control {
                     _ = credentials.certified() => {}
                 }
             };
-            tokio::time::timeout(SOON, certified).await.expect("a certificate in time");
+            tokio::time::timeout(SOON, Box::pin(certified)).await.expect("a certificate in time");
         });
         credentials
     }
