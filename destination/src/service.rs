@@ -1,8 +1,7 @@
 //! The discovery service: one stream per proxy, over mutual TLS.
 //!
 //! Read in this order: `wire` (messages), `pace` (how often), `session` (what a stream asked for and was told), `grpc`
-//! (how that travels), `stream` (turns of one), `connection` (the task of one), `keepalive`, `cork` (its writes),
-//! `admission`.
+//! (how that travels), `stream` (turns of one), `connection` (the task of one), `keepalive`, `admission`.
 //!
 //! Invariant: a proxy costs a bounded amount, whatever it sends or does not read: subscriptions, streams, connections and
 //! waits have limits, and what waits to be sent is a mark. An index that is not whole answers nobody.
@@ -11,7 +10,6 @@
 
 mod admission;
 mod connection;
-mod cork;
 mod grpc;
 mod keepalive;
 mod pace;
@@ -29,6 +27,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 pub use admission::{Admission, Place};
 pub use connection::Client;
+pub use wire::encode;
 
 use crate::index::Index;
 use crate::metrics::Service as Metrics;
@@ -43,7 +42,7 @@ pub struct Settings {
     pub interval: Duration,
     /// From the first byte to Hello, and from the handshake to the first stream.
     pub hello_within: Duration,
-    /// A proxy that has not taken what waits for it within this time is disconnected.
+    /// A proxy that has not taken a message within this time, and a second for each 64 KiB of it, is disconnected.
     pub stall: Duration,
     /// Between pings.
     pub ping_interval: Duration,

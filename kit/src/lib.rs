@@ -11,5 +11,6 @@ pub mod listen;
 pub mod log;
 pub mod memory;
 pub mod metrics;
+pub mod pressure;
 pub mod ready;
 pub mod shutdown;

@@ -1,7 +1,8 @@
 //! gRPC over our TLS, for the control plane: [`channel`] to a service, [`incoming()`] and [`server`] for one.
 //!
 //! Invariant: no plaintext; the server proves the id that the caller expects, on each connection. A channel resolves
-//! its name anew for each connection, and finds a dead peer: a host by the kernel's probes, a process by HTTP/2 pings. Non-goal: traffic of applications.
+//! its name anew for each connection, and finds a dead peer: a host by the kernel's probes, a process by HTTP/2 pings.
+//! Non-goal: traffic of applications.
 
 mod incoming;
 mod places;

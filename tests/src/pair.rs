@@ -152,6 +152,8 @@ impl Handler for Forward {
         self.0.send(request, &caller).await.map_err(|_| Abort(h2::Reason::INTERNAL_ERROR))
     }
 
+    fn too_slow(&self) {}
+
     async fn connect(&self, tunnel: Tunnel) {
         drop(tunnel);
     }
@@ -184,7 +186,7 @@ pub fn settings(tunnel: SocketAddr) -> anyhow::Result<Config> {
 }
 
 /// An authority that lives as long as this takes, and a leaf of it.
-fn credentials(id: &spiffe::Id) -> anyhow::Result<Credentials> {
+pub(crate) fn credentials(id: &spiffe::Id) -> anyhow::Result<Credentials> {
     let mut root = CertificateParams::default();
     root.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     let root = CertifiedIssuer::self_signed(root, KeyPair::generate()?)?;

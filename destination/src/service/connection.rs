@@ -14,12 +14,12 @@ use std::time::{Duration, Instant};
 use h2::RecvStream;
 use h2::server::{self, SendResponse};
 use http::{Request, Response};
+use mesh_mtls::cork::{Corked, Uncork, cork};
 use mesh_mtls::spiffe;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Sleep, sleep_until, timeout_at};
 
 use super::admission::Place;
-use super::cork::{Cork, Corked};
 use super::grpc::{self, Code, Message, Status};
 use super::keepalive::Keepalive;
 use super::stream::{End, Stream, Turn};
@@ -64,13 +64,13 @@ where
     IO: AsyncRead + AsyncWrite + Unpin,
 {
     // Not within the future, which would have room for it for good.
-    let cork = Cork::new(io);
+    let (io, uncork) = cork(io);
     async move {
         let by = Instant::now() + shared.settings.hello_within;
         // Boxed, for it is over soon.
-        let handshake = Box::pin(handshake(&shared.settings, &cork));
+        let handshake = Box::pin(handshake(&shared.settings, io, &uncork));
         let mut connection = match timeout_at(by.into(), handshake).await {
-            Ok(Ok(h2)) => Connection::new(shared, h2, cork, client, by),
+            Ok(Ok(h2)) => Connection::new(shared, h2, uncork, client, by),
             Ok(Err(error)) => return tracing::debug!(addr = %client.addr, "no HTTP/2: {error}"),
             Err(_) => return metrics::connection_refused("no_stream"),
         };
@@ -88,24 +88,20 @@ where
 
 async fn handshake<IO>(
     settings: &Settings,
-    cork: &Cork<IO>,
+    io: Corked<IO>,
+    uncork: &Uncork<IO>,
 ) -> Result<server::Connection<Corked<IO>, Message>, h2::Error>
 where
     IO: AsyncRead + AsyncWrite + Unpin,
 {
-    let mut handshake = pin!(builder(settings).handshake(cork.stream()));
-    std::future::poll_fn(|cx| {
-        let polled = handshake.as_mut().poll(cx);
-        let _ = cork.poll_flush(cx);
-        polled
-    })
-    .await
+    let mut handshake = pin!(builder(settings).handshake(io));
+    std::future::poll_fn(|cx| uncork.rest(handshake.as_mut().poll(cx), cx)).await
 }
 
 struct Connection<IO> {
     shared: Arc<Shared>,
     h2: server::Connection<Corked<IO>, Message>,
-    cork: Cork<IO>,
+    uncork: Uncork<IO>,
     client: Client,
     streams: Vec<Stream>,
     keepalive: Option<Keepalive>,
@@ -119,14 +115,14 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Connection<IO> {
     fn new(
         shared: Arc<Shared>,
         mut h2: server::Connection<Corked<IO>, Message>,
-        cork: Cork<IO>,
+        uncork: Uncork<IO>,
         client: Client,
         stream_by: Instant,
     ) -> Self {
         let keepalive = h2.ping_pong().map(|pings| Keepalive::new(pings, &shared.settings, Instant::now()));
         // A proxy opens one.
         let (streams, stream_by) = (Vec::with_capacity(1), Some(stream_by));
-        Self { shared, h2, cork, client, streams, keepalive, stream_by, drained_by: None }
+        Self { shared, h2, uncork, client, streams, keepalive, stream_by, drained_by: None }
     }
 
     /// Tells the peer to go elsewhere once the end is asked for.
@@ -143,8 +139,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Connection<IO> {
     fn poll(&mut self, mut alarm: Pin<&mut Sleep>, cx: &mut Context<'_>) -> Poll<()> {
         let now = Instant::now();
         let turned = self.take_turns(now, cx);
-        // The connection meets a broken socket itself, with its next read.
-        let _ = self.cork.poll_flush(cx);
+        self.uncork.flush(cx);
         let deadline = self.next_deadline(now);
         let (ControlFlow::Continue(()), ControlFlow::Continue(wake_at)) = (turned, deadline) else {
             self.end_streams(|| End::Broken);

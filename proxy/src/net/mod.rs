@@ -2,9 +2,9 @@
 //!
 //! Invariant: the only room that touches raw sockets. It knows bytes and addresses, neither protocols nor policy.
 
+pub mod admission;
 pub mod connect;
 pub mod copy;
-pub mod cork;
 pub mod drain;
 pub mod h2io;
 pub mod listen;

@@ -1,5 +1,6 @@
 //! One application's HTTP connection: each request by itself gets a route, an endpoint and an answer.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -8,7 +9,7 @@ use http::{HeaderMap, Method, Response, Version};
 use super::target::{FIRST_ENDPOINTS, Route, Target};
 use super::{DIRECTION, Outbound, reason_of};
 use crate::balance::Failed;
-use crate::http::answer::Reason;
+use crate::http::answer::{MEMORY, Reason};
 use crate::http::h2_server::Tunnel;
 use crate::http::{self as web, Abort, Body, BoxedRequest, Caller, Failure, Handler, headers, upgrade};
 use crate::metrics::{self, Tls};
@@ -68,7 +69,10 @@ impl Connection {
                 );
             }
         };
-        let result = upgrade::exchange(request, upstream, caller, &self.outbound.http, joined).await;
+        let limit = Some(self.outbound.http.response_timeout);
+        let exchanged = pin!(upgrade::exchange(request, upstream, caller, &self.outbound.http, joined));
+        // What asks to leave HTTP has no body to wait for.
+        let result = web::patience::within(limit, || true, exchanged).await;
         let result = result.map(if tls == Tls::Mutual { headers::from_peer } else { headers::from_stranger });
         result.map_err(|failure| {
             let detail = format!("upgrade: {failure}");
@@ -95,6 +99,10 @@ impl Handler for Connection {
                 measured = Some(route.http(Tls::None).request(Instant::now()));
                 Ok(self.refuse(Reason::BadRequest, request.headers(), &bad.to_string()))
             }
+            Ok(()) if caller.asks_too_much() => {
+                measured = Some(route.http(Tls::None).request(Instant::now()));
+                Ok(self.refuse(Reason::Overload, request.headers(), MEMORY))
+            }
             // Boxed: it is rare, and larger than what other requests need.
             Ok(()) if headers::leaves_http(&request) => {
                 Box::pin(self.leave_http(request, &route, &caller, &mut measured)).await
@@ -108,14 +116,23 @@ impl Handler for Connection {
                 if let (Version::HTTP_2, Some(reason)) = (version, reset) {
                     return Err(Abort(reason));
                 }
-                let reason = reason_of(&failed);
+                let (reason, detail) = match caller.blame() {
+                    Some(bad) => (Reason::BadRequest, bad.to_string()),
+                    None => (reason_of(&failed), failed.detail),
+                };
                 self.outbound.metrics.error(DIRECTION, reason.word());
-                tracing::info!(reason = reason.word(), detail = %failed.detail, "answered by the mesh");
-                asked_as.answer(reason, &failed.detail)
+                tracing::info!(reason = reason.word(), %detail, "answered by the mesh");
+                asked_as.answer(reason, &detail)
             }
         };
         let measured = measured.unwrap_or_else(|| route.http(Tls::None).request(Instant::now()));
         Ok(web::body::measure(response, measured))
+    }
+
+    fn too_slow(&self) {
+        let reason = Reason::TooSlow.word();
+        self.outbound.metrics.error(DIRECTION, reason);
+        tracing::info!(reason, "exchange ended");
     }
 
     /// CONNECT over HTTP/2 asks for a tunnel; an application has no business asking a sidecar for one.
