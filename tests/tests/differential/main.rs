@@ -50,9 +50,9 @@ impl World {
     fn start(version: Version) -> Self {
         let (_, port) = PORTS.into_iter().find(|(one, _)| *one == version).expect("a port for each version");
         let mut mesh = Mesh::new();
-        let client = mesh.workload("client").service_account("client").add();
+        let client = mesh.workload("client").service_account("client").env("MESH_LOG", "debug").add();
         let outsider = mesh.workload("outsider").plain().add();
-        let web = mesh.workload("web").of("web").add();
+        let web = mesh.workload("web").of("web").env("MESH_LOG", "debug").add();
         let legacy = mesh.workload("legacy").of("legacy").plain().add();
         let service = mesh.service("web", port, port).add();
         mesh.start();

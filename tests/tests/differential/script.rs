@@ -176,7 +176,8 @@ impl Exchange {
             answer.body.cut = None;
             answer.after = usize::MAX;
         }
-        if answer.body.cut.is_some() {
+        // Trailers of a request that is answered already stay with hyper until the next one comes.
+        if answer.body.cut.is_some() || (h1 && !body.trailers.is_empty()) {
             answer.after = usize::MAX;
         }
         if self.old || !h1 {

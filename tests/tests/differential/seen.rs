@@ -9,6 +9,8 @@
 //! - requests get `mesh-client-id`;
 //! - the case of names and the reason phrase are not looked at: HTTP/2 has neither; an answer to HTTP/1.0 may say 1.0;
 //! - after an answer that says `connection: close`, or that ends with its connection, a client's connection may go on;
+//! - trailers of a request in HTTP/1 whose answer is complete before they come may not come through (hyper keeps them back), so
+//!   scripts have none;
 //! - who ends its direction in the middle of a request gets no answer of the server, but may get one of the mesh;
 //! - a connection that breaks off does so with FIN or RST.
 
