@@ -63,7 +63,8 @@ impl Settings {
         Settings {
             addr,
             id,
-            backoff: backoff::Settings::default(),
+            // What changed while it was away is known soon after it is back.
+            backoff: backoff::Settings { max: Duration::from_secs(4), ..backoff::Settings::default() },
             open_within: Duration::from_secs(10),
             max_targets: 10_000,
             max_message: 4 << 20,

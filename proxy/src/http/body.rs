@@ -75,7 +75,11 @@ impl BodyError {
 
 impl From<h2::Error> for BodyError {
     fn from(error: h2::Error) -> Self {
-        error.reason().map_or_else(|| BodyError::Cut(error.to_string()), BodyError::Reset)
+        match error.reason() {
+            // A reset by the sender is passed on; that the sender broke a rule is between it and us.
+            Some(reason) if !error.is_library() => BodyError::Reset(reason),
+            _ => BodyError::Cut(error.to_string()),
+        }
     }
 }
 
@@ -384,6 +388,9 @@ impl Watched {
         self.connection.asking(self.turn);
         let polled = http_body::Body::poll_frame(Pin::new(&mut self.body), cx);
         self.connection.waiting_for_body(self.turn, polled.is_pending());
+        if matches!(polled, Poll::Ready(Some(Err(_)))) {
+            self.connection.body_broke();
+        }
         polled
     }
 }

@@ -2,6 +2,8 @@
 //!
 //! Invariant: as for servers; and what the application sees is part of a case ([`App`]).
 
+use std::net::Shutdown;
+
 use super::peer::{Peer, Seen};
 use super::states::allowed;
 use super::{Case, case};
@@ -15,30 +17,53 @@ use crate::frames::{Frame, flag, hpack, kind, setting};
 pub enum App {
     /// The server's answer, 200.
     Answered,
-    /// That it failed: 502, or a reset.
+    /// 502 with a reason word.
     Failed,
+    /// That it failed; the answer may have begun, and be reset.
+    Cut,
+    /// That nobody has processed it, unless it was sent once more.
+    Refused,
     /// Either, for the answer was complete before the rule was broken.
     Either,
+}
+
+/// What the application sends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sent {
+    /// A POST with a body.
+    Whole,
+    /// A POST with a body that does not end.
+    Open,
 }
 
 /// A case in which the server breaks a rule.
 pub struct ClientCase {
     /// What the server does.
     pub case: Case,
-    /// What the application sees.
+    /// What the application sends first.
+    pub sent: Sent,
+    /// What it sees.
     pub app: App,
 }
 
 const fn ignored(rfc: &'static str, name: &'static str, run: fn(&mut Peer) -> Seen) -> ClientCase {
-    ClientCase { case: case(rfc, name, run), app: App::Answered }
+    ClientCase { case: case(rfc, name, run), sent: Sent::Whole, app: App::Answered }
 }
 
 const fn fails(rfc: &'static str, name: &'static str, run: fn(&mut Peer) -> Seen) -> ClientCase {
-    ClientCase { case: case(rfc, name, run), app: App::Failed }
+    ClientCase { case: case(rfc, name, run), sent: Sent::Whole, app: App::Failed }
+}
+
+const fn cut(rfc: &'static str, name: &'static str, run: fn(&mut Peer) -> Seen) -> ClientCase {
+    ClientCase { case: case(rfc, name, run), sent: Sent::Whole, app: App::Cut }
 }
 
 const fn either(rfc: &'static str, name: &'static str, run: fn(&mut Peer) -> Seen) -> ClientCase {
-    ClientCase { case: case(rfc, name, run), app: App::Either }
+    ClientCase { case: case(rfc, name, run), sent: Sent::Whole, app: App::Either }
+}
+
+const fn open(rfc: &'static str, name: &'static str, app: App, run: fn(&mut Peer) -> Seen) -> ClientCase {
+    ClientCase { case: case(rfc, name, run), sent: Sent::Open, app }
 }
 
 const WHOLE: u8 = flag::END_HEADERS | flag::END_STREAM;
@@ -48,7 +73,7 @@ const UNKNOWN: u8 = 0x16;
 const UNKNOWN_CODE: u32 = 0xff;
 const OK: (&str, &str) = (":status", "200");
 
-/// All of them. The request comes on stream 1, and is a POST with an empty body.
+/// All of them. The request comes on stream 1, and is a POST.
 pub const CLIENT_CASES: &[ClientCase] = &[
     fails("9113 3.4", "HTTP/1 in place of SETTINGS", |peer| {
         peer.frames.read_preface().map_err(|error| error.to_string())?;
@@ -63,7 +88,7 @@ pub const CLIENT_CASES: &[ClientCase] = &[
         peer.send_all(&[head(1), Frame::data(1, flag::END_STREAM, vec![b'x'; LARGEST_FRAME])]);
         peer.alive()
     }),
-    fails("9113 4.2", "DATA larger than SETTINGS_MAX_FRAME_SIZE", |peer| {
+    cut("9113 4.2", "DATA larger than SETTINGS_MAX_FRAME_SIZE", |peer| {
         peer.serve()?;
         let most = allowed(peer, setting::MAX_FRAME_SIZE).unwrap_or(LARGEST_FRAME);
         peer.send_all(&[head(1), Frame::data(1, flag::END_STREAM, vec![b'x'; most + 1])]);
@@ -82,6 +107,11 @@ pub const CLIENT_CASES: &[ClientCase] = &[
     fails("9113 5.1", "idle: RST_STREAM", |peer| bad(peer, &Frame::reset(3, CANCEL), PROTOCOL_ERROR)),
     fails("9113 5.1", "idle: WINDOW_UPDATE", |peer| bad(peer, &Frame::window(3, 100), PROTOCOL_ERROR)),
     fails("9113 5.1", "idle: CONTINUATION", |peer| bad(peer, &end_block(3), PROTOCOL_ERROR)),
+    open("9113 5.1", "half-closed (remote): DATA", App::Either, |peer| {
+        half_closed(peer, Frame::data(1, flag::END_STREAM, *b"test"))
+    }),
+    open("9113 5.1", "half-closed (remote): HEADERS", App::Either, |peer| half_closed(peer, whole(1))),
+    open("9113 5.1", "half-closed (remote): CONTINUATION", App::Either, |peer| half_closed(peer, end_block(1))),
     either("9113 5.1", "closed by RST_STREAM: DATA", |peer| {
         late(peer, Frame::reset(1, CANCEL), Frame::data(1, flag::END_STREAM, *b"test"))
     }),
@@ -109,7 +139,7 @@ pub const CLIENT_CASES: &[ClientCase] = &[
         peer.send(&Frame::data(1, flag::END_STREAM, *b"test"));
         peer.stream_error(1, &[PROTOCOL_ERROR])
     }),
-    fails("9113 6.1", "DATA with more padding than payload", |peer| {
+    cut("9113 6.1", "DATA with more padding than payload", |peer| {
         peer.serve()?;
         peer.send_all(&[head(1), Frame::data(1, flag::PADDED | flag::END_STREAM, *b"\x06test")]);
         peer.connection_error(&[PROTOCOL_ERROR])
@@ -167,6 +197,26 @@ pub const CLIENT_CASES: &[ClientCase] = &[
     fails("9113 6.8", "GOAWAY on a stream", |peer| {
         bad(peer, &Frame::new(kind::GOAWAY, 0, 1, Frame::goaway(0, NO_ERROR).payload), PROTOCOL_ERROR)
     }),
+    ClientCase {
+        case: case("9113 6.8", "GOAWAY that excludes the request", |peer| {
+            peer.serve()?;
+            peer.send(&Frame::goaway(0, NO_ERROR));
+            peer.connection_error(&[])
+        }),
+        sent: Sent::Whole,
+        app: App::Refused,
+    },
+    ignored("9113 6.8", "GOAWAY that includes the request, then its answer", |peer| {
+        peer.serve()?;
+        peer.send_all(&[Frame::goaway(1, NO_ERROR), whole(1)]);
+        peer.connection_error(&[])
+    }),
+    fails("9113 6.8", "GOAWAY that includes the request, then the end", |peer| {
+        peer.serve()?;
+        peer.send(&Frame::goaway(1, NO_ERROR));
+        let _ = peer.frames.socket().shutdown(Shutdown::Write);
+        peer.connection_error(&[])
+    }),
     fails("9113 6.9", "WINDOW_UPDATE of 0 for the connection", |peer| bad(peer, &Frame::window(0, 0), PROTOCOL_ERROR)),
     fails("9113 6.9", "WINDOW_UPDATE of 0 for a stream", |peer| {
         peer.serve()?;
@@ -179,8 +229,8 @@ pub const CLIENT_CASES: &[ClientCase] = &[
     fails("9113 6.9.1", "the connection's window above 2^31 - 1", |peer| {
         bad(peer, &Frame::window(0, LARGEST_WINDOW), FLOW_CONTROL_ERROR)
     }),
-    fails("9113 6.9.1", "a stream's window above 2^31 - 1", |peer| {
-        peer.serve()?;
+    open("9113 6.9.1", "a stream's window above 2^31 - 1", App::Failed, |peer| {
+        peer.serve_open()?;
         peer.send(&Frame::window(1, LARGEST_WINDOW));
         peer.stream_error(1, &[FLOW_CONTROL_ERROR])
     }),
@@ -200,15 +250,20 @@ pub const CLIENT_CASES: &[ClientCase] = &[
         peer.connection_error(&[PROTOCOL_ERROR])
     }),
     fails("9113 6.10", "CONTINUATION on stream 0", |peer| within(peer, end_block(0))),
-    fails("9113 6.10", "CONTINUATION after HEADERS with END_HEADERS", |peer| {
+    cut("9113 6.10", "CONTINUATION after HEADERS with END_HEADERS", |peer| {
         peer.serve()?;
         peer.send_all(&[head(1), end_block(1)]);
         peer.connection_error(&[PROTOCOL_ERROR])
     }),
-    fails("9113 6.10", "CONTINUATION after DATA", |peer| {
+    cut("9113 6.10", "CONTINUATION after DATA", |peer| {
         peer.serve()?;
         peer.send_all(&[head(1), Frame::data(1, flag::NONE, *b"test"), end_block(1)]);
         peer.connection_error(&[PROTOCOL_ERROR])
+    }),
+    ignored("9113 7", "GOAWAY with an unknown code, then the answer", |peer| {
+        peer.serve()?;
+        peer.send_all(&[Frame::goaway(1, UNKNOWN_CODE), whole(1)]);
+        peer.connection_error(&[])
     }),
     fails("9113 7", "RST_STREAM with an unknown code", |peer| {
         peer.serve()?;
@@ -217,13 +272,12 @@ pub const CLIENT_CASES: &[ClientCase] = &[
     }),
     fails("9113 8.2", "a field name in upper case", |peer| malformed(peer, &[OK, ("X-TEST", "ok")])),
     fails("9113 8.3", "an unknown pseudo-field", |peer| malformed(peer, &[OK, (":test", "ok")])),
-    fails("9113 8.3", "a pseudo-field of requests", |peer| malformed(peer, &[OK, (":path", "/")])),
     fails("9113 8.3", "a pseudo-field after other fields", |peer| malformed(peer, &[("x-test", "ok"), OK])),
     fails("9113 8.3.2", "no :status", |peer| malformed(peer, &[("x-test", "ok")])),
     fails("9113 8.3.2", ":status twice", |peer| malformed(peer, &[OK, OK])),
     fails("9113 8.3.2", ":status that is no number", |peer| malformed(peer, &[(":status", "two")])),
     fails("9113 8.2.2", "a field of the connection", |peer| malformed(peer, &[OK, ("connection", "keep-alive")])),
-    fails("9113 8.1.1", "content-length that is not that of DATA", |peer| {
+    cut("9113 8.1.1", "content-length that is not that of DATA", |peer| {
         peer.serve()?;
         let block = hpack::literal(&[OK, ("content-length", "1")]);
         peer.send_all(&[Frame::headers(1, flag::END_HEADERS, &block), Frame::data(1, flag::END_STREAM, *b"test")]);
@@ -254,6 +308,12 @@ impl Peer<'_> {
     fn serve(&mut self) -> Result<(), String> {
         self.frames.begin_server(&[]).map_err(|error| format!("no beginning: {error}"))?;
         self.expect("a request", |frame| frame.ends(1)).map(drop)
+    }
+
+    /// As [`Peer::serve`], for a request whose body does not end.
+    fn serve_open(&mut self) -> Result<(), String> {
+        self.frames.begin_server(&[]).map_err(|error| format!("no beginning: {error}"))?;
+        self.expect("a request", |frame| frame.kind == kind::HEADERS).map(drop)
     }
 }
 
@@ -319,6 +379,13 @@ fn broken(peer: &mut Peer, end: &[u8]) -> Seen {
     peer.connection_error(&[COMPRESSION_ERROR])
 }
 
+/// A frame on a stream whose answer is complete, while the request's body is not.
+fn half_closed(peer: &mut Peer, frame: Frame) -> Seen {
+    peer.serve_open()?;
+    peer.send_all(&[whole(1), frame]);
+    peer.stream_error(1, &[STREAM_CLOSED])
+}
+
 /// A frame on a stream that is closed already.
 fn late(peer: &mut Peer, end: Frame, frame: Frame) -> Seen {
     peer.serve()?;
@@ -329,6 +396,7 @@ fn late(peer: &mut Peer, end: Frame, frame: Frame) -> Seen {
 /// An answer that is none.
 fn malformed(peer: &mut Peer, fields: &[(&str, &str)]) -> Seen {
     peer.serve()?;
-    peer.send(&Frame::headers(1, WHOLE, &hpack::literal(fields)));
+    // The stream stays open: else there would be nothing to reset.
+    peer.send(&Frame::headers(1, flag::END_HEADERS, &hpack::literal(fields)));
     peer.stream_error(1, &[PROTOCOL_ERROR])
 }
