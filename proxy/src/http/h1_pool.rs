@@ -270,6 +270,9 @@ pub async fn send(
         answer.as_mut().poll(cx)
     });
     let result = result.await;
+    if let Some(gate) = &gate {
+        gate.passed().await;
+    }
     result.map_err(|mut error| {
         let unsent = error.take_message().map(Box::new);
         (failure(error.error(), client.asked.is_heard()), unsent)
