@@ -5,7 +5,8 @@ set -euo pipefail
 
 build=(cc:gcc)
 demo=("${build[@]}" ip:iproute2 iptables:iptables tcpdump:tcpdump setpriv:util-linux)
-tests=("${demo[@]}" curl:curl openssl:openssl h2load:nghttp2-client wrk:wrk promtool:prometheus python3:python3)
+tests=("${demo[@]}" curl:curl openssl:openssl h2load:nghttp2-client wrk:wrk promtool:prometheus python3:python3
+  sslscan:sslscan testssl:testssl.sh faketime:faketime dnsmasq:dnsmasq-base nft:nftables)
 bench=("${build[@]}" ip:iproute2 iptables:iptables setpriv:util-linux wrk:wrk h2load:nghttp2-client iperf3:iperf3
   haproxy:haproxy python3:python3)
 

@@ -41,7 +41,7 @@ pub struct Settings {
     pub interval: Duration,
     /// From the first byte to Hello, and from the handshake to the first stream.
     pub hello_within: Duration,
-    /// A proxy that has not taken what waits for it within this time is disconnected.
+    /// A proxy that has not taken a message within this time, and a second for each 64 KiB of it, is disconnected.
     pub stall: Duration,
     /// Between pings.
     pub ping_interval: Duration,

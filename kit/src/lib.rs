@@ -12,5 +12,6 @@ pub mod log;
 pub mod memory;
 pub mod metrics;
 pub mod pattern;
+pub mod pressure;
 pub mod ready;
 pub mod shutdown;

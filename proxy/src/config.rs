@@ -44,6 +44,8 @@ pub struct Config {
     pub http: http::Settings,
     /// Balancing.
     pub balance: balance::Settings,
+    /// Most open connections at a time, of each direction.
+    pub max_connections: usize,
     /// Connections to other sidecars and endpoints.
     pub connect_out: connect::Settings,
     /// Connections to the application.
@@ -136,6 +138,8 @@ fn read(env: &mut Env) -> Option<Config> {
     let log = log_settings(env);
     let help = "beyond so many series new targets are counted together";
     let max_series = count(env, "MESH_METRICS_MAX_SERIES", "4000", 100, 1_000_000, help);
+    let help = "most connections at a time that are accepted of each direction; more are refused";
+    let max_connections = count(env, "MESH_MAX_CONNECTIONS", "10000", 1, 1_000_000, help);
     let grace = seconds(env, "MESH_SHUTDOWN_GRACE", "30s", "longest time from SIGTERM to the end");
     let (certify, control, trust_anchors) = control_plane?;
     Some(Config {
@@ -153,6 +157,7 @@ fn read(env: &mut Env) -> Option<Config> {
         inbound,
         http,
         balance,
+        max_connections,
         connect_out,
         connect_in,
         metrics: metrics::Settings { max_series },
@@ -239,6 +244,12 @@ fn http_settings(env: &mut Env) -> http::Settings {
             "1h",
             "an HTTP/1 connection without a request is closed after this",
         ),
+        stall_timeout: seconds(
+            env,
+            "MESH_HTTP_STALL_TIMEOUT",
+            "5m",
+            "an exchange whose client neither sends the rest of its request nor takes any of the answer ends after this",
+        ),
         max_head: count(env, "MESH_HTTP_MAX_HEAD", "65536", 8192, 1 << 20, "largest request or response head, bytes"),
         max_headers: count(env, "MESH_HTTP_MAX_HEADERS", "100", 10, 1000, "most header fields in an HTTP/1 head"),
         max_streams: count(env, "MESH_HTTP_MAX_STREAMS", "200", 1, 10_000, "most open streams on an HTTP/2 connection")
@@ -267,6 +278,12 @@ fn http_settings(env: &mut Env) -> http::Settings {
             "MESH_HTTP_CONTINUE_WAIT",
             "1s",
             "a body held back by expect: 100-continue is sent after this all the same",
+        ),
+        response_timeout: seconds(
+            env,
+            "MESH_RESPONSE_TIMEOUT",
+            "5m",
+            "from the end of a request to the head of its response; gRPC calls have their own deadlines",
         ),
         open_timeout: millis(
             env,

@@ -4,9 +4,11 @@
 //! Non-goal: being used outside tests and the demo.
 
 pub mod app;
+pub mod attacks;
 pub mod bins;
 pub mod body;
 pub mod client;
+pub mod frames;
 pub mod mesh;
 pub mod netns;
 pub mod pair;

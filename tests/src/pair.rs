@@ -152,6 +152,8 @@ impl Handler for Forward {
         self.0.send(request, &caller).await.map_err(|_| Abort(h2::Reason::INTERNAL_ERROR))
     }
 
+    fn too_slow(&self) {}
+
     async fn connect(&self, tunnel: Tunnel) {
         drop(tunnel);
     }

@@ -18,6 +18,8 @@ pub enum Reason {
     PeerIdentity,
     /// The upstream broke off before its response.
     UpstreamReset,
+    /// The upstream did not answer in time.
+    ResponseTimeout,
     /// More is asked for than the proxy is set to hold.
     Overload,
     /// The request would come back to this proxy.
@@ -28,9 +30,14 @@ pub enum Reason {
     NoRoute,
     /// The route leads to something that is not there.
     BackendInvalid,
+    /// The client did not send what it began, or did not take what it asked for, in time.
+    TooSlow,
     /// The connection was made to the proxy's own port, or names an address that is not the workload's.
     NotLocal,
 }
+
+/// The detail of [`Reason::Overload`] where memory is what there is too little of.
+pub const MEMORY: &str = "the proxy's memory is nearly used up";
 
 impl Reason {
     /// The word.
@@ -44,6 +51,7 @@ impl Reason {
     }
 
     fn row(self) -> (&'static str, StatusCode, u16) {
+        const DEADLINE_EXCEEDED: u16 = 4;
         const INTERNAL: u16 = 13;
         const UNAVAILABLE: u16 = 14;
         const PERMISSION_DENIED: u16 = 7;
@@ -53,11 +61,13 @@ impl Reason {
             Reason::ConnectFailed => ("connect_failed", StatusCode::SERVICE_UNAVAILABLE, UNAVAILABLE),
             Reason::PeerIdentity => ("peer_identity", StatusCode::SERVICE_UNAVAILABLE, UNAVAILABLE),
             Reason::UpstreamReset => ("upstream_reset", StatusCode::BAD_GATEWAY, UNAVAILABLE),
+            Reason::ResponseTimeout => ("response_timeout", StatusCode::GATEWAY_TIMEOUT, DEADLINE_EXCEEDED),
             Reason::Overload => ("overload", StatusCode::SERVICE_UNAVAILABLE, UNAVAILABLE),
             Reason::Loop => ("loop", StatusCode::LOOP_DETECTED, INTERNAL),
             Reason::BadRequest => ("bad_request", StatusCode::BAD_REQUEST, INTERNAL),
             Reason::NoRoute => ("no_route", StatusCode::NOT_FOUND, UNIMPLEMENTED),
             Reason::BackendInvalid => ("backend_invalid", StatusCode::INTERNAL_SERVER_ERROR, INTERNAL),
+            Reason::TooSlow => ("too_slow", StatusCode::REQUEST_TIMEOUT, DEADLINE_EXCEEDED),
             Reason::NotLocal => ("not_local", StatusCode::FORBIDDEN, PERMISSION_DENIED),
         }
     }

@@ -19,6 +19,7 @@ use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::Sleep;
 
+use super::h1_io;
 use super::h1_pool::Lease;
 use super::h2_pool::Slot;
 use super::replay::Reader;
@@ -42,7 +43,7 @@ enum Kind {
     H2(H2Body),
     Gated(Box<Gated>),
     Replayed(Reader),
-    Awaited(Box<Awaited>),
+    Watched(Box<Watched>),
 }
 
 /// What is measured while a response's body passes.
@@ -113,9 +114,10 @@ impl Body {
         Kind::H2(H2Body { recv, owed: 0, request, _slot: Some(slot) }).into()
     }
 
-    /// A body whose sender waits to be asked for it; `asked` is set once somebody reads.
-    pub fn awaited(self, asked: Arc<AtomicBool>) -> Self {
-        Kind::Awaited(Box::new(Awaited { body: self, asked })).into()
+    /// A body that tells the connection it comes from when somebody asks for it, and waits for it.
+    pub(super) fn watched(self, connection: Arc<h1_io::Shared>) -> Self {
+        let turn = connection.turn();
+        Kind::Watched(Box::new(Watched { body: self, connection, turn })).into()
     }
 
     /// One try's view of a body that may be sent again.
@@ -206,7 +208,7 @@ impl Kind {
             Kind::H2(h2) => h2.recv.is_end_stream(),
             Kind::Gated(gated) => gated.body.kind.is_end(),
             Kind::Replayed(reader) => reader.is_end_stream(),
-            Kind::Awaited(awaited) => awaited.body.kind.is_end(),
+            Kind::Watched(watched) => watched.body.kind.is_end(),
         }
     }
 }
@@ -226,7 +228,7 @@ impl http_body::Body for Body {
             Kind::H2(h2) => h2.poll_frame(cx),
             Kind::Gated(gated) => gated.poll_frame(cx),
             Kind::Replayed(reader) => reader.poll_frame(cx),
-            Kind::Awaited(awaited) => awaited.poll_frame(cx),
+            Kind::Watched(watched) => watched.poll_frame(cx),
         });
         match &mut frame {
             Some(Ok(frame)) => {
@@ -254,7 +256,7 @@ impl http_body::Body for Body {
             Kind::H2(_) => SizeHint::default(),
             Kind::Gated(gated) => gated.body.size_hint(),
             Kind::Replayed(reader) => reader.size_hint(),
-            Kind::Awaited(awaited) => awaited.body.size_hint(),
+            Kind::Watched(watched) => watched.body.size_hint(),
         }
     }
 }
@@ -343,15 +345,25 @@ impl Gated {
     }
 }
 
-struct Awaited {
+struct Watched {
     body: Body,
-    asked: Arc<AtomicBool>,
+    connection: Arc<h1_io::Shared>,
+    /// The connection's turn that this body belongs to.
+    turn: u32,
 }
 
-impl Awaited {
+impl Watched {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Polled {
-        self.asked.store(true, Ordering::Relaxed);
-        http_body::Body::poll_frame(Pin::new(&mut self.body), cx)
+        self.connection.asking(self.turn);
+        let polled = http_body::Body::poll_frame(Pin::new(&mut self.body), cx);
+        self.connection.waiting_for_body(self.turn, polled.is_pending());
+        polled
+    }
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        self.connection.waiting_for_body(self.turn, false);
     }
 }
 

@@ -34,6 +34,14 @@ pub struct Shared {
     flushed: AtomicBool,
     /// What hyper writes next is an answer of ours.
     answering: AtomicBool,
+    /// Somebody has asked for the body of this turn's request.
+    asking: AtomicBool,
+    /// Somebody waits for more of that body.
+    waiting_for_body: AtomicBool,
+    /// The client takes no more bytes for now.
+    stuck: AtomicBool,
+    /// How often bytes have come or gone.
+    moves: AtomicU32,
     interim: Mutex<Bytes>,
     /// The task that serves the connection; an interim response may come from another one.
     serving: AtomicWaker,
@@ -60,15 +68,53 @@ impl Shared {
         self.serving.wake();
     }
 
-    /// What the connection does, and since which turn.
+    /// What the connection does, and since which turn; while it waits for its client, since which movement of bytes.
     pub(super) fn phase(&self) -> (Phase, u32) {
-        let at_work = self.asked.load(Ordering::Relaxed) || !self.flushed.load(Ordering::Relaxed);
-        let phase = match self.reading.load(Ordering::Relaxed) {
+        let is = |flag: &AtomicBool| flag.load(Ordering::Relaxed);
+        // Before an answer, a client has to send; a request that is answered early may keep its body.
+        let awaited = is(&self.stuck) || (is(&self.waiting_for_body) && !is(&self.answering));
+        let at_work = is(&self.asked) || !is(&self.flushed);
+        let phase = match is(&self.reading) {
+            _ if at_work && awaited => return (Phase::Awaiting, self.moves.load(Ordering::Relaxed)),
             _ if at_work || !self.waiting().is_empty() => Phase::Exchange,
             true => Phase::Head,
             false => Phase::Idle,
         };
-        (phase, self.turn.load(Ordering::Relaxed))
+        (phase, self.turn())
+    }
+
+    pub(super) fn turn(&self) -> u32 {
+        self.turn.load(Ordering::Relaxed)
+    }
+
+    /// Somebody asks for the body of the request of `turn`.
+    pub(super) fn asking(&self, turn: u32) {
+        if turn == self.turn() {
+            self.asking.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether somebody has asked for the body of this turn.
+    pub(super) fn body_was_asked(&self) -> bool {
+        self.asking.load(Ordering::Relaxed)
+    }
+
+    /// Whether somebody waits for more of the body of the request of `turn`.
+    pub(super) fn waiting_for_body(&self, turn: u32, now: bool) {
+        if turn == self.turn() {
+            self.waiting_for_body.store(now, Ordering::Relaxed);
+        }
+    }
+
+    fn moved<T>(&self, polled: &Poll<T>) {
+        if polled.is_ready() {
+            self.moves.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn wrote<T>(&self, polled: &Poll<T>) {
+        self.stuck.store(polled.is_pending(), Ordering::Relaxed);
+        self.moved(polled);
     }
 
     /// A head has come.
@@ -109,6 +155,11 @@ impl ServerIo {
         (self.stream, self.refused)
     }
 
+    /// Whether the client has seen a part of an answer to its request.
+    pub(super) fn has_answered(&self) -> bool {
+        self.shared.answering.load(Ordering::Relaxed)
+    }
+
     /// hyper answers what it does not understand by itself, without a reason. Such an answer is held back, for `h1` to give
     /// a better one.
     fn is_refusal(&mut self, bytes: &[u8]) -> bool {
@@ -143,6 +194,7 @@ impl hyper::rt::Read for ServerIo {
             return Poll::Ready(Err(error));
         }
         let polled = read_into(&mut self.stream, cx, buf);
+        self.shared.moved(&polled);
         if polled.is_ready() {
             self.shared.reading.store(true, Ordering::Relaxed);
         }
@@ -162,7 +214,9 @@ impl hyper::rt::Write for ServerIo {
             return Poll::Ready(Ok(buf.len()));
         }
         self.shared.flushed.store(false, Ordering::Relaxed);
-        Pin::new(&mut self.stream).poll_write(cx, buf)
+        let polled = Pin::new(&mut self.stream).poll_write(cx, buf);
+        self.shared.wrote(&polled);
+        polled
     }
 
     fn poll_write_vectored(
@@ -175,7 +229,9 @@ impl hyper::rt::Write for ServerIo {
             return Poll::Ready(Ok(bufs.iter().map(|buf| buf.len()).sum()));
         }
         self.shared.flushed.store(false, Ordering::Relaxed);
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+        let polled = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        self.shared.wrote(&polled);
+        polled
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -218,6 +274,8 @@ impl Timer for HeadClock {
         self.shared.asked.store(false, Ordering::Relaxed);
         self.shared.reading.store(false, Ordering::Relaxed);
         self.shared.answering.store(false, Ordering::Relaxed);
+        self.shared.asking.store(false, Ordering::Relaxed);
+        self.shared.waiting_for_body.store(false, Ordering::Relaxed);
         self.shared.turn.fetch_add(1, Ordering::Relaxed);
         // A box of nothing: it allocates nothing.
         Box::pin(Never)

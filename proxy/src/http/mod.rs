@@ -14,9 +14,11 @@ pub mod h1_io;
 pub mod h1_pool;
 mod h1_wait;
 pub mod h2_client;
+mod h2_driver;
 pub mod h2_pool;
 pub mod h2_server;
 pub mod headers;
+pub mod patience;
 pub mod pump;
 pub mod replay;
 pub mod request_half;
@@ -41,6 +43,8 @@ pub struct Settings {
     pub head_timeout: Duration,
     /// An HTTP/1 connection without a request is closed after this.
     pub idle_timeout: Duration,
+    /// An exchange whose client neither sends the rest of its request nor takes any of the answer is ended after this.
+    pub stall_timeout: Duration,
     /// Largest request or response head, bytes.
     pub max_head: usize,
     /// Most header fields in one head.
@@ -61,6 +65,8 @@ pub struct Settings {
     pub pool_size: usize,
     /// A request with `expect: 100-continue` sends its body after this, even when nobody said so.
     pub continue_wait: Duration,
+    /// From the end of a request to the head of its response.
+    pub response_timeout: Duration,
     /// To set up an HTTP/2 connection, and to open a byte stream through it.
     pub open_timeout: Duration,
     /// A tunnel from another sidecar is asked to end after this, so that none outlives its certificates for long.
@@ -89,6 +95,9 @@ pub trait Handler: Send + Sync + 'static {
         request: BoxedRequest,
         caller: Caller,
     ) -> impl Future<Output = Result<http::Response<Body>, Abort>> + Send;
+
+    /// A client was too slow, and its exchange ended.
+    fn too_slow(&self);
 
     /// An HTTP/2 CONNECT stream.
     fn connect(&self, tunnel: h2_server::Tunnel) -> impl Future<Output = ()> + Send;
@@ -119,6 +128,9 @@ pub enum Failure {
     /// A connection that carries many exchanges was lost before the first byte of a response.
     #[error("connection lost before a response: {0}")]
     Lost(String),
+    /// The upstream took the request, and has said nothing for so long.
+    #[error("no response within {0:?}")]
+    Silent(Duration),
     /// All connections carry as many exchanges as they may.
     #[error("all connections are busy")]
     Busy,
@@ -162,6 +174,7 @@ impl Failure {
             Failure::Peer(_) => "peer_identity",
             Failure::Unprocessed => "unprocessed",
             Failure::Closed(_) | Failure::Lost(_) => "closed",
+            Failure::Silent(_) => "response_timeout",
             Failure::Busy => "overload",
             Failure::Reset(_) => "reset",
             Failure::Protocol(_) => "protocol",

@@ -1,5 +1,6 @@
 //! HTTP requests to the application, from a client without a sidecar or through a tunnel's byte stream.
 
+use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -8,7 +9,7 @@ use http::{HeaderMap, Response, Version};
 
 use super::app::App;
 use super::{DIRECTION, Inbound, Peer};
-use crate::http::answer::{AskedAs, Reason};
+use crate::http::answer::{AskedAs, MEMORY, Reason};
 use crate::http::h2_server::Tunnel;
 use crate::http::{self as web, Abort, Body, BoxedRequest, Caller, Failure, Handler, headers, upgrade};
 use crate::net::{Drain, Stream};
@@ -52,8 +53,16 @@ impl Handler for Connection {
             let answer = self.inbound.refuse(Reason::BadRequest, request.headers(), &bad.to_string());
             return Ok(web::body::measure(answer, self.app.http(self.peer.tls()).request(Instant::now())));
         }
+        if caller.asks_too_much() {
+            let answer = self.inbound.refuse(Reason::Overload, request.headers(), MEMORY);
+            return Ok(web::body::measure(answer, self.app.http(self.peer.tls()).request(Instant::now())));
+        }
         let leaving = headers::leaves_http(&request).then(|| self.leaving());
         self.inbound.deliver(request, &self.app, &self.peer, &caller, leaving).await
+    }
+
+    fn too_slow(&self) {
+        self.inbound.too_slow();
     }
 
     async fn connect(&self, tunnel: Tunnel) {
@@ -84,7 +93,7 @@ impl Inbound {
         let result = match leaving {
             // Boxed: it is rare, and larger than what other requests need.
             Some(leaving) => Box::pin(self.leave_http(request, app, peer, caller, leaving)).await,
-            None => app.send(request, caller).await,
+            None => app.send(request, peer, caller).await,
         };
         match result {
             Ok(response) => Ok(web::body::measure(response, measured)),
@@ -92,7 +101,11 @@ impl Inbound {
                 if let (Version::HTTP_2, Some(reason)) = (version, failure.reset()) {
                     return Err(Abort(reason));
                 }
-                let reason = if failure.is_connect() { Reason::ConnectFailed } else { Reason::UpstreamReset };
+                let reason = match failure {
+                    Failure::Silent(_) => Reason::ResponseTimeout,
+                    _ if failure.is_connect() => Reason::ConnectFailed,
+                    _ => Reason::UpstreamReset,
+                };
                 self.metrics.error(DIRECTION, reason.word());
                 tracing::info!(reason = reason.word(), %failure, "answered by the mesh");
                 let answer = asked_as.answer(reason, &format!("application: {failure}"));
@@ -118,8 +131,17 @@ impl Inbound {
             let connection = app.tcp(tls).open();
             web::bytes::spawn_copy(client, upstream, &inbound.settings.copy, connection, (app, drain));
         };
-        let response = upgrade::exchange(request, upstream, caller, &self.http, joined).await;
+        let limit = Some(self.http.response_timeout);
+        let exchanged = pin!(upgrade::exchange(request, upstream, caller, &self.http, joined));
+        // What asks to leave HTTP has no body to wait for.
+        let response = web::patience::within(limit, || true, exchanged).await;
         response.map(headers::from_stranger)
+    }
+
+    pub(super) fn too_slow(&self) {
+        let reason = Reason::TooSlow.word();
+        self.metrics.error(DIRECTION, reason);
+        tracing::info!(reason, "exchange ended");
     }
 
     pub(super) fn refuse(&self, reason: Reason, headers: &HeaderMap, detail: &str) -> Response<Body> {

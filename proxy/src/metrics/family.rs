@@ -65,6 +65,8 @@ families! {
         "TLS connections of applications passed through untouched, by the server name they asked for.";
     REFUSED: Counter "mesh_connections_refused_total"
         "Connections closed before a byte of theirs was served, by reason.";
+    HTTP2_ABUSE: Counter "mesh_http2_abuse_total"
+        "HTTP/2 connections that the proxy ended because of what the peer did, by the code that it was told.";
     ACCEPT_ERRORS: Counter "mesh_accept_errors_total" "Failures to accept a connection.";
 
     BALANCER_ENDPOINTS: Gauge "mesh_balancer_endpoints" "Endpoints of a target, by state.";

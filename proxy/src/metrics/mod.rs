@@ -123,6 +123,7 @@ struct PerDirection {
     detections: Reasons<8>,
     handshakes: Reasons<16>,
     refused: Reasons<16>,
+    http2_abuse: Reasons<16>,
     accept_errors: Counter,
 }
 
@@ -134,6 +135,7 @@ impl PerDirection {
             detections: Reasons::new(&family::DETECTIONS, labels(), "protocol"),
             handshakes: Reasons::new(&family::HANDSHAKES, labels(), "result"),
             refused: Reasons::new(&family::REFUSED, labels(), "reason"),
+            http2_abuse: Reasons::new(&family::HTTP2_ABUSE, labels(), "reason"),
             accept_errors: registry.counter(&family::ACCEPT_ERRORS, labels()),
         }
     }
@@ -214,6 +216,11 @@ impl Metrics {
     /// A connection was closed before it was anybody's: a loop, a direct hit, too many of them.
     pub fn refused(&self, direction: Direction, reason: &'static str) {
         self.direction(direction).refused.count(&self.0.registry, reason);
+    }
+
+    /// An HTTP/2 connection was ended because of what its peer did.
+    pub fn http2_abuse(&self, direction: Direction, reason: &'static str) {
+        self.direction(direction).http2_abuse.count(&self.0.registry, reason);
     }
 
     /// The listener could not accept.

@@ -69,6 +69,7 @@ fn populated() -> Metrics {
         metrics.foreign_sni(direction, Some("web.example"));
         metrics.foreign_sni(direction, None);
         metrics.refused(direction, "loop");
+        metrics.http2_abuse(direction, "protocol_error");
         metrics.accept_error(direction);
     }
     let balancer = metrics.balancer("demo/web:80");

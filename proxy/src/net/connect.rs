@@ -7,6 +7,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use mesh_kit::limits;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
 
@@ -54,6 +55,8 @@ impl Connector {
     pub async fn connect(&self, addr: SocketAddr) -> Result<TcpStream, ConnectError> {
         let failed = |cause: String| ConnectError { addr, cause };
         match tokio::time::timeout(self.settings.timeout, TcpStream::connect(addr)).await {
+            // These are for the admin port and the control plane.
+            Ok(Ok(tcp)) if limits::is_among_last(&tcp, 1) => Err(failed("too few file descriptors are left".into())),
             Ok(Ok(tcp)) => {
                 let set = tcp.set_nodelay(true).and_then(|()| self.settings.liveness.put_on(&SockRef::from(&tcp)));
                 set.map_err(|error| failed(error.to_string()))?;

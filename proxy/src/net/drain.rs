@@ -1,16 +1,26 @@
 //! The end of a proxy's life as its connections see it: told to finish, counted until they have.
 //!
-//! Invariant: each connection task holds a `Drain`; `Draining::finished` returns when all of them are gone.
+//! Invariant: each connection task holds a `Drain`; `Draining::finished` returns when all of them are gone. An accepted
+//! connection's place among those that may be open rides along.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
+
+use super::admission::Place;
 
 /// A connection's hold on the proxy's life.
 #[derive(Clone, Debug)]
 pub struct Drain {
     draining: watch::Receiver<bool>,
-    _alive: mpsc::Sender<()>,
+    hold: Arc<Hold>,
+}
+
+#[derive(Debug)]
+struct Hold {
+    alive: mpsc::Sender<()>,
+    _place: Option<Place>,
 }
 
 /// The other side: starts the drain and waits for its end.
@@ -24,10 +34,17 @@ pub struct Draining {
 pub fn channel() -> (Draining, Drain) {
     let (start, draining) = watch::channel(false);
     let (alive, gone) = mpsc::channel(1);
-    (Draining { start, gone }, Drain { draining, _alive: alive })
+    (Draining { start, gone }, Drain { draining, hold: Arc::new(Hold { alive, _place: None }) })
 }
 
 impl Drain {
+    /// The hold of a connection that has `place`, until the last clone is gone.
+    #[must_use]
+    pub fn of(&self, place: Place) -> Self {
+        let hold = Hold { alive: self.hold.alive.clone(), _place: Some(place) };
+        Self { draining: self.draining.clone(), hold: Arc::new(hold) }
+    }
+
     /// Whether connections should come to their end.
     pub fn is_draining(&self) -> bool {
         *self.draining.borrow()

@@ -1,5 +1,6 @@
 //! One application's HTTP connection: each request by itself gets a route, an endpoint and an answer.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -10,7 +11,7 @@ use super::routed::{Routed, Way};
 use super::target::Target;
 use super::{DIRECTION, Outbound, reason_of};
 use crate::balance::Failed;
-use crate::http::answer::Reason;
+use crate::http::answer::{MEMORY, Reason};
 use crate::http::h2_server::Tunnel;
 use crate::http::{self as web, Abort, Body, BoxedRequest, Caller, Failure, Handler, headers, upgrade};
 use crate::metrics::{self, Tls};
@@ -103,7 +104,10 @@ impl Connection {
                 );
             }
         };
-        let result = upgrade::exchange(request, upstream, caller, &self.outbound.http, joined).await;
+        let limit = Some(self.outbound.http.response_timeout);
+        let exchanged = pin!(upgrade::exchange(request, upstream, caller, &self.outbound.http, joined));
+        // What asks to leave HTTP has no body to wait for.
+        let result = web::patience::within(limit, || true, exchanged).await;
         let result = result.map(if tls == Tls::Mutual { headers::from_peer } else { headers::from_stranger });
         result.map_err(|failure| {
             let detail = format!("upgrade: {failure}");
@@ -127,6 +131,7 @@ impl Handler for Connection {
         let mut measured = None;
         let result = match (headers::settle_authority(&mut request), route.routed()) {
             (Err(bad), _) => Ok(self.refuse(Reason::BadRequest, request.headers(), &bad.to_string())),
+            (Ok(()), _) if caller.asks_too_much() => Ok(self.refuse(Reason::Overload, request.headers(), MEMORY)),
             (Ok(()), None) => self.send(request, route.leg(), &caller, &mut measured).await,
             // Boxed, as few destinations have routes.
             (Ok(()), Some(routed)) => Box::pin(self.by_route(request, routed, &caller, &mut measured)).await,
@@ -146,6 +151,12 @@ impl Handler for Connection {
         };
         let measured = measured.unwrap_or_else(|| route.leg().http(Tls::None).request(Instant::now()));
         Ok(web::body::measure(response, measured))
+    }
+
+    fn too_slow(&self) {
+        let reason = Reason::TooSlow.word();
+        self.outbound.metrics.error(DIRECTION, reason);
+        tracing::info!(reason, "exchange ended");
     }
 
     /// CONNECT over HTTP/2 asks for a tunnel; an application has no business asking a sidecar for one.

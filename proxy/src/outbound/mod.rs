@@ -175,14 +175,22 @@ impl Outbound {
         let (settings, metrics) = (Arc::clone(&self.http), self.metrics.clone());
         let handler = Arc::new(http::Connection::new(self, target, drain.clone()));
         if *seen == Seen::Http1 {
-            if h1::serve(stream, &settings, drain, handler).await == h1::Ended::BadRequest {
-                metrics.error(DIRECTION, Reason::BadRequest.word());
+            match h1::serve(stream, &settings, drain, handler).await {
+                h1::Ended::BadRequest => metrics.error(DIRECTION, Reason::BadRequest.word()),
+                h1::Ended::TooSlow => metrics.error(DIRECTION, Reason::TooSlow.word()),
+                h1::Ended::Cleanly | h1::Ended::Cut => {}
             }
             return;
         }
         let served = h2_server::serve(stream, &settings, Side::Application, drain.started(), handler);
         if let Err(error) = Box::pin(served).await {
-            tracing::debug!(%error, "HTTP/2 connection of the application ended early");
+            match h2_server::abuse(&error) {
+                Some(reason) => {
+                    metrics.http2_abuse(DIRECTION, reason);
+                    tracing::warn!(reason, %error, "HTTP/2 connection of the application ended");
+                }
+                None => tracing::debug!(%error, "HTTP/2 connection of the application ended early"),
+            }
         }
     }
 
@@ -242,6 +250,7 @@ fn reason_of(failed: &crate::balance::Failed) -> Reason {
         None => Reason::NoEndpoints,
         Some(Failure::Connect(_) | Failure::App(_)) => Reason::ConnectFailed,
         Some(Failure::Peer(_)) => Reason::PeerIdentity,
+        Some(Failure::Silent(_)) => Reason::ResponseTimeout,
         Some(Failure::Busy) => Reason::Overload,
         Some(Failure::Unprocessed | Failure::Closed(_) | Failure::Lost(_)) => Reason::UpstreamReset,
         Some(Failure::Reset(_) | Failure::Protocol(_)) => Reason::UpstreamReset,

@@ -10,7 +10,7 @@ use std::process::Command;
 
 use nix::unistd::Uid;
 
-use super::{Daemon, PROXY_UID, SOON};
+use super::{Daemon, Metrics, PROXY_UID, SOON};
 use crate::bin;
 use crate::client;
 use crate::netns::{Host, until};
@@ -92,6 +92,17 @@ impl Control {
         let addr = SocketAddr::new(self.host.v4.into(), DESTINATION_ADMIN);
         let page = self.host.enter(|| client::request("GET", addr, "/metrics"));
         page.unwrap_or_else(|error| panic!("destination: metrics: {error}")).1
+    }
+
+    /// The metrics of identity.
+    ///
+    /// # Panics
+    /// When they cannot be read.
+    #[must_use]
+    pub fn identity_metrics(&self) -> Metrics {
+        let addr = SocketAddr::new(self.host.v4.into(), IDENTITY_ADMIN);
+        let page = self.host.enter(|| client::request("GET", addr, "/metrics"));
+        Metrics::parse(&page.unwrap_or_else(|error| panic!("identity: metrics: {error}")).1)
     }
 
     /// Waits until both say that they are ready, as after a restart.
