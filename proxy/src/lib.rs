@@ -3,6 +3,8 @@
 //! Rooms import only downward (ARCHITECTURE.md has the table, `tests/tests/tidy.rs` holds it). Read `outbound` or `inbound`
 //! for the life of a connection, `app` for how the rooms are put together.
 
+#![forbid(unsafe_code)]
+
 pub mod admin;
 pub mod app;
 pub mod balance;

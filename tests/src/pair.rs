@@ -186,7 +186,7 @@ pub fn settings(tunnel: SocketAddr) -> anyhow::Result<Config> {
 }
 
 /// An authority that lives as long as this takes, and a leaf of it.
-fn credentials(id: &spiffe::Id) -> anyhow::Result<Credentials> {
+pub(crate) fn credentials(id: &spiffe::Id) -> anyhow::Result<Credentials> {
     let mut root = CertificateParams::default();
     root.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     let root = CertifiedIssuer::self_signed(root, KeyPair::generate()?)?;

@@ -123,7 +123,7 @@ fn fitting(endpoints: &[Endpoint]) -> impl Iterator<Item = wire::Endpoint> {
 /// All of the response but the subscription's id, so that all subscriptions share the bytes. Fields may stand in any
 /// order, and an id of zero is not written (both: protobuf's encoding). Beside it, how many endpoints it leaves out;
 /// other resources are small: their bounds are the length of a name, and the number of ports.
-pub(super) fn encode(snapshot: &Snapshot) -> (Bytes, usize) {
+pub fn encode(snapshot: &Snapshot) -> (Bytes, usize) {
     let message = wire::watch_response::Snapshot::from(&snapshot.state);
     let omitted = match (&snapshot.state, &message) {
         (State::Endpoints(all), wire::watch_response::Snapshot::Endpoints(kept)) => all.len() - kept.endpoints.len(),

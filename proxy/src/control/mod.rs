@@ -142,6 +142,16 @@ impl Discovery {
         self.shared.lock().status(Instant::now())
     }
 
+    /// The next thing to say on the stream, for programs that are their own destination instead of polling the task.
+    pub fn next_request(&self) -> Option<wire::WatchRequest> {
+        self.shared.lock().next_request()
+    }
+
+    /// Takes an update as if the stream had brought it; see [`Discovery::next_request`].
+    pub fn take(&self, update: wire::WatchResponse) {
+        self.shared.apply(update, Instant::now());
+    }
+
     fn subscribe<T>(
         &self,
         resource: &Resource,

@@ -233,7 +233,7 @@ impl http_body::Body for Body {
         match &mut frame {
             Some(Ok(frame)) => {
                 if let Some(trailers) = frame.trailers_mut() {
-                    super::headers::strip_ours(trailers);
+                    super::headers::strip_trailers(trailers);
                 }
                 self.ride(frame);
             }

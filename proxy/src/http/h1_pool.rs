@@ -9,7 +9,6 @@
 use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Instant;
@@ -21,6 +20,7 @@ use hyper_util::rt::TokioIo;
 
 use super::body::{Body, Gate};
 use super::caller::Caller;
+use super::judged::{Asked, Judged};
 use super::replay::Spare;
 use super::{BoxedRequest, Failure, Settings, headers};
 use crate::net::{Connector, Stream};
@@ -46,11 +46,10 @@ pub struct Client {
     sender: SendRequest<Body>,
     /// `None`: it has ended, or a task drives it.
     connection: Option<Box<Connection>>,
-    /// A byte has come since the last request was sent.
-    heard: Arc<AtomicBool>,
+    asked: Arc<Asked>,
 }
 
-type Connection = http1::Connection<TokioIo<Stream>, Body>;
+type Connection = http1::Connection<TokioIo<Judged>, Body>;
 
 /// A connection in use; `give_back` returns it to its pool.
 #[derive(Debug)]
@@ -166,12 +165,12 @@ async fn sweep(pool: std::sync::Weak<Pool>) {
 impl Client {
     /// Speaks HTTP/1 as a client on `stream`.
     async fn new(stream: Stream, settings: &Settings) -> Result<Self, Failure> {
-        let heard = Arc::new(AtomicBool::new(false));
-        let io = TokioIo::new(stream.noting(Arc::clone(&heard)));
+        let asked = Arc::new(Asked::default());
+        let io = TokioIo::new(Judged::server(stream, Arc::clone(&asked)));
         let handshake =
             http1::Builder::new().max_buf_size(settings.max_head).max_headers(settings.max_headers).handshake(io);
         let (sender, connection) = handshake.await.map_err(|error| failure(&error, false))?;
-        Ok(Self { sender, connection: Some(Box::new(connection)), heard })
+        Ok(Self { sender, connection: Some(Box::new(connection)), asked })
     }
 
     fn drive(&mut self, cx: &mut Context<'_>) {
@@ -247,7 +246,7 @@ pub async fn send(
 ) -> Result<Response<hyper::body::Incoming>, (Failure, Option<BoxedRequest>)> {
     let (request, gate) = hold_body_if_expecting(request, settings);
     let request = listen_for_interim(request, caller, gate.as_ref());
-    client.heard.store(false, Ordering::Relaxed);
+    client.asked.ask(request.method());
     let mut answer = pin!(client.sender.try_send_request(*request));
     let result = poll_fn(|cx| {
         client.drive(cx);
@@ -256,7 +255,7 @@ pub async fn send(
     let result = result.await;
     result.map_err(|mut error| {
         let unsent = error.take_message().map(Box::new);
-        (failure(error.error(), client.heard.load(Ordering::Relaxed)), unsent)
+        (failure(error.error(), client.asked.is_heard()), unsent)
     })
 }
 

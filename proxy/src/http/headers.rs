@@ -38,6 +38,16 @@ pub fn strip_ours(headers: &mut HeaderMap) {
     }
 }
 
+/// Removes what has no place behind a body (RFC 9110 6.5.1): what frames, addresses or routes a message, and our own fields.
+pub fn strip_trailers(trailers: &mut HeaderMap) {
+    strip_ours(trailers);
+    let misplaced =
+        [CONNECTION, CONTENT_LENGTH, HOST, KEEP_ALIVE, PROXY_CONNECTION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE];
+    for name in &misplaced {
+        trailers.remove(name);
+    }
+}
+
 /// Removes what concerns one connection only (RFC 9110 7.6.1), with the fields that Connection names.
 pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
     if headers.contains_key(CONNECTION) {

@@ -101,14 +101,15 @@ impl Inbound {
                 if let (Version::HTTP_2, Some(reason)) = (version, failure.reset()) {
                     return Err(Abort(reason));
                 }
-                let reason = match failure {
-                    Failure::Silent(_) => Reason::ResponseTimeout,
-                    _ if failure.is_connect() => Reason::ConnectFailed,
-                    _ => Reason::UpstreamReset,
+                let (reason, detail) = match (caller.blame(), &failure) {
+                    (Some(bad), _) => (Reason::BadRequest, bad.to_string()),
+                    (None, Failure::Silent(_)) => (Reason::ResponseTimeout, format!("application: {failure}")),
+                    (None, _) if failure.is_connect() => (Reason::ConnectFailed, format!("application: {failure}")),
+                    (None, _) => (Reason::UpstreamReset, format!("application: {failure}")),
                 };
                 self.metrics.error(DIRECTION, reason.word());
-                tracing::info!(reason = reason.word(), %failure, "answered by the mesh");
-                let answer = asked_as.answer(reason, &format!("application: {failure}"));
+                tracing::info!(reason = reason.word(), %detail, "answered by the mesh");
+                let answer = asked_as.answer(reason, &detail);
                 Ok(web::body::measure(answer, measured))
             }
         }

@@ -143,10 +143,13 @@ impl Handler for Connection {
                 if let (Version::HTTP_2, Some(reason)) = (version, reset) {
                     return Err(Abort(reason));
                 }
-                let reason = reason_of(&failed);
+                let (reason, detail) = match caller.blame() {
+                    Some(bad) => (Reason::BadRequest, bad.to_string()),
+                    None => (reason_of(&failed), failed.detail),
+                };
                 self.outbound.metrics.error(DIRECTION, reason.word());
-                tracing::info!(reason = reason.word(), detail = %failed.detail, "answered by the mesh");
-                asked_as.answer(reason, &failed.detail)
+                tracing::info!(reason = reason.word(), %detail, "answered by the mesh");
+                asked_as.answer(reason, &detail)
             }
         };
         let measured = measured.unwrap_or_else(|| route.leg().http(Tls::None).request(Instant::now()));

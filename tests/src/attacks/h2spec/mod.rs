@@ -6,6 +6,7 @@
 //! Non-goal: what the application behind sees; `hpack` and `generic` look at its answers.
 
 mod back_end;
+mod client_side;
 mod content;
 mod control;
 mod generic;
@@ -17,6 +18,7 @@ use std::io;
 use std::time::Duration;
 
 pub use back_end::{BODY, back_end};
+pub use client_side::{App, CLIENT_CASES, ClientCase, go_on};
 pub use peer::{Peer, Seen};
 
 use crate::client::PATIENCE;

@@ -205,7 +205,7 @@ pub(super) fn end_block() -> Frame {
 }
 
 /// What the server's SETTINGS say.
-fn allowed(peer: &Peer, setting: u16) -> Option<usize> {
+pub(super) fn allowed(peer: &Peer, setting: u16) -> Option<usize> {
     let settings = peer.frames.seen.iter().find(|frame| frame.kind == kind::SETTINGS && !frame.has(flag::ACK))?;
     let value = settings.payload.chunks(6).find_map(|pair| match *pair {
         [a, b, ref value @ ..] if u16::from_be_bytes([a, b]) == setting => value.try_into().ok(),

@@ -3,6 +3,8 @@
 //! Invariant: what it answers about a request is what came over the wire; nothing is normalised on the way.
 //! Non-goal: being a good web server; some paths break the protocol on purpose.
 
+#![forbid(unsafe_code)]
+
 mod answer;
 mod query;
 mod raw;
