@@ -1,7 +1,6 @@
 //! The index without a runtime: resources are applied, watches are looked at.
 
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
 use std::task::Waker;
 
 use super::*;
