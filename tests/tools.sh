@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs what the build, the demo, the tests or the bench call besides Cargo, from Debian's packages, and says so.
-# Usage: tools.sh build|demo|test|bench|order|profile
+# Usage: tools.sh build|demo|test|bench|order|profile|fuzz
 set -euo pipefail
 
 build=(cc:gcc)
@@ -15,8 +15,9 @@ case "${1:-}" in
   demo) wanted=("${demo[@]}") ;;
   test) wanted=("${tests[@]}") ;;
   bench | profile) wanted=("${bench[@]}") ;;
+  fuzz) wanted=("${build[@]}" c++:g++) ;;
   order) wanted=("${demo[@]}" valgrind:valgrind nm:binutils) ;;
-  *) echo "usage: $0 build|demo|test|bench|order|profile" >&2; exit 64 ;;
+  *) echo "usage: $0 build|demo|test|bench|order|profile|fuzz" >&2; exit 64 ;;
 esac
 
 missing=()

@@ -27,6 +27,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 pub use admission::{Admission, Place};
 pub use connection::Client;
+pub use wire::encode;
 
 use crate::index::Index;
 use crate::metrics::Service as Metrics;

@@ -17,7 +17,9 @@ use http::{Response, Version};
 use http_body::Body as _;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
+use mesh_kit::pressure::{self, Level};
 
+use super::answer::MEMORY;
 use super::body::{Body, Gate};
 use super::caller::Caller;
 use super::judged::{Asked, Judged, Sending};
@@ -112,7 +114,10 @@ impl Pool {
     }
 
     async fn open(self: &Arc<Self>) -> Result<Lease, Failure> {
+        // Many requests may have been let in before the first one shows: what comes of a connection is the larger part.
+        has_memory()?;
         let tcp = self.connector.connect(self.addr).await?;
+        has_memory()?;
         let client = Client::new(tcp.into(), &self.settings).await?;
         Ok(Lease { client, pool: Arc::clone(self), reused: false })
     }
@@ -145,6 +150,10 @@ impl Pool {
     fn idle(&self) -> std::sync::MutexGuard<'_, Vec<Idle>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn has_memory() -> Result<(), Failure> {
+    if pressure::look() == Level::Critical { Err(Failure::Busy(MEMORY)) } else { Ok(()) }
 }
 
 /// Closes what is unused for too long; ends with the last idle connection.
@@ -260,6 +269,9 @@ pub async fn send(
         answer.as_mut().poll(cx)
     });
     let result = result.await;
+    if let Some(gate) = &gate {
+        gate.passed().await;
+    }
     result.map_err(|mut error| {
         let unsent = error.take_message().map(Box::new);
         (failure(error.error(), client.asked.is_heard()), unsent)
@@ -298,5 +310,14 @@ fn listen_for_interim(mut request: BoxedRequest, caller: &Caller, gate: Option<&
 
 fn failure(error: &hyper::Error, heard: bool) -> Failure {
     let text = super::h1::describe(error);
-    if error.is_parse() || heard { Failure::Protocol(text) } else { Failure::Closed(text) }
+    if error.is_parse() || heard {
+        return Failure::Protocol(text);
+    }
+    // The kernel gave it up: nobody has closed it, the network has gone.
+    if has_timed_out(error) { Failure::Lost(text) } else { Failure::Closed(text) }
+}
+
+fn has_timed_out(error: &hyper::Error) -> bool {
+    let source = std::error::Error::source(error).and_then(|source| source.downcast_ref::<std::io::Error>());
+    source.is_some_and(|error| error.kind() == std::io::ErrorKind::TimedOut)
 }

@@ -121,7 +121,7 @@ pub struct Abort(pub Reason);
 pub enum Failure {
     /// No connection: nothing was sent.
     #[error(transparent)]
-    Connect(#[from] ConnectError),
+    Connect(ConnectError),
     /// The other sidecar did not prove to be the one that discovery named: nothing was sent.
     #[error("{0}")]
     Peer(String),
@@ -140,9 +140,9 @@ pub enum Failure {
     /// The upstream took the request, and has said nothing for so long.
     #[error("no response within {0:?}")]
     Silent(Duration),
-    /// All connections carry as many exchanges as they may.
-    #[error("all connections are busy")]
-    Busy,
+    /// The proxy itself has no more of something: connections that take one more exchange, descriptors, memory.
+    #[error("{0}")]
+    Busy(&'static str),
     /// The upstream reset the stream.
     #[error("reset with {0:?}")]
     Reset(Reason),
@@ -184,10 +184,16 @@ impl Failure {
             Failure::Unprocessed => "unprocessed",
             Failure::Closed(_) | Failure::Lost(_) => "closed",
             Failure::Silent(_) => "response_timeout",
-            Failure::Busy => "overload",
+            Failure::Busy(_) => "overload",
             Failure::Reset(_) => "reset",
             Failure::Protocol(_) => "protocol",
         }
+    }
+}
+
+impl From<ConnectError> for Failure {
+    fn from(error: ConnectError) -> Self {
+        if error.is_ours { Failure::Busy("too few file descriptors are left") } else { Failure::Connect(error) }
     }
 }
 
@@ -198,6 +204,8 @@ impl From<h2::Error> for Failure {
             return Failure::Unprocessed;
         }
         match error.reason() {
+            // It broke a rule of HTTP/2, and we have told it so. That code is not for our caller, who did nothing wrong.
+            Some(_) if error.is_library() => Failure::Protocol(error.to_string()),
             Some(reason) => Failure::Reset(reason),
             None => Failure::Lost(error.to_string()),
         }

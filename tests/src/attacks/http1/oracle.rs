@@ -111,7 +111,7 @@ fn line(bytes: &[u8], at: usize) -> Result<Option<(&str, usize)>, String> {
 fn text(line: &[u8]) -> Result<&str, String> {
     let control = |byte: &u8| (*byte < b' ' && *byte != b'\t') || *byte == 0x7f;
     match std::str::from_utf8(line) {
-        Ok(text) if !line.iter().any(|byte| control(byte)) => Ok(text),
+        Ok(text) if !line.iter().any(control) => Ok(text),
         _ => Err(format!("a line with odd bytes: {:?}", String::from_utf8_lossy(line))),
     }
 }
