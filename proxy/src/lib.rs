@@ -4,6 +4,7 @@
 //! for the life of a connection, `app` for how the rooms are put together.
 
 #![forbid(unsafe_code)]
+#![cfg_attr(test, allow(clippy::duplicate_mod, reason = "models load the code that they check once more"))]
 
 pub mod admin;
 pub mod app;

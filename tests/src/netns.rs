@@ -23,7 +23,7 @@ use nix::sched::{CloneFlags, setns};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, geteuid};
 
-pub use filter::Filter;
+pub use filter::{Attempts, Filter};
 pub use proc::{Proc, until};
 
 const PREFIX: &str = "mesh-test";

@@ -1,7 +1,7 @@
 //! Answers that the mesh makes itself. One table: reason word, HTTP status, gRPC status.
 
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, HeaderValue};
+use http::header::{CONNECTION, CONTENT_TYPE, HeaderValue};
 use http::{HeaderMap, Response, StatusCode};
 
 use super::body::Body;
@@ -88,6 +88,10 @@ impl Reason {
             response
         };
         response.headers_mut().insert(ERROR, visible(&error));
+        if self == Reason::BadRequest {
+            // Whoever sends one bad request over HTTP/1 may mean something else by what follows.
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
         response
     }
 

@@ -14,6 +14,9 @@ pub enum Bad {
     /// RFC 9112 2.2 lets a reader take LF alone for a line's end; others do not.
     #[error("a line that does not end with CRLF")]
     LineEnd,
+    /// RFC 3986 has no such bytes, and a fragment is not for servers; hyper takes the ones and drops the other.
+    #[error("a target with bytes that no target has")]
+    Target,
     /// Also one that is there twice.
     #[error("Content-Length is not one number")]
     Length,
@@ -38,6 +41,9 @@ pub enum Bad {
     /// Bytes of a server that nobody has asked.
     #[error("bytes after the end of the response")]
     Unasked,
+    /// hyper's verdict on what is left to it.
+    #[error("malformed or too long trailers, or too long chunk extensions")]
+    Trailers,
     /// The end of the stream in the middle of a body.
     #[error("the body ended before its end")]
     Cut,
@@ -202,7 +208,7 @@ impl Framing {
         }
         let line = line.strip_suffix(b"\r").ok_or(Bad::LineEnd)?;
         match self.state {
-            State::First => self.first(line),
+            State::First => self.first(line)?,
             State::Field if line.is_empty() => self.head_read()?,
             State::Field => self.head.field(line)?,
             State::ChunkSize => {
@@ -215,17 +221,22 @@ impl Framing {
         Ok(())
     }
 
-    fn first(&mut self, line: &[u8]) {
+    fn first(&mut self, line: &[u8]) -> Result<(), Bad> {
         if line.is_empty() {
             // RFC 9112 2.2: empty lines before a request are passed over.
-            return;
+            return Ok(());
         }
         self.head = Head { connect: line.starts_with(b"CONNECT "), ..Head::default() };
-        if self.side != Side::Requests {
+        if self.side == Side::Requests {
+            if line.iter().any(|byte| *byte == b'#' || *byte >= 0x7f) {
+                return Err(Bad::Target);
+            }
+        } else {
             let status = line.get(9..12).and_then(|status| std::str::from_utf8(status).ok());
             self.head.status = status.and_then(|status| status.parse().ok()).unwrap_or_default();
         }
         self.state = State::Field;
+        Ok(())
     }
 
     fn head_read(&mut self) -> Result<(), Bad> {

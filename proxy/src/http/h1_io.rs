@@ -140,6 +140,12 @@ impl Shared {
         self.declined.store(true, Ordering::Relaxed);
     }
 
+    /// The body of the request that is being answered has broken off.
+    pub(super) fn body_broke(&self) {
+        // The first reason stays: it is the one.
+        let _ = self.bad.set((Bad::Trailers, true));
+    }
+
     /// What is wrong with the body of the request that is being answered. Whoever asks says so in his answer.
     pub fn blame(&self) -> Option<Bad> {
         let (bad, _) = self.bad.get().filter(|(_, in_body)| *in_body)?;
@@ -208,11 +214,13 @@ impl ServerIo {
 
     /// Keeps what is wrong with the client's bytes, once it stands in the way.
     fn blame(&self, read: &Poll<io::Result<()>>) {
-        if let Some(bad) = self.stream.bad()
-            && (bad == Bad::Cut || matches!(read, Poll::Ready(Err(_))))
-        {
-            let _ = self.shared.bad.set((bad, self.stream.is_in_body()));
-        }
+        let (failed, in_body) = (matches!(read, Poll::Ready(Err(_))), self.stream.is_in_body());
+        let bad = match self.stream.bad() {
+            Some(bad) if failed || bad == Bad::Cut => bad,
+            None if failed && in_body => Bad::Cut,
+            _ => return,
+        };
+        let _ = self.shared.bad.set((bad, in_body));
     }
 
     fn poll_interim(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -1,6 +1,7 @@
 //! HTTP/1 connections to one application or unmeshed endpoint, kept for a while after use.
 //!
-//! Invariant: a connection carries one exchange at a time and comes back only after a clean end. A request is sent twice only
+//! Invariant: a connection carries one exchange at a time and comes back only after a clean end, which a response before the
+//! end of its request is not. A request is sent twice only
 //! if it surely was not processed, or may be processed twice: the first try was never written, or it is idempotent, its body
 //! can be sent again, and a reused connection closed before any byte of a response. A connection has no task of its own,
 //! unless a request has a body, whose sending must go on while nobody reads the response: who waits for the response, or
@@ -17,10 +18,12 @@ use http::{Response, Version};
 use http_body::Body as _;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
+use mesh_kit::pressure::{self, Level};
 
+use super::answer::MEMORY;
 use super::body::{Body, Gate};
 use super::caller::Caller;
-use super::judged::{Asked, Judged};
+use super::judged::{Asked, Judged, Sending};
 use super::replay::Spare;
 use super::{BoxedRequest, Failure, Settings, headers};
 use crate::net::{Connector, Stream};
@@ -112,7 +115,10 @@ impl Pool {
     }
 
     async fn open(self: &Arc<Self>) -> Result<Lease, Failure> {
+        // Many requests may have been let in before the first one shows: what comes of a connection is the larger part.
+        has_memory()?;
         let tcp = self.connector.connect(self.addr).await?;
+        has_memory()?;
         let client = Client::new(tcp.into(), &self.settings).await?;
         Ok(Lease { client, pool: Arc::clone(self), reused: false })
     }
@@ -145,6 +151,10 @@ impl Pool {
     fn idle(&self) -> std::sync::MutexGuard<'_, Vec<Idle>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn has_memory() -> Result<(), Failure> {
+    if pressure::look() == Level::Critical { Err(Failure::Busy(MEMORY)) } else { Ok(()) }
 }
 
 /// Closes what is unused for too long; ends with the last idle connection.
@@ -215,16 +225,23 @@ pub async fn handshake(stream: Stream, settings: &Settings) -> Result<Client, Fa
 /// One exchange on a connection of its own or from a pool.
 async fn exchange(
     mut lease: Lease,
-    request: BoxedRequest,
+    mut request: BoxedRequest,
     caller: &Caller,
     settings: &Settings,
 ) -> Result<Response<Body>, (Failure, Option<BoxedRequest>)> {
     let keep = request.version() == Version::HTTP_11;
+    let has_body = !request.body().is_end_stream();
     // Without a lease nobody who reads the response could drive it.
-    if !keep || !request.body().is_end_stream() {
+    if !keep || has_body {
         lease.client.detach();
     }
+    if has_body {
+        let sending = Sending::begin(&lease.client.asked);
+        *request.body_mut() = std::mem::take(request.body_mut()).holding(sending);
+    }
     let response = send(&mut lease.client, request, caller, settings).await?;
+    // A server that answers before the end of a body may take what is left of it for requests, and answer those too.
+    let keep = keep && !lease.client.asked.is_sending();
     let lease = keep.then_some(lease);
     Ok(response.map(|incoming| {
         if incoming.is_end_stream() {
@@ -253,6 +270,9 @@ pub async fn send(
         answer.as_mut().poll(cx)
     });
     let result = result.await;
+    if let Some(gate) = &gate {
+        gate.passed().await;
+    }
     result.map_err(|mut error| {
         let unsent = error.take_message().map(Box::new);
         (failure(error.error(), client.asked.is_heard()), unsent)
@@ -291,5 +311,14 @@ fn listen_for_interim(mut request: BoxedRequest, caller: &Caller, gate: Option<&
 
 fn failure(error: &hyper::Error, heard: bool) -> Failure {
     let text = super::h1::describe(error);
-    if error.is_parse() || heard { Failure::Protocol(text) } else { Failure::Closed(text) }
+    if error.is_parse() || heard {
+        return Failure::Protocol(text);
+    }
+    // The kernel gave it up: nobody has closed it, the network has gone.
+    if has_timed_out(error) { Failure::Lost(text) } else { Failure::Closed(text) }
+}
+
+fn has_timed_out(error: &hyper::Error) -> bool {
+    let source = std::error::Error::source(error).and_then(|source| source.downcast_ref::<std::io::Error>());
+    source.is_some_and(|error| error.kind() == std::io::ErrorKind::TimedOut)
 }

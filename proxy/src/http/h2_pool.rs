@@ -126,6 +126,8 @@ enum Room {
 /// A connection with so many streams gets a sibling, up to `MOST_CONNECTIONS`.
 const BUSY_STREAMS: usize = 100;
 const MOST_CONNECTIONS: usize = 128;
+/// Streams before the far end has said how many it takes: were there more, it would refuse those beyond its limit.
+const AT_FIRST: usize = 1;
 /// How often it is looked for siblings that nobody uses any more.
 const LOOK: Duration = Duration::from_secs(2);
 
@@ -139,9 +141,10 @@ impl Connection {
         !self.state.used.swap(false, Ordering::Relaxed) && self.streams() == 0
     }
 
-    /// How many the far end takes.
+    /// How many the far end takes. At first, and where it is one at a time, others wait on the connection: another one would
+    /// not be faster.
     fn most_streams(&self) -> usize {
-        self.sender.current_max_send_streams()
+        Some(self.sender.current_max_send_streams()).filter(|most| *most != AT_FIRST).unwrap_or(usize::MAX)
     }
 }
 
@@ -224,7 +227,7 @@ impl Pool {
             return Ok(connection);
         }
         if self.open().connections.len() >= MOST_CONNECTIONS {
-            return Err(Failure::Busy);
+            return Err(Failure::Busy("all connections are busy"));
         }
         {
             let open = self.open();
@@ -257,8 +260,8 @@ impl Pool {
     fn too_slow(&self) -> Failure {
         let cause = format!("no HTTP/2 connection within {:?}", self.settings.open_timeout);
         match &self.dial {
-            Dial::Plain(addr) => ConnectError { addr: *addr, cause }.into(),
-            Dial::Mutual(peer, _) => ConnectError { addr: peer.addr, cause }.into(),
+            Dial::Plain(addr) => ConnectError { addr: *addr, cause, is_ours: false }.into(),
+            Dial::Mutual(peer, _) => ConnectError { addr: peer.addr, cause, is_ours: false }.into(),
         }
     }
 
@@ -295,6 +298,7 @@ impl Pool {
         let mut builder = Builder::new();
         builder
             .enable_push(false)
+            .initial_max_send_streams(AT_FIRST)
             .initial_window_size(self.settings.tunnel_stream_window)
             .initial_connection_window_size(self.settings.tunnel_window())
             // Many clients share the connection.

@@ -30,6 +30,26 @@ pub struct Asked {
     /// The kind of the request that went out last, until the reader has learned of it.
     method: AtomicU8,
     heard: AtomicBool,
+    /// The request's body has not come to its end.
+    sending: AtomicBool,
+}
+
+/// Kept by the body of a request until its end.
+#[derive(Debug)]
+pub struct Sending(Arc<Asked>);
+
+impl Sending {
+    /// A body that is about to be sent to whom is `asked`.
+    pub fn begin(asked: &Arc<Asked>) -> Self {
+        asked.sending.store(true, Ordering::Relaxed);
+        Self(Arc::clone(asked))
+    }
+}
+
+impl Drop for Sending {
+    fn drop(&mut self) {
+        self.0.sending.store(false, Ordering::Relaxed);
+    }
 }
 
 const NONE: u8 = 0;
@@ -47,6 +67,11 @@ impl Asked {
         };
         self.heard.store(false, Ordering::Relaxed);
         self.method.store(kind, Ordering::Relaxed);
+    }
+
+    /// Whether a part of the request's body is still to be sent.
+    pub fn is_sending(&self) -> bool {
+        self.sending.load(Ordering::Relaxed)
     }
 
     /// Whether a byte has come since.

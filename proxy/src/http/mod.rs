@@ -114,7 +114,7 @@ pub struct Abort(pub Reason);
 pub enum Failure {
     /// No connection: nothing was sent.
     #[error(transparent)]
-    Connect(#[from] ConnectError),
+    Connect(ConnectError),
     /// The other sidecar did not prove to be the one that discovery named: nothing was sent.
     #[error("{0}")]
     Peer(String),
@@ -133,9 +133,9 @@ pub enum Failure {
     /// The upstream took the request, and has said nothing for so long.
     #[error("no response within {0:?}")]
     Silent(Duration),
-    /// All connections carry as many exchanges as they may.
-    #[error("all connections are busy")]
-    Busy,
+    /// The proxy itself has no more of something: connections that take one more exchange, descriptors, memory.
+    #[error("{0}")]
+    Busy(&'static str),
     /// The upstream reset the stream.
     #[error("reset with {0:?}")]
     Reset(Reason),
@@ -177,10 +177,16 @@ impl Failure {
             Failure::Unprocessed => "unprocessed",
             Failure::Closed(_) | Failure::Lost(_) => "closed",
             Failure::Silent(_) => "response_timeout",
-            Failure::Busy => "overload",
+            Failure::Busy(_) => "overload",
             Failure::Reset(_) => "reset",
             Failure::Protocol(_) => "protocol",
         }
+    }
+}
+
+impl From<ConnectError> for Failure {
+    fn from(error: ConnectError) -> Self {
+        if error.is_ours { Failure::Busy("too few file descriptors are left") } else { Failure::Connect(error) }
     }
 }
 

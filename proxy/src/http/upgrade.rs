@@ -3,6 +3,7 @@
 //! Invariant: bytes flow only after both sides have agreed (101, or 2xx to CONNECT); otherwise the answer is an ordinary one
 //! and the upstream connection is not used again.
 
+use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::{Method, Response, StatusCode};
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
@@ -37,6 +38,9 @@ pub async fn exchange(
             joined(client, upstream);
         }
     });
+    // RFC 9110 9.3.6: they have no meaning here, and a client has to ignore them.
+    response.headers_mut().remove(CONTENT_LENGTH);
+    response.headers_mut().remove(TRANSFER_ENCODING);
     Ok(response.map(|_| Body::empty()))
 }
 

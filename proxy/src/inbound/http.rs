@@ -104,6 +104,7 @@ impl Inbound {
                 let (reason, detail) = match (caller.blame(), &failure) {
                     (Some(bad), _) => (Reason::BadRequest, bad.to_string()),
                     (None, Failure::Silent(_)) => (Reason::ResponseTimeout, format!("application: {failure}")),
+                    (None, Failure::Busy(_)) => (Reason::Overload, format!("application: {failure}")),
                     (None, _) if failure.is_connect() => (Reason::ConnectFailed, format!("application: {failure}")),
                     (None, _) => (Reason::UpstreamReset, format!("application: {failure}")),
                 };

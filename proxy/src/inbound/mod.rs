@@ -250,7 +250,7 @@ impl Inbound {
     }
 
     fn reset(&self, stream: Stream, error: &ConnectError) {
-        let reason = Reason::ConnectFailed.word();
+        let reason = if error.is_ours { Reason::Overload } else { Reason::ConnectFailed }.word();
         self.metrics.error(DIRECTION, reason);
         tracing::warn!(reason, %error, "connection reset");
         stream.abort();

@@ -148,7 +148,8 @@ impl Handler for Connection {
             Ok(upstream) => upstream,
             Err(error) => {
                 let detail = format!("application: {error}");
-                let answer = inbound.refuse(Reason::ConnectFailed, tunnel.request().headers(), &detail);
+                let reason = if error.is_ours { Reason::Overload } else { Reason::ConnectFailed };
+                let answer = inbound.refuse(reason, tunnel.request().headers(), &detail);
                 return Box::pin(tunnel.refuse(answer)).await;
             }
         };

@@ -18,6 +18,8 @@ mod cache;
 mod control;
 mod family;
 mod http;
+#[cfg(test)]
+mod models;
 mod registry;
 mod table;
 mod tcp;
@@ -25,7 +27,8 @@ mod tcp;
 #[cfg(test)]
 mod tests;
 
-use std::sync::Arc;
+// By this name, so that models can put their own in its place.
+use std::sync::{self, Arc};
 use std::time::{Duration, Instant};
 
 pub use self::balancer::{Balancer, Open, Tunnels};

@@ -169,9 +169,14 @@ impl Outbound {
         }
     }
 
+    /// Who answers the requests of a connection to `target`.
+    pub fn handler(self: Arc<Self>, target: Arc<Target>, drain: Drain) -> Arc<impl web::Handler> {
+        Arc::new(http::Connection::new(self, target, drain))
+    }
+
     async fn serve_http(self: Arc<Self>, stream: Stream, seen: &Seen, target: Arc<Target>, mut drain: Drain) {
         let (settings, metrics) = (Arc::clone(&self.http), self.metrics.clone());
-        let handler = Arc::new(http::Connection::new(self, target, drain.clone()));
+        let handler = self.handler(target, drain.clone());
         if *seen == Seen::Http1 {
             match h1::serve(stream, &settings, drain, handler).await {
                 h1::Ended::BadRequest => metrics.error(DIRECTION, Reason::BadRequest.word()),
@@ -249,7 +254,7 @@ fn reason_of(failed: &crate::balance::Failed) -> Reason {
         Some(Failure::Connect(_) | Failure::App(_)) => Reason::ConnectFailed,
         Some(Failure::Peer(_)) => Reason::PeerIdentity,
         Some(Failure::Silent(_)) => Reason::ResponseTimeout,
-        Some(Failure::Busy) => Reason::Overload,
+        Some(Failure::Busy(_)) => Reason::Overload,
         Some(Failure::Unprocessed | Failure::Closed(_) | Failure::Lost(_)) => Reason::UpstreamReset,
         Some(Failure::Reset(_) | Failure::Protocol(_)) => Reason::UpstreamReset,
     }

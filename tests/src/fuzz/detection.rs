@@ -123,11 +123,29 @@ pub(super) fn sni(data: &[u8]) {
         let Ok(accepted) = acceptor.accept() else { return };
         let Some(accepted) = accepted else { continue };
         let name = accepted.client_hello().server_name().map(str::to_ascii_lowercase);
+        // rustls takes any legacy_version; RFC 8446 4.1.2 has 3.3 there, and all before it began with 3 as well.
+        if legacy_major(bytes) != Some(3) {
+            return;
+        }
         let Verdict::Tls { sni } = verdict else { panic!("rustls takes it for TLS, detection for {verdict:?}") };
         if let Some(name) = name {
             assert_eq!(sni.as_deref(), Some(name.as_str()), "{}", bytes.escape_ascii());
         }
         return;
+    }
+}
+
+/// The first byte of `legacy_version`, behind the message's type and length, in whichever record.
+fn legacy_major(mut records: &[u8]) -> Option<u8> {
+    let mut before = 4;
+    loop {
+        let (head, rest) = records.split_at_checked(5)?;
+        let length = usize::from(u16::from_be_bytes([head[3], head[4]]));
+        if before < length {
+            return rest.get(before).copied();
+        }
+        before -= length;
+        records = rest.get(length..)?;
     }
 }
 

@@ -13,6 +13,8 @@ mod fields;
 mod input;
 mod manifests;
 mod options;
+mod proxied;
+mod recorder;
 mod requests;
 mod tokens;
 
@@ -28,6 +30,10 @@ pub const TARGETS: &[Target] = &[
     ("tunnel", fields::tunnel),
     ("ports", options::ports),
     ("options", options::options),
+    ("h1_head", proxied::h1_head),
+    ("h1_chunked", proxied::h1_chunked),
+    ("h2_frames", proxied::h2_frames),
+    ("hpack", proxied::hpack),
     ("iptables_save", captured::save),
     ("csr", requests::csr),
     ("discovery", discovery::update),

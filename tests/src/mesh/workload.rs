@@ -4,8 +4,9 @@
 //! Non-goal: more than one proxy on a host.
 
 use std::net::{IpAddr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
+use std::sync::Arc;
 
 use super::{ADMIN_PORT, Control, Daemon, Mesh, Metrics, PROXY_UID, Port, SOON, manifest};
 use crate::bin;
@@ -46,7 +47,11 @@ pub struct Spec<'mesh> {
     ports: Vec<Port>,
     apps: Vec<App>,
     env: Vec<(String, String)>,
+    within: Option<Within>,
 }
+
+/// Makes one command of another.
+type Within = Arc<dyn Fn(&Command) -> Command + Send + Sync>;
 
 impl<'mesh> Spec<'mesh> {
     pub(super) fn new(mesh: &'mesh mut Mesh, name: &str) -> Self {
@@ -59,6 +64,7 @@ impl<'mesh> Spec<'mesh> {
             ports: Vec::new(),
             apps: Vec::new(),
             env: Vec::new(),
+            within: None,
         }
     }
 
@@ -112,12 +118,22 @@ impl<'mesh> Spec<'mesh> {
         self
     }
 
+    /// Has the proxy started by another command, which is made of its own: within limits, mostly.
+    #[must_use]
+    pub fn within(mut self, within: impl Fn(&Command) -> Command + Send + Sync + 'static) -> Self {
+        self.within = Some(Arc::new(within));
+        self
+    }
+
     /// Adds the workload: its host and its manifest. Its programs start with the mesh, or now if that runs already.
     pub fn add(self) -> Host {
         let host = self.mesh.net.host(&self.name);
         // Before identity starts, if it has not: then it need not notice that its tokens file has changed.
         let sidecar = match self.is_meshed {
-            true => Sidecar::Planned(self.mesh.control.proxy_token("default", &self.service_account), self.env),
+            true => {
+                let token = self.mesh.control.proxy_token("default", &self.service_account);
+                Sidecar::Planned(Plan { token, env: self.env, within: self.within })
+            }
             false => Sidecar::Absent,
         };
         let manifest = manifest::Workload {
@@ -157,16 +173,23 @@ pub struct Workload {
 
 enum Sidecar {
     Absent,
-    /// Its token, and variables of its environment.
-    Planned(PathBuf, Vec<(String, String)>),
+    Planned(Plan),
     Running(Daemon),
+}
+
+/// How a proxy will be started.
+#[derive(Clone)]
+struct Plan {
+    token: PathBuf,
+    env: Vec<(String, String)>,
+    within: Option<Within>,
 }
 
 impl Workload {
     pub(super) fn start(&mut self, control: &Control) {
-        if let Sidecar::Planned(token, env) = &self.sidecar {
+        if let Sidecar::Planned(plan) = &self.sidecar {
             redirect(&self.host);
-            self.sidecar = Sidecar::Running(self.start_proxy(control, token, env.clone()));
+            self.sidecar = Sidecar::Running(self.start_proxy(control, plan.clone()));
         }
         for app in self.planned.drain(..) {
             let (name, host) = (format!("{} {}", self.name, app.program.display()), self.host.clone());
@@ -178,7 +201,8 @@ impl Workload {
         }
     }
 
-    fn start_proxy(&self, control: &Control, token: &Path, env: Vec<(String, String)>) -> Daemon {
+    fn start_proxy(&self, control: &Control, plan: Plan) -> Daemon {
+        let Plan { token, env, within } = plan;
         let (host, name) = (self.host.clone(), self.name.clone());
         let mut variables = vec![
             ("MESH_OUTBOUND_LISTEN", "127.0.0.1:4140,[::1]:4140".to_owned()),
@@ -199,7 +223,10 @@ impl Workload {
             let mut command = host.command_as(PROXY_UID, bin("mesh-proxy"));
             command.envs(variables.iter().cloned());
             command.envs(env.iter().cloned());
-            command
+            match &within {
+                Some(within) => within(&command),
+                None => command,
+            }
         })
     }
 

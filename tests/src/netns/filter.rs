@@ -56,3 +56,45 @@ impl Drop for Filter {
         let _ = command.args(["delete", "table", "inet", TABLE]).stderr(std::process::Stdio::null()).status();
     }
 }
+
+/// Counts connections that others try to open to a port of a host, also those that nobody takes.
+pub struct Attempts {
+    host: Host,
+    table: String,
+}
+
+impl Attempts {
+    /// Counts from now on.
+    ///
+    /// # Panics
+    /// When nft is not there.
+    #[must_use]
+    pub fn count(host: &Host, port: u16) -> Self {
+        let table = format!("{TABLE}_{port}");
+        let rules = format!(
+            "table inet {table} {{\n  chain input {{\n    type filter hook input priority -400; policy accept;\n    \
+             iifname eth0 tcp dport {port} tcp flags & (syn | ack) == syn counter\n  }}\n}}\n"
+        );
+        run(host.command("nft").args(["-f", "-"]), &rules);
+        Self { host: host.clone(), table }
+    }
+
+    /// How many there were. The same attempt counts again when its first packet is repeated.
+    ///
+    /// # Panics
+    /// When nft does not say.
+    #[must_use]
+    pub fn so_far(&self) -> u64 {
+        let output = self.host.command("nft").args(["list", "table", "inet", &self.table]).output();
+        let listed = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
+        let packets = listed.split("packets ").nth(1).and_then(|rest| rest.split(' ').next()?.parse().ok());
+        packets.unwrap_or_else(|| panic!("no counter in: {listed}"))
+    }
+}
+
+impl Drop for Attempts {
+    fn drop(&mut self) {
+        let mut command: Command = self.host.command("nft");
+        let _ = command.args(["delete", "table", "inet", &self.table]).stderr(std::process::Stdio::null()).status();
+    }
+}

@@ -6,12 +6,14 @@
 
 mod bystander;
 mod front;
+mod group;
 mod process;
 mod record;
 mod vitals;
 
 pub use bystander::Bystander;
 pub use front::{Front, Mesh};
+pub use group::Group;
 pub use process::Process;
 pub use record::{Who, record};
 pub use vitals::{Vitals, log_is_safe};

@@ -5,7 +5,15 @@
 //! Non-goal: programs that end; `lifecycle` has those.
 
 mod blackhole;
+mod flapping;
+mod gone;
+mod negatives;
+mod oracle;
+mod partition;
+mod registry;
 mod silent;
+mod stale;
+mod stopped;
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};

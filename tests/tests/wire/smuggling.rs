@@ -1,38 +1,30 @@
 //! R10: requests with two readings.
 
-use mesh_tests::attacks::http1::{Outcome, Recorder, attempt, smuggling};
+use mesh_tests::attacks::http1::{Recorder, smuggling};
 use mesh_tests::yardstick::{Who, record};
 
-use super::{mesh, verdict};
+use super::watch::Watch;
+use super::{Wire, findings, refused, verdict};
 
 #[test]
 fn r10_a_request_with_two_readings_is_refused_or_has_one() {
-    let (mesh, fronts) = mesh();
+    let wire = Wire::start();
     let cases = smuggling::cases();
-    let mut findings = Vec::new();
-    let (undeclared, declared) =
-        (Recorder::start(&fronts[0].back, fronts[0].port), Recorder::start(&fronts[2].back, fronts[2].port));
-    for front in &fronts {
-        let recorder = if front.port == fronts[0].port { &undeclared } else { &declared };
-        let mut refused = 0.0;
-        let count = || mesh.metric(front, "mesh_errors_total", &[("reason", "bad_request")]);
-        for case in &cases {
-            let before = count();
-            let seen = attempt(front, recorder, case);
-            let way = format!("{}:{}, {:?}", front.way, front.addr.port(), case.name);
-            match seen.outcome(&case.right) {
-                Outcome::Wrong(why) => findings.push(format!("{way}: {why}")),
-                Outcome::Served => {}
-                Outcome::Refused(_) => {
-                    refused += 1.0;
-                    if count() - before != 1.0 {
-                        findings.push(format!("{way}: counted {} times", count() - before));
-                    }
-                }
-            }
-        }
-        let figure = format!("{} cases: {refused} refused and closed, the others served with one reading", cases.len());
-        record(10, front.way, Who::Mesh, findings.is_empty(), &figure);
+    let mut all = Vec::new();
+    let recorders = [0, 2].map(|nth: usize| Recorder::start(&wire.fronts[nth].back, wire.fronts[nth].port));
+    for (nth, front) in wire.fronts.iter().enumerate() {
+        let watch = Watch::begin(&wire, front);
+        let outcomes = wire.try_all(front, &recorders[nth / 2], &cases);
+        let watched = watch.finish();
+        let found = findings(front, &cases, &outcomes);
+        let figure = format!(
+            "{} cases: {} refused, counted and closed, the others one clean request each; {watched}",
+            cases.len(),
+            refused(&outcomes)
+        );
+        println!("{} {}: {figure}", front.way, front.addr.port());
+        record(10, &format!("two readings, {}", front.way), Who::Mesh, found.is_empty(), &figure);
+        all.extend(found);
     }
-    verdict(cases.len() * fronts.len(), &findings);
+    verdict(cases.len() * wire.fronts.len(), &all);
 }

@@ -54,6 +54,8 @@ fn messages_with_two_readings_do_not() {
         ("GET / HTTP/1.1\r\nHost: web\n", Bad::LineEnd),
         ("GET / HTTP/1.1\r\nHost: web\r\n\n", Bad::LineEnd),
         ("\nGET / HTTP/1.1\r\n", Bad::LineEnd),
+        ("GET /#a HTTP/1.1\r\n", Bad::Target),
+        ("GET /\u{e9} HTTP/1.1\r\n", Bad::Target),
         ("POST / HTTP/1.1\r\nContent-Length: +2\r\n", Bad::Length),
         ("POST / HTTP/1.1\r\nContent-Length:\r\n", Bad::Length),
         ("POST / HTTP/1.1\r\nContent-Length: 18446744073709551616\r\n", Bad::Length),

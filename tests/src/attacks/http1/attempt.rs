@@ -107,10 +107,16 @@ fn statuses(answers: &str) -> Vec<u16> {
 impl Seen {
     /// What the case itself says of it.
     #[must_use]
-    pub fn outcome(&self, right: &Right) -> Outcome {
+    pub fn outcome(&self, case: &Case) -> Outcome {
+        let Case { right, carries, .. } = case;
         let arrived: Vec<_> = self.arrived.iter().map(Arrived::name).collect();
         if let Some(contaminated) = &self.contaminated {
             return Outcome::Wrong(format!("the next client got {contaminated:?}"));
+        }
+        if let (Some((name, values)), Some(Arrived::Clean(request))) = (carries, self.arrived.first())
+            && request.all(name) != *values
+        {
+            return Outcome::Wrong(format!("{name} arrived as {:?}", request.all(name)));
         }
         let served = |wanted: &[&str]| {
             arrived == wanted
@@ -118,7 +124,9 @@ impl Seen {
                 && self.statuses.iter().all(|status| *status == 200)
         };
         let refused_after = |wanted: &[&str]| match self.statuses.split_last() {
-            Some((status @ 400..500, before)) if self.closed && before.len() == wanted.len() && arrived == wanted => {
+            Some((status @ (400..=499 | 501 | 505), before))
+                if self.closed && before.len() == wanted.len() && arrived == wanted =>
+            {
                 Some(Outcome::Refused(*status))
             }
             _ => None,

@@ -3,7 +3,12 @@
 //! Invariant: each entry says what a proxy has to do with it, by RFC 9110, RFC 9112 and the yardstick; nothing here knows
 //! what the mesh does.
 
+pub mod answered;
 pub mod attempt;
+pub mod chunks;
+pub mod compliance;
+pub mod early;
+pub mod fields;
 pub mod oracle;
 pub mod recorder;
 pub mod smuggling;
@@ -20,6 +25,8 @@ pub struct Case {
     pub bytes: Vec<u8>,
     /// What has to become of them.
     pub right: Right,
+    /// A field that the first request carries when it arrives: its name, and its values as they have to arrive.
+    pub carries: Option<(&'static str, &'static [&'static str])>,
 }
 
 /// What has to become of a case's bytes: which requests reach the back end, by their targets, and how it ends.
@@ -39,6 +46,6 @@ impl Case {
     /// A case of a table.
     #[must_use]
     pub fn new(name: impl Into<String>, bytes: impl Into<Vec<u8>>, right: Right) -> Self {
-        Self { name: name.into(), bytes: bytes.into(), right }
+        Self { name: name.into(), bytes: bytes.into(), right, carries: None }
     }
 }

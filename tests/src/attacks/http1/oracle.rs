@@ -1,4 +1,4 @@
-//! A reader of HTTP/1.1 requests that forgives nothing: what it does not take is not clean.
+//! A reader of HTTP/1.1 messages that forgives nothing: what it does not take is not clean.
 //!
 //! Invariant: a message that it takes has one reading only, by RFC 9112 without any of its allowances for old senders.
 //! Non-goal: speed, and telling more about a bad message than its first fault.
@@ -64,6 +64,25 @@ pub fn request(bytes: &[u8]) -> Result<Option<(Request, usize)>, String> {
     let Some((body, trailers, length)) = body else { return Ok(None) };
     (request.body, request.trailers) = (body, trailers);
     Ok(Some((request, begin + length)))
+}
+
+/// The status and body of an answer to a GET, if all of it is there and has one reading.
+#[must_use]
+pub fn whole_answer(bytes: &[u8]) -> Option<(u16, Vec<u8>)> {
+    let (lines, begin) = head(bytes).ok()??;
+    let (line, fields) = lines.split_first()?;
+    let status: u16 = line.strip_prefix("HTTP/1.")?.get(2..5)?.parse().ok()?;
+    let fields = fields.iter().map(|line| field(line)).collect::<Result<Vec<_>, _>>().ok()?;
+    let all = |name: &str| -> Vec<&str> {
+        fields.iter().filter(|(field, _)| field == name).map(|(_, value)| value.as_str()).collect()
+    };
+    let rest = &bytes[begin..];
+    let (body, end) = match (&all("transfer-encoding")[..], &all("content-length")[..]) {
+        ([], [length]) => (rest.get(..number(length, 10)?)?.to_vec(), number(length, 10)?),
+        (["chunked"], []) => chunked(rest).ok()?.map(|(body, _, end)| (body, end))?,
+        _ => return None,
+    };
+    (end == rest.len()).then_some((status, body))
 }
 
 /// Lines to the empty one, and where that ends.

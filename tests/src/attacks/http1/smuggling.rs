@@ -108,118 +108,58 @@ const ENCODINGS: &[(&str, Right)] = &[
     ("Content-Length: 4\r\nTransfer-Encoding: xchunked", Refuse(NONE)),
 ];
 
-/// Whole messages.
+/// Whole messages: `⏎` is CRLF, `{S}` is [`SMUGGLED`].
 const MESSAGES: &[(&str, &str, Right)] = &[
     (
         "the length ends where the chunks do, then a request",
-        "POST /a HTTP/1.1\r\nHost: web\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\nGET /smuggled HTTP/1.1\r\nHost: web\r\n\r\n",
+        "POST /a HTTP/1.1⏎Host: web⏎Content-Length: 5⏎Transfer-Encoding: chunked⏎⏎0⏎⏎{S}",
         Refuse(NONE),
     ),
-    (
-        "chunks in HTTP/1.0",
-        "POST /a HTTP/1.0\r\nHost: web\r\nTransfer-Encoding: chunked\r\n\r\n25\r\nGET /smuggled HTTP/1.1\r\nHost: web\r\n\r\n\r\n0\r\n\r\n",
-        Refuse(NONE),
-    ),
-    (
-        "a GET with a body",
-        "GET /a HTTP/1.1\r\nHost: web\r\nContent-Length: 37\r\n\r\nGET /smuggled HTTP/1.1\r\nHost: web\r\n\r\n",
-        Serve(ONE),
-    ),
-    (
-        "a GET in chunks",
-        "GET /a HTTP/1.1\r\nHost: web\r\nTransfer-Encoding: chunked\r\n\r\n25\r\nGET /smuggled HTTP/1.1\r\nHost: web\r\n\r\n\r\n0\r\n\r\n",
-        Serve(ONE),
-    ),
-    (
-        "a HEAD with a body",
-        "HEAD /a HTTP/1.1\r\nHost: web\r\nContent-Length: 37\r\n\r\nGET /smuggled HTTP/1.1\r\nHost: web\r\n\r\n",
-        Serve(ONE),
-    ),
-    (
-        "an OPTIONS with a body",
-        "OPTIONS /a HTTP/1.1\r\nHost: web\r\nContent-Length: 37\r\n\r\nGET /smuggled HTTP/1.1\r\nHost: web\r\n\r\n",
-        Serve(ONE),
-    ),
+    ("chunks in HTTP/1.0", "POST /a HTTP/1.0⏎Host: web⏎Transfer-Encoding: chunked⏎⏎25⏎{S}⏎0⏎⏎", Refuse(NONE)),
+    ("a GET with a body", "GET /a HTTP/1.1⏎Host: web⏎Content-Length: 37⏎⏎{S}", Serve(ONE)),
+    ("a GET in chunks", "GET /a HTTP/1.1⏎Host: web⏎Transfer-Encoding: chunked⏎⏎25⏎{S}⏎0⏎⏎", Serve(ONE)),
+    ("a HEAD with a body", "HEAD /a HTTP/1.1⏎Host: web⏎Content-Length: 37⏎⏎{S}", Serve(ONE)),
+    ("an OPTIONS with a body", "OPTIONS /a HTTP/1.1⏎Host: web⏎Content-Length: 37⏎⏎{S}", Serve(ONE)),
     (
         "a body that nobody awaits after Expect",
-        "POST /a HTTP/1.1\r\nHost: web\r\nExpect: 100-continue\r\nContent-Length: 37\r\n\r\nGET /smuggled HTTP/1.1\r\nHost: web\r\n\r\n",
+        "POST /a HTTP/1.1⏎Host: web⏎Expect: 100-continue⏎Content-Length: 37⏎⏎{S}",
         Serve(ONE),
     ),
-    (
-        "Expect without a body",
-        "GET /a HTTP/1.1\r\nHost: web\r\nExpect: 100-continue\r\n\r\nGET /smuggled HTTP/1.1\r\nHost: web\r\n\r\n",
-        Serve(BOTH),
-    ),
+    ("Expect without a body", "GET /a HTTP/1.1⏎Host: web⏎Expect: 100-continue⏎⏎{S}", Serve(BOTH)),
     (
         "Expect of something else",
-        "POST /a HTTP/1.1\r\nHost: web\r\nExpect: 100-continuex\r\nContent-Length: 37\r\n\r\nGET /smuggled HTTP/1.1\r\nHost: web\r\n\r\n",
+        "POST /a HTTP/1.1⏎Host: web⏎Expect: 100-continuex⏎Content-Length: 37⏎⏎{S}",
         Either(ONE),
     ),
-    (
-        "two requests and a body between them",
-        "POST /a HTTP/1.1\r\nHost: web\r\nContent-Length: 3\r\n\r\nabcGET /smuggled HTTP/1.1\r\nHost: web\r\n\r\n",
-        Serve(BOTH),
-    ),
+    ("two requests and a body between them", "POST /a HTTP/1.1⏎Host: web⏎Content-Length: 3⏎⏎abc{S}", Serve(BOTH)),
     (
         "a chunk that is longer than its size",
-        "POST /a HTTP/1.1\r\nHost: web\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc0\r\n\r\nGET /smuggled HTTP/1.1\r\nHost: web\r\n\r\n",
+        "POST /a HTTP/1.1⏎Host: web⏎Transfer-Encoding: chunked⏎⏎3⏎abc0⏎⏎{S}",
         Refuse(NONE),
     ),
     (
         "a length in trailers",
-        "POST /a HTTP/1.1\r\nHost: web\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nContent-Length: 37\r\n\r\nGET /smuggled HTTP/1.1\r\nHost: web\r\n\r\n",
+        "POST /a HTTP/1.1⏎Host: web⏎Transfer-Encoding: chunked⏎⏎0⏎Content-Length: 37⏎⏎{S}",
         Serve(BOTH),
     ),
     (
         "an encoding and a Host in trailers",
-        "POST /a HTTP/1.1\r\nHost: web\r\nTrailer: transfer-encoding, host\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nTransfer-Encoding: chunked\r\nHost: other\r\n\r\nGET /smuggled HTTP/1.1\r\nHost: web\r\n\r\n",
+        "POST /a HTTP/1.1⏎Host: web⏎Trailer: transfer-encoding, host⏎Transfer-Encoding: chunked⏎⏎0⏎Transfer-Encoding: chunked⏎Host: other⏎⏎{S}",
         Serve(BOTH),
     ),
-    (
-        "a trailer with LF alone",
-        "POST /a HTTP/1.1\r\nHost: web\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nX: 1\n\r\nGET /smuggled HTTP/1.1\r\nHost: web\r\n\r\n",
-        Refuse(NONE),
-    ),
-    (
-        "a body that is cut",
-        "POST /a HTTP/1.1\r\nHost: web\r\nContent-Length: 100\r\n\r\nGET /smuggled HTTP/1.1\r\nHost: web\r\n\r\n",
-        Cut,
-    ),
-    (
-        "chunks that are cut",
-        "POST /a HTTP/1.1\r\nHost: web\r\nTransfer-Encoding: chunked\r\n\r\n26\r\nGET /smuggled HTTP/1.1\r\nHost: web\r\n\r\n",
-        Cut,
-    ),
-    (
-        "a head that ends with LF alone",
-        "POST /a HTTP/1.1\r\nHost: web\r\n\nGET /smuggled HTTP/1.1\r\nHost: web\r\n\r\n",
-        Refuse(NONE),
-    ),
-    (
-        "a request line that ends with LF alone",
-        "GET /a HTTP/1.1\nHost: web\r\n\r\nGET /smuggled HTTP/1.1\r\nHost: web\r\n\r\n",
-        Refuse(NONE),
-    ),
+    ("a trailer with LF alone", "POST /a HTTP/1.1⏎Host: web⏎Transfer-Encoding: chunked⏎⏎0⏎X: 1\n⏎{S}", Refuse(NONE)),
+    ("a body that is cut", "POST /a HTTP/1.1⏎Host: web⏎Content-Length: 100⏎⏎{S}", Cut),
+    ("chunks that are cut", "POST /a HTTP/1.1⏎Host: web⏎Transfer-Encoding: chunked⏎⏎26⏎{S}", Cut),
+    ("a head that ends with LF alone", "POST /a HTTP/1.1⏎Host: web⏎\n{S}", Refuse(NONE)),
+    ("a request line that ends with LF alone", "GET /a HTTP/1.1\nHost: web⏎⏎{S}", Refuse(NONE)),
     (
         "a good request, then two readings",
-        "GET /a HTTP/1.1\r\nHost: web\r\n\r\nPOST /b HTTP/1.1\r\nHost: web\r\nContent-Length: +37\r\n\r\nGET /smuggled HTTP/1.1\r\nHost: web\r\n\r\n",
+        "GET /a HTTP/1.1⏎Host: web⏎⏎POST /b HTTP/1.1⏎Host: web⏎Content-Length: +37⏎⏎{S}",
         Refuse(ONE),
     ),
-    (
-        "a good request, then LF alone",
-        "GET /a HTTP/1.1\r\nHost: web\r\n\r\nGET /b HTTP/1.1\r\nHost: web\nX: 1\r\n\r\nGET /smuggled HTTP/1.1\r\nHost: web\r\n\r\n",
-        Refuse(ONE),
-    ),
-    (
-        "a space before the first field",
-        "POST /a HTTP/1.1\r\n Content-Length: 37\r\nHost: web\r\n\r\nGET /smuggled HTTP/1.1\r\nHost: web\r\n\r\n",
-        Refuse(NONE),
-    ),
-    (
-        "a folded Host",
-        "POST /a HTTP/1.1\r\nHost: web\r\n Content-Length: 37\r\n\r\nGET /smuggled HTTP/1.1\r\nHost: web\r\n\r\n",
-        Refuse(NONE),
-    ),
+    ("a good request, then LF alone", "GET /a HTTP/1.1⏎Host: web⏎⏎GET /b HTTP/1.1⏎Host: web\nX: 1⏎⏎{S}", Refuse(ONE)),
+    ("a space before the first field", "POST /a HTTP/1.1⏎ Content-Length: 37⏎Host: web⏎⏎{S}", Refuse(NONE)),
+    ("a folded Host", "POST /a HTTP/1.1⏎Host: web⏎ Content-Length: 37⏎⏎{S}", Refuse(NONE)),
 ];
 
 /// All of them.
@@ -229,6 +169,7 @@ pub fn cases() -> Vec<Case> {
     let chunk = format!("25\r\n{SMUGGLED}\r\n0\r\n\r\n");
     let lengths = LENGTHS.iter().map(|(fields, right)| Case::new(*fields, post(fields, SMUGGLED), right.clone()));
     let encodings = ENCODINGS.iter().map(|(fields, right)| Case::new(*fields, post(fields, &chunk), right.clone()));
-    let messages = MESSAGES.iter().map(|(name, bytes, right)| Case::new(*name, *bytes, right.clone()));
+    let whole = |text: &str| text.replace("{S}", SMUGGLED).replace('⏎', "\r\n");
+    let messages = MESSAGES.iter().map(|(name, text, right)| Case::new(*name, whole(text), right.clone()));
     lengths.chain(encodings).chain(messages).collect()
 }
