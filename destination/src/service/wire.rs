@@ -3,6 +3,8 @@
 //! Invariant: nothing a proxy sends panics or is taken on trust: lengths, ports and names are checked here.
 //! Non-goal: whether a request fits the stream (`session`).
 
+mod routes;
+
 use std::net::{IpAddr, SocketAddr};
 
 use bytes::Bytes;
@@ -155,13 +157,10 @@ impl From<&Target> for wire::OutboundTarget {
         use wire::outbound_target::Kind;
         let kind = match target {
             Target::Unknown => Kind::Unknown(wire::Unknown {}),
-            Target::Service { backend, protocol } => Kind::Service(wire::Service {
-                backend: Some(wire::BackendRef {
-                    namespace: backend.service.namespace.clone(),
-                    service: backend.service.name.clone(),
-                    port: u32::from(backend.port),
-                }),
+            Target::Service { backend, protocol, routes } => Kind::Service(wire::Service {
+                backend: Some(backend.into()),
                 protocol: wire::Protocol::from(*protocol).into(),
+                routes: routes.as_deref().map(Into::into),
             }),
             Target::Workload { endpoint, protocol } => Kind::Workload(wire::Workload {
                 endpoint: Some(endpoint.into()),

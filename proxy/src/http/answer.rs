@@ -26,6 +26,10 @@ pub enum Reason {
     Loop,
     /// The request is not one that can be forwarded.
     BadRequest,
+    /// Routes are attached to the destination, and none fits.
+    NoRoute,
+    /// The route leads to something that is not there.
+    BackendInvalid,
     /// The client did not send what it began, or did not take what it asked for, in time.
     TooSlow,
     /// The connection was made to the proxy's own port, or names an address that is not the workload's.
@@ -51,6 +55,7 @@ impl Reason {
         const INTERNAL: u16 = 13;
         const UNAVAILABLE: u16 = 14;
         const PERMISSION_DENIED: u16 = 7;
+        const UNIMPLEMENTED: u16 = 12;
         match self {
             Reason::NoEndpoints => ("no_endpoints", StatusCode::SERVICE_UNAVAILABLE, UNAVAILABLE),
             Reason::ConnectFailed => ("connect_failed", StatusCode::SERVICE_UNAVAILABLE, UNAVAILABLE),
@@ -60,6 +65,8 @@ impl Reason {
             Reason::Overload => ("overload", StatusCode::SERVICE_UNAVAILABLE, UNAVAILABLE),
             Reason::Loop => ("loop", StatusCode::LOOP_DETECTED, INTERNAL),
             Reason::BadRequest => ("bad_request", StatusCode::BAD_REQUEST, INTERNAL),
+            Reason::NoRoute => ("no_route", StatusCode::NOT_FOUND, UNIMPLEMENTED),
+            Reason::BackendInvalid => ("backend_invalid", StatusCode::INTERNAL_SERVER_ERROR, INTERNAL),
             Reason::TooSlow => ("too_slow", StatusCode::REQUEST_TIMEOUT, DEADLINE_EXCEEDED),
             Reason::NotLocal => ("not_local", StatusCode::FORBIDDEN, PERMISSION_DENIED),
         }

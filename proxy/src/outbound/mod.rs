@@ -5,6 +5,8 @@
 //! through mutual TLS; what discovery does not know is passed through as it is.
 
 mod http;
+mod leg;
+mod routed;
 mod target;
 
 use std::net::SocketAddr;
@@ -151,7 +153,7 @@ impl Outbound {
         route: Arc<Route>,
         drain: Drain,
     ) {
-        let opened = match Box::pin(route.open(None)).await {
+        let opened = match Box::pin(route.leg().open(None)).await {
             Ok(opened) => opened,
             Err(failed) => return self.reset(stream, &failed),
         };
@@ -199,7 +201,7 @@ impl Outbound {
 
     /// Opaque bytes: one endpoint for the whole connection.
     async fn forward(&self, stream: Stream, seen: &Seen, way: (Arc<Target>, Arc<Route>), drain: Drain) {
-        match way.1.open(Some(Protocol::Opaque)).await {
+        match way.1.leg().open(Some(Protocol::Opaque)).await {
             Ok((upstream, load)) => self.copy(stream, upstream, load, seen, way, drain),
             Err(failed) => self.reset(stream, &failed),
         }
@@ -218,7 +220,7 @@ impl Outbound {
         if let Seen::Tls(sni) = seen {
             self.metrics.foreign_sni(DIRECTION, sni.as_deref());
         }
-        let connection = route.tcp(load.endpoint().tls(), seen).open();
+        let connection = route.leg().tcp(load.endpoint().tls(), seen).open();
         web::bytes::spawn_copy(stream, upstream, &self.settings.copy, connection, (load, target, route, drain));
     }
 

@@ -4,10 +4,10 @@
 //! no proxy refuses.
 
 use std::cell::RefCell;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use mesh_destination::index::{Backend, Index, Marks, Resource};
+use mesh_destination::index::{Backend, Dialed, Index, Marks, Resource};
 use mesh_destination::manifest::{self, Manifest};
 use mesh_destination::model::Object;
 use mesh_destination::service;
@@ -69,7 +69,7 @@ fn told(manifest: &Manifest, proxy: &Discovery) {
     let tell = |index: &mut Index, resource: Resource| {
         let (_targets, _endpoints);
         match &resource {
-            Resource::Outbound(addr) => _targets = proxy.outbound(*addr),
+            Resource::Outbound(dialed) => _targets = proxy.outbound(dialed.addr),
             Resource::Endpoints(Backend { service, port }) => {
                 let (namespace, name) = (service.namespace.as_str().into(), service.name.as_str().into());
                 let backend = mesh_proxy::model::BackendId { namespace, service: name, port: *port };
@@ -89,19 +89,23 @@ fn told(manifest: &Manifest, proxy: &Discovery) {
                 for port in service.ports.iter().take(FOLLOWED).map(|port| port.port.get()) {
                     tell(&mut index, Resource::Endpoints(Backend { service: service.name.clone(), port }));
                     let dialed = service.addresses.iter().take(FOLLOWED);
-                    dialed.for_each(|ip| tell(&mut index, Resource::Outbound(SocketAddr::new(*ip, port))));
+                    dialed.for_each(|ip| tell(&mut index, outbound(*ip, port)));
                 }
             }
             Object::Workload(workload) => {
                 let ports = workload.ports.iter().map(|port| port.port.get()).take(FOLLOWED);
                 for port in ports.chain([9]) {
                     let dialed = workload.addresses.iter().take(FOLLOWED);
-                    dialed.for_each(|ip| tell(&mut index, Resource::Outbound(SocketAddr::new(*ip, port))));
+                    dialed.for_each(|ip| tell(&mut index, outbound(*ip, port)));
                 }
             }
-            Object::EndpointSlice(_) => {}
+            Object::EndpointSlice(_) | Object::HttpRoute(_) | Object::GrpcRoute(_) => {}
         }
     }
     let status = proxy.status();
     assert_eq!(status.rejected, refused, "a proxy refuses what destination says: {:?}", status.last_error);
+}
+
+fn outbound(ip: IpAddr, port: u16) -> Resource {
+    Resource::Outbound(Dialed { addr: SocketAddr::new(ip, port), namespace: "default".into() })
 }

@@ -91,7 +91,7 @@ fn bad_targets() -> Vec<Case> {
         let (namespace, service) = (namespace.to_owned(), "web".to_owned());
         Some(wire::BackendRef { namespace, service, port })
     };
-    let service = |backend, protocol| target(Some(Kind::Service(wire::Service { backend, protocol })));
+    let service = |backend, protocol| target(Some(Kind::Service(wire::Service { backend, protocol, routes: None })));
     let policy = |ports: &[(u32, i32)]| {
         let ports = ports.iter().map(|(port, protocol)| wire::InboundPort { port: *port, protocol: *protocol });
         Some(Snapshot::Inbound(wire::InboundPolicy { ports: ports.collect() }))

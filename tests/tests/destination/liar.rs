@@ -143,7 +143,7 @@ impl Sane {
             wire::resource::Kind::Outbound(_) => {
                 let (namespace, service) = ("default".to_owned(), "web".to_owned());
                 let backend = Some(wire::BackendRef { namespace, service, port: 80 });
-                let kind = wire::outbound_target::Kind::Service(wire::Service { backend, protocol: 0 });
+                let kind = wire::outbound_target::Kind::Service(wire::Service { backend, protocol: 0, routes: None });
                 (About::Outbound, Snapshot::Outbound(wire::OutboundTarget { kind: Some(kind) }))
             }
             wire::resource::Kind::Endpoints(_) => {
