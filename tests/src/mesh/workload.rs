@@ -46,6 +46,7 @@ pub struct Spec<'mesh> {
     ports: Vec<Port>,
     apps: Vec<App>,
     env: Vec<(String, String)>,
+    program: PathBuf,
 }
 
 impl<'mesh> Spec<'mesh> {
@@ -59,6 +60,7 @@ impl<'mesh> Spec<'mesh> {
             ports: Vec::new(),
             apps: Vec::new(),
             env: Vec::new(),
+            program: bin("mesh-proxy"),
         }
     }
 
@@ -112,12 +114,22 @@ impl<'mesh> Spec<'mesh> {
         self
     }
 
+    /// A program that becomes the proxy, such as a script that ends with `exec`.
+    #[must_use]
+    pub fn program(mut self, path: &Path) -> Self {
+        path.clone_into(&mut self.program);
+        self
+    }
+
     /// Adds the workload: its host and its manifest. Its programs start with the mesh, or now if that runs already.
     pub fn add(self) -> Host {
         let host = self.mesh.net.host(&self.name);
         // Before identity starts, if it has not: then it need not notice that its tokens file has changed.
         let sidecar = match self.is_meshed {
-            true => Sidecar::Planned(self.mesh.control.proxy_token("default", &self.service_account), self.env),
+            true => {
+                let token = self.mesh.control.proxy_token("default", &self.service_account);
+                Sidecar::Planned(token, self.env, self.program)
+            }
             false => Sidecar::Absent,
         };
         let manifest = manifest::Workload {
@@ -157,16 +169,16 @@ pub struct Workload {
 
 enum Sidecar {
     Absent,
-    /// Its token, and variables of its environment.
-    Planned(PathBuf, Vec<(String, String)>),
+    /// Its token, variables of its environment, its program.
+    Planned(PathBuf, Vec<(String, String)>, PathBuf),
     Running(Daemon),
 }
 
 impl Workload {
     pub(super) fn start(&mut self, control: &Control) {
-        if let Sidecar::Planned(token, env) = &self.sidecar {
+        if let Sidecar::Planned(token, env, program) = &self.sidecar {
             redirect(&self.host);
-            self.sidecar = Sidecar::Running(self.start_proxy(control, token, env.clone()));
+            self.sidecar = Sidecar::Running(self.start_proxy(control, token, env.clone(), program.clone()));
         }
         for app in self.planned.drain(..) {
             let (name, host) = (format!("{} {}", self.name, app.program.display()), self.host.clone());
@@ -178,7 +190,7 @@ impl Workload {
         }
     }
 
-    fn start_proxy(&self, control: &Control, token: &Path, env: Vec<(String, String)>) -> Daemon {
+    fn start_proxy(&self, control: &Control, token: &Path, env: Vec<(String, String)>, program: PathBuf) -> Daemon {
         let (host, name) = (self.host.clone(), self.name.clone());
         let mut variables = vec![
             ("MESH_OUTBOUND_LISTEN", "127.0.0.1:4140,[::1]:4140".to_owned()),
@@ -196,7 +208,7 @@ impl Workload {
         ];
         variables.retain(|(key, _)| !env.iter().any(|(given, _)| given == key));
         Daemon::start(format!("{name} mesh-proxy"), move || {
-            let mut command = host.command_as(PROXY_UID, bin("mesh-proxy"));
+            let mut command = host.command_as(PROXY_UID, &program);
             command.envs(variables.iter().cloned());
             command.envs(env.iter().cloned());
             command

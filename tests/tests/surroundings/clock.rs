@@ -4,9 +4,11 @@
 
 use std::fs;
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use mesh_tests::bin;
 use mesh_tests::client::http::{Version, fetch};
 use mesh_tests::client::within;
 use mesh_tests::mesh::{App, Mesh};
@@ -28,9 +30,17 @@ fn library() -> PathBuf {
 fn add(mesh: &mut Mesh, name: &str, offset: &str) {
     let file = mesh.folder().join(format!("clock-{name}"));
     set(&file, offset);
-    let spec = mesh.workload(name).service_account("client").env("LD_PRELOAD", &library().display().to_string());
-    let spec = spec.env("FAKETIME_TIMESTAMP_FILE", &file.display().to_string()).env("FAKETIME_CACHE_DURATION", "1");
-    spec.env("FAKETIME_DONT_FAKE_MONOTONIC", "1").env("DONT_FAKE_MONOTONIC", "1").add();
+    // The library makes files of its own as whoever loads it first, so that has to be the proxy.
+    let script = mesh.folder().join(format!("proxy-{name}"));
+    let text = format!(
+        "#!/bin/sh\nexec env LD_PRELOAD={} FAKETIME_TIMESTAMP_FILE={} FAKETIME_CACHE_DURATION=1 FAKETIME_DONT_FAKE_MONOTONIC=1 \\\n\
+         DONT_FAKE_MONOTONIC=1 {}\n",
+        library().display(),
+        file.display(),
+        bin("mesh-proxy").display()
+    );
+    fs::write(&script, text).and_then(|()| fs::set_permissions(&script, fs::Permissions::from_mode(0o755))).expect("a script");
+    mesh.workload(name).service_account("client").program(&script).add();
 }
 
 fn set(file: &Path, offset: &str) {

@@ -72,7 +72,7 @@ fn is_ready(host: &Host) -> bool {
 }
 
 fn is_connected(host: &Host) -> bool {
-    admin(host, "/metrics").is_some_and(|(_, page)| page.contains("mesh_discovery_connected 1"))
+    admin(host, "/metrics").is_some_and(|(_, page)| page.lines().any(|line| line == "mesh_discovery_connected 1"))
 }
 
 /// It lives, spends next to nothing, and its log is fit to be read.
@@ -88,6 +88,7 @@ fn is_calm(sidecar: &Daemon) {
 #[test]
 fn r62_f20_names_that_fail_are_asked_for_again_and_what_is_up_stays_up() {
     let mut mesh = Mesh::new();
+    mesh.manifests.write("none", "");
     mesh.start();
     let (control, host) = (mesh.control().host().clone(), mesh.host("sidecar"));
     // Nobody answers: a socket that is silent.
@@ -115,6 +116,7 @@ fn r62_f20_names_that_fail_are_asked_for_again_and_what_is_up_stays_up() {
 #[test]
 fn r62_f20_names_that_nobody_has_or_can_have_are_named_and_nothing_panics() {
     let mut mesh = Mesh::new();
+    mesh.manifests.write("none", "");
     mesh.start();
     let (control, host) = (mesh.control().host().clone(), mesh.host("sidecar"));
     let _dns = resolver(&control);
