@@ -82,6 +82,8 @@ impl Admin {
                     Ok((stream, peer)) => connections.spawn(connection::serve(Arc::clone(&admin), stream, peer)),
                     Err(error) => {
                         tracing::warn!(%error, "admin cannot accept");
+                        // Descriptors may be ours to give: a probe is worth more than who was there before.
+                        connections.end_oldest();
                         time::sleep(ACCEPT_PAUSE).await;
                     }
                 },
@@ -109,11 +111,15 @@ impl Connections {
         self.order.retain(|task| !task.is_finished());
         if self.order.len() >= CONNECTIONS {
             // A flood of idle connections must not keep a health probe out.
-            if let Some(oldest) = self.order.pop_front() {
-                oldest.abort();
-            }
+            self.end_oldest();
         }
         self.order.push_back(self.tasks.spawn(connection));
+    }
+
+    fn end_oldest(&mut self) {
+        if let Some(oldest) = self.order.pop_front() {
+            oldest.abort();
+        }
     }
 }
 

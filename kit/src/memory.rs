@@ -48,6 +48,11 @@ pub async fn upkeep() {
     }
 }
 
+/// Gives back what lies idle, if that is more than a little; for when memory is short.
+pub(crate) fn give_back_now() {
+    give_back(0);
+}
+
 /// Gives back what lies idle if it is worth it, with `stuck` bytes known to stay; how many now are.
 fn give_back(stuck: usize) -> Option<usize> {
     let idle = idle()?;
@@ -66,7 +71,7 @@ fn idle() -> Option<usize> {
 }
 
 /// Resident bytes that no file backs: what is resident, less what is shared with others, of /proc/self/statm.
-fn anonymous() -> Option<usize> {
+pub(crate) fn anonymous() -> Option<usize> {
     // Seven numbers, in one read.
     let mut statm = [0; 160];
     let read = File::open("/proc/self/statm").and_then(|mut file| file.read(&mut statm)).ok()?;

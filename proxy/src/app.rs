@@ -25,8 +25,10 @@ use crate::config::Config;
 use crate::control::{Discovery, Hello};
 use crate::inbound::{self, Inbound};
 use crate::metrics::{Direction, Metrics};
+use crate::net::admission::{Admission, Refused};
 use crate::net::drain::{self, Drain, Draining};
 use crate::net::local::LocalAddresses;
+use crate::net::stream::abort_on_close;
 use crate::net::{Connector, listen};
 use crate::outbound::{self, Outbound};
 
@@ -62,6 +64,7 @@ struct Worker {
     inbound: Arc<Inbound>,
     outbound: Arc<Outbound>,
     metrics: Metrics,
+    sweep_every: Duration,
 }
 
 /// One worker's sockets.
@@ -70,11 +73,20 @@ struct Listeners {
     outbound: Vec<StdListener>,
 }
 
-/// The hold that connections of each direction have on the process.
+/// What the listeners of one direction have in common, whatever worker they are of.
 #[derive(Clone)]
-struct Drains {
-    inbound: Drain,
-    outbound: Drain,
+struct Side {
+    direction: Direction,
+    admission: Arc<Admission>,
+    drain: Drain,
+    metrics: Metrics,
+}
+
+/// Both directions. An end of the inbound one must not take the outbound one's places, nor end with it.
+#[derive(Clone)]
+struct Sides {
+    inbound: Side,
+    outbound: Side,
 }
 
 #[derive(Serialize)]
@@ -84,7 +96,8 @@ struct WorkerState {
 }
 
 const OUTBOUND_RESERVE: Duration = Duration::from_secs(5);
-const SWEEP_EVERY: Duration = Duration::from_secs(60);
+/// Bounds of the time between two sweeps; within them it is the shortest time after which something is idle.
+const SWEEP_EVERY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(60));
 
 /// Runs the proxy in this thread's runtime until it is told to end. True when all connections had finished.
 pub async fn run(config: Config, log: log::Handle, shutdown: Shutdown) -> Result<bool, Error> {
@@ -118,14 +131,21 @@ pub async fn run(config: Config, log: log::Handle, shutdown: Shutdown) -> Result
     let workers: Vec<Worker> = sockets.iter().map(|_| Worker::new(&shared)).collect();
     serve_admin(&shared, &workers, readiness.clone(), log, shutdown.clone(), admin_sockets);
 
-    let drains = Drains { inbound: inbound_drain, outbound: outbound_drain };
+    let side = |direction, drain| Side {
+        direction,
+        admission: Admission::new(config.max_connections),
+        drain,
+        metrics: shared.metrics.clone(),
+    };
+    let sides =
+        Sides { inbound: side(Direction::Inbound, inbound_drain), outbound: side(Direction::Outbound, outbound_drain) };
     for (n, (worker, sockets)) in workers.into_iter().zip(sockets).enumerate() {
         match n {
-            0 => worker.accept(sockets, &drains)?,
-            _ => spawn_thread(worker, sockets, drains.clone())?,
+            0 => worker.accept(sockets, &sides)?,
+            _ => spawn_thread(worker, sockets, sides.clone())?,
         }
     }
-    drop(drains);
+    drop(sides);
     listening.set(Status::Ready);
 
     shutdown.requested().await;
@@ -217,7 +237,8 @@ impl Worker {
             metrics.clone(),
         );
         let outbound = Outbound::new(config.outbound.clone(), http, discovery, local, reach, metrics.clone());
-        Self { inbound, outbound, metrics }
+        let idle = config.metrics.idle.min(config.outbound.targets.idle);
+        Self { inbound, outbound, metrics, sweep_every: idle.clamp(SWEEP_EVERY.0, SWEEP_EVERY.1) }
     }
 
     fn state(&self, now: Instant) -> WorkerState {
@@ -225,53 +246,67 @@ impl Worker {
     }
 
     /// Starts to accept, in this thread's runtime.
-    fn accept(self, sockets: Listeners, drains: &Drains) -> io::Result<()> {
+    fn accept(self, sockets: Listeners, sides: &Sides) -> io::Result<()> {
         for socket in sockets.inbound {
             let inbound = Arc::clone(&self.inbound);
             let serve = move |tcp, drain| Arc::clone(&inbound).serve(tcp, drain);
-            let on_error = accept_error(&self.metrics, Direction::Inbound);
-            tokio::spawn(accept(TcpListener::from_std(socket)?, drains.inbound.clone(), on_error, serve));
+            tokio::spawn(accept(TcpListener::from_std(socket)?, sides.inbound.clone(), serve));
         }
         for socket in sockets.outbound {
             let outbound = Arc::clone(&self.outbound);
             let serve = move |tcp, drain| Arc::clone(&outbound).serve(tcp, drain);
-            let on_error = accept_error(&self.metrics, Direction::Outbound);
-            tokio::spawn(accept(TcpListener::from_std(socket)?, drains.outbound.clone(), on_error, serve));
+            tokio::spawn(accept(TcpListener::from_std(socket)?, sides.outbound.clone(), serve));
         }
         tokio::spawn(sweep(self));
         Ok(())
     }
 }
 
-fn accept_error(metrics: &Metrics, direction: Direction) -> impl Fn(&io::Error) + Send + 'static {
-    let metrics = metrics.clone();
-    move |error| {
-        metrics.accept_error(direction);
-        tracing::warn!(?direction, %error, "cannot accept");
+impl Side {
+    fn cannot_accept(&self, error: &io::Error) {
+        self.metrics.accept_error(self.direction);
+        tracing::warn!(direction = ?self.direction, %error, "cannot accept");
+    }
+
+    /// The hold of an accepted connection; `None` for one that is refused, and must end at once.
+    fn admit(&self, tcp: &TcpStream) -> Option<Drain> {
+        match self.admission.admit(tcp) {
+            Ok(place) => Some(self.drain.of(place)),
+            Err(reason) => {
+                self.refused(reason);
+                abort_on_close(tcp);
+                None
+            }
+        }
+    }
+
+    fn refused(&self, reason: Refused) {
+        self.metrics.refused(self.direction, reason.word());
+        self.metrics.error(self.direction, reason.word());
+        tracing::warn!(direction = ?self.direction, reason = reason.word(), "connection refused");
     }
 }
 
 /// Accepts until the drain starts.
-async fn accept<F>(
-    listener: TcpListener,
-    mut drain: Drain,
-    on_error: impl Fn(&io::Error),
-    serve: impl Fn(TcpStream, Drain) -> F,
-) where
+async fn accept<F>(listener: TcpListener, side: Side, serve: impl Fn(TcpStream, Drain) -> F)
+where
     F: Future<Output = ()> + Send + 'static,
 {
-    let for_connections = drain.clone();
+    let mut draining = side.drain.clone();
+    let admit = |tcp: TcpStream| {
+        if let Some(drain) = side.admit(&tcp) {
+            tokio::spawn(serve(tcp, drain));
+        }
+    };
     loop {
         tokio::select! {
-            (tcp, _) = listen::accept(&listener, &on_error) => {
-                tokio::spawn(serve(tcp, for_connections.clone()));
-            }
-            () = drain.started() => break,
+            (tcp, _) = listen::accept(&listener, |error| side.cannot_accept(error)) => admit(tcp),
+            () = draining.started() => break,
         }
     }
     // The kernel has taken these for us; dropping the listener would reset them.
     while let Some(tcp) = listen::accept_waiting(&listener) {
-        tokio::spawn(serve(tcp, for_connections.clone()));
+        admit(tcp);
     }
 }
 
@@ -282,15 +317,15 @@ pub fn runtime() -> io::Result<tokio::runtime::Runtime> {
 }
 
 /// Another worker: a thread with a runtime of its own, until the process ends.
-fn spawn_thread(worker: Worker, sockets: Listeners, drains: Drains) -> io::Result<()> {
+fn spawn_thread(worker: Worker, sockets: Listeners, sides: Sides) -> io::Result<()> {
     let runtime = runtime()?;
     thread::Builder::new().name("worker".into()).spawn(move || {
         runtime.block_on(async move {
-            if let Err(error) = worker.accept(sockets, &drains) {
+            if let Err(error) = worker.accept(sockets, &sides) {
                 tracing::error!(%error, "a worker cannot accept");
             }
             // Only connections keep a drain from its end.
-            drop(drains);
+            drop(sides);
             std::future::pending::<()>().await;
         });
     })?;
@@ -299,9 +334,11 @@ fn spawn_thread(worker: Worker, sockets: Listeners, drains: Drains) -> io::Resul
 
 async fn sweep(worker: Worker) {
     loop {
-        tokio::time::sleep(SWEEP_EVERY).await;
+        tokio::time::sleep(worker.sweep_every).await;
         let now = Instant::now();
         worker.inbound.sweep(now);
         worker.outbound.sweep(now);
+        // Last: what these two let go of is unused now.
+        worker.metrics.sweep(now);
     }
 }

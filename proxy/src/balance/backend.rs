@@ -4,7 +4,6 @@
 
 use std::net::SocketAddr;
 use std::pin::pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use http::{Response, StatusCode};
@@ -15,6 +14,7 @@ use super::list::{Business, List};
 use super::pick::two_choices;
 use super::reach::Reach;
 use super::request::Repeatable;
+use super::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::http::answer::Reason;
 use crate::http::headers::ERROR;
 use crate::http::{Body, BoxedRequest, Caller, Failure, patience};

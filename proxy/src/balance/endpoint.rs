@@ -3,14 +3,15 @@
 //! Invariant: health is about connecting only. It is bad from a failed attempt until an attempt in the background succeeds;
 //! the pauses between attempts grow until a response has come from the endpoint.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::OnceLock;
 use std::time::Instant;
 
 use http::{Response, Version};
 
 use super::ewma::Ewma;
 use super::reach::Reach;
+use super::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use super::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::http::{self as web, Body, BoxedRequest, Caller, Failure, h1_pool, h2_client, h2_pool, headers};
 use crate::metrics::Tls;
 use crate::model::{self, Protocol};

@@ -19,6 +19,7 @@ use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::Sleep;
 
+use super::h1_io;
 use super::h1_pool::Lease;
 use super::h2_pool::Slot;
 use super::replay::Reader;
@@ -42,7 +43,7 @@ enum Kind {
     H2(H2Body),
     Gated(Box<Gated>),
     Replayed(Reader),
-    Awaited(Box<Awaited>),
+    Watched(Box<Watched>),
 }
 
 /// What is measured while a response's body passes.
@@ -74,7 +75,11 @@ impl BodyError {
 
 impl From<h2::Error> for BodyError {
     fn from(error: h2::Error) -> Self {
-        error.reason().map_or_else(|| BodyError::Cut(error.to_string()), BodyError::Reset)
+        match error.reason() {
+            // A reset by the sender is passed on; that the sender broke a rule is between it and us.
+            Some(reason) if !error.is_library() => BodyError::Reset(reason),
+            _ => BodyError::Cut(error.to_string()),
+        }
     }
 }
 
@@ -113,9 +118,10 @@ impl Body {
         Kind::H2(H2Body { recv, owed: 0, request, _slot: Some(slot) }).into()
     }
 
-    /// A body whose sender waits to be asked for it; `asked` is set once somebody reads.
-    pub fn awaited(self, asked: Arc<AtomicBool>) -> Self {
-        Kind::Awaited(Box::new(Awaited { body: self, asked })).into()
+    /// A body that tells the connection it comes from when somebody asks for it, and waits for it.
+    pub(super) fn watched(self, connection: Arc<h1_io::Shared>) -> Self {
+        let turn = connection.turn();
+        Kind::Watched(Box::new(Watched { body: self, connection, turn })).into()
     }
 
     /// One try's view of a body that may be sent again.
@@ -206,7 +212,7 @@ impl Kind {
             Kind::H2(h2) => h2.recv.is_end_stream(),
             Kind::Gated(gated) => gated.body.kind.is_end(),
             Kind::Replayed(reader) => reader.is_end_stream(),
-            Kind::Awaited(awaited) => awaited.body.kind.is_end(),
+            Kind::Watched(watched) => watched.body.kind.is_end(),
         }
     }
 }
@@ -226,12 +232,12 @@ impl http_body::Body for Body {
             Kind::H2(h2) => h2.poll_frame(cx),
             Kind::Gated(gated) => gated.poll_frame(cx),
             Kind::Replayed(reader) => reader.poll_frame(cx),
-            Kind::Awaited(awaited) => awaited.poll_frame(cx),
+            Kind::Watched(watched) => watched.poll_frame(cx),
         });
         match &mut frame {
             Some(Ok(frame)) => {
                 if let Some(trailers) = frame.trailers_mut() {
-                    super::headers::strip_ours(trailers);
+                    super::headers::strip_trailers(trailers);
                 }
                 self.ride(frame);
             }
@@ -254,7 +260,7 @@ impl http_body::Body for Body {
             Kind::H2(_) => SizeHint::default(),
             Kind::Gated(gated) => gated.body.size_hint(),
             Kind::Replayed(reader) => reader.size_hint(),
-            Kind::Awaited(awaited) => awaited.body.size_hint(),
+            Kind::Watched(watched) => watched.body.size_hint(),
         }
     }
 }
@@ -316,6 +322,9 @@ impl H2Body {
 pub struct Gate {
     open: AtomicBool,
     waiting: AtomicWaker,
+    /// The body has been asked for since the gate is open, or never will be.
+    passed: AtomicBool,
+    answer: AtomicWaker,
 }
 
 impl Gate {
@@ -323,6 +332,22 @@ impl Gate {
     pub fn open(&self) {
         self.open.store(true, Ordering::Release);
         self.waiting.wake();
+    }
+
+    /// Waits until an open gate has been passed. A 100 that comes with the answer behind it must reach the client first (RFC
+    /// 9110 15.2), and it is by asking for the body that it does.
+    pub async fn passed(&self) {
+        std::future::poll_fn(|cx| {
+            self.answer.register(cx.waker());
+            let kept_back = self.open.load(Ordering::Acquire) && !self.passed.load(Ordering::Acquire);
+            if kept_back { Poll::Pending } else { Poll::Ready(()) }
+        })
+        .await;
+    }
+
+    fn pass(&self) {
+        self.passed.store(true, Ordering::Release);
+        self.answer.wake();
     }
 }
 
@@ -339,19 +364,40 @@ impl Gated {
             ready!(self.latest.as_mut().poll(cx));
             self.gate.open();
         }
-        http_body::Body::poll_frame(Pin::new(&mut self.body), cx)
+        let polled = http_body::Body::poll_frame(Pin::new(&mut self.body), cx);
+        self.gate.pass();
+        polled
     }
 }
 
-struct Awaited {
-    body: Body,
-    asked: Arc<AtomicBool>,
+impl Drop for Gated {
+    fn drop(&mut self) {
+        self.gate.pass();
+    }
 }
 
-impl Awaited {
+struct Watched {
+    body: Body,
+    connection: Arc<h1_io::Shared>,
+    /// The connection's turn that this body belongs to.
+    turn: u32,
+}
+
+impl Watched {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Polled {
-        self.asked.store(true, Ordering::Relaxed);
-        http_body::Body::poll_frame(Pin::new(&mut self.body), cx)
+        self.connection.asking(self.turn);
+        let polled = http_body::Body::poll_frame(Pin::new(&mut self.body), cx);
+        self.connection.waiting_for_body(self.turn, polled.is_pending());
+        if matches!(polled, Poll::Ready(Some(Err(_)))) {
+            self.connection.body_broke();
+        }
+        polled
+    }
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        self.connection.waiting_for_body(self.turn, false);
     }
 }
 
@@ -373,5 +419,23 @@ mod tests {
 
         let mut late = Body::full("late").gated(Arc::new(Gate::default()), Duration::from_secs(1));
         assert!(late.frame().await.is_some(), "time opens the gate too");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_waits_for_an_open_gate_to_be_passed_and_for_no_other() {
+        let gate = Arc::new(Gate::default());
+        gate.passed().await;
+        let mut body = Body::full("data").gated(Arc::clone(&gate), Duration::from_secs(1));
+        gate.open();
+        let early = tokio::time::timeout(Duration::from_secs(9), gate.passed()).await;
+        assert!(early.is_err(), "nobody has asked for the body");
+        body.frame().await.expect("a frame").expect("no error");
+        gate.passed().await;
+
+        let gate = Arc::new(Gate::default());
+        let body = Body::full("data").gated(Arc::clone(&gate), Duration::from_secs(1));
+        gate.open();
+        drop(body);
+        gate.passed().await;
     }
 }

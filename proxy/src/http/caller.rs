@@ -9,7 +9,9 @@ use bytes::Bytes;
 use h2::Reason;
 use h2::server::SendResponse;
 use http::{Response, StatusCode};
+use mesh_kit::pressure::{self, Level};
 
+use super::framing::Bad;
 use super::h1_io;
 
 /// A cheap handle on the caller.
@@ -28,6 +30,8 @@ pub enum Caller {
 pub struct H2Caller {
     respond: Mutex<SendResponse<Bytes>>,
     reset: AtomicU32,
+    /// How many streams its connection had open when this one came, this one included.
+    streams: usize,
 }
 
 const NOT_RESET: u32 = u32::MAX;
@@ -48,6 +52,25 @@ impl Caller {
         }
     }
 
+    /// What is wrong with the body that the caller sends; whoever asks says so in his answer.
+    pub fn blame(&self) -> Option<Bad> {
+        match self {
+            Caller::H1(shared) => shared.blame(),
+            Caller::H2(_) | Caller::Deaf => None,
+        }
+    }
+
+    /// Whether memory is too short for one more request of it: near the limit for any, before that for one whose connection
+    /// has more than a few already, so that who asks for much does not keep out who asks for little.
+    pub fn asks_too_much(&self) -> bool {
+        const FEW: usize = 8;
+        match pressure::look() {
+            Level::Calm => false,
+            Level::High => matches!(self, Caller::H2(caller) if caller.streams > FEW),
+            Level::Critical => true,
+        }
+    }
+
     /// The code with which the caller has reset its stream, if it has.
     pub fn reset(&self) -> Option<Reason> {
         match self {
@@ -61,9 +84,9 @@ impl Caller {
 }
 
 impl H2Caller {
-    /// A caller that waits for its answer on `respond`.
-    pub fn new(respond: SendResponse<Bytes>) -> Arc<Self> {
-        Arc::new(Self { respond: Mutex::new(respond), reset: AtomicU32::new(NOT_RESET) })
+    /// A caller that waits for its answer on `respond`, one of so many streams.
+    pub fn new(respond: SendResponse<Bytes>, streams: usize) -> Arc<Self> {
+        Arc::new(Self { respond: Mutex::new(respond), reset: AtomicU32::new(NOT_RESET), streams })
     }
 
     /// The stream to answer on.

@@ -8,7 +8,6 @@ use std::error::Error;
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -23,9 +22,10 @@ use tokio::time::{Instant, Sleep};
 use super::answer::Reason;
 use super::body::Body;
 use super::caller::Caller;
+use super::framing::Bad;
 use super::h1_io::{HeadClock, ServerIo, Shared};
 use super::h1_wait::{Due, Wait};
-use super::{BoxedRequest, Handler, Settings};
+use super::{BoxedRequest, Handler, Settings, headers, upgrade};
 use crate::net::{Drain, Stream};
 
 /// Why a served connection ended before its time.
@@ -33,8 +33,10 @@ use crate::net::{Drain, Stream};
 pub enum Ended {
     /// Between messages, by either side.
     Cleanly,
-    /// The client sent something that is not HTTP/1, too large, or too slowly.
+    /// The client sent something that is not HTTP/1, or too large.
     BadRequest,
+    /// The client did not send what it began, or did not take what it asked for, in time.
+    TooSlow,
     /// In the middle of an exchange.
     Cut,
 }
@@ -96,13 +98,18 @@ async fn serve_requests(
         let handler = Arc::clone(&handler);
         let draining = draining.clone();
         let shared = Arc::clone(&shared);
-        let (request, asked) = await_body_if_expecting(request);
+        let leaving = headers::leaves_http(&request).then(|| request.method().clone());
+        let unasked = request.headers().contains_key(EXPECT) && !http_body::Body::is_end_stream(request.body());
+        let request = watch_body(request, &shared);
         async move {
             let answer = handler.handle(request, caller).await;
             shared.answering();
+            if leaving.is_some_and(|method| !answer.as_ref().is_ok_and(|answer| upgrade::is_agreed(&method, answer))) {
+                shared.declined();
+            }
             // The client will not send a body that nobody has asked for, or sends it in vain: neither way can the
             // connection go on.
-            let unasked = asked.is_some_and(|asked| !asked.load(Ordering::Relaxed));
+            let unasked = unasked && !shared.body_was_asked();
             answer.map(|response| close_if(response, unasked || draining.is_draining())).map_err(|_| Cut)
         }
     });
@@ -112,7 +119,7 @@ async fn serve_requests(
         let mut last_call = pin!(last_call(&mut drain, settings));
         let mut called = false;
         let mut timer = pin!(tokio::time::sleep(patience));
-        let mut wait = Wait::new(patience, settings.head_timeout);
+        let mut wait = Wait::new(patience, settings.head_timeout, settings.stall_timeout);
         poll_fn(|cx| {
             if !called && last_call.as_mut().poll(cx).is_ready() {
                 called = true;
@@ -130,12 +137,14 @@ async fn serve_requests(
             Some(parts) => Turn::Parked(parts.io.into_inner().0.unread(&parts.read_buf)),
             None => Turn::Ended(Ended::Cleanly),
         },
-        Stop::Due(_) => Turn::Ended(Ended::BadRequest),
-        Stop::Done(Ok(())) => Turn::Ended(Ended::Cleanly),
-        Stop::Done(Err(error)) => {
-            tracing::debug!(error = %describe(&error), "HTTP/1 connection ended early");
+        Stop::Due(_) => Turn::Ended(too_slow(connection.into_parts().map(|parts| parts.io)).await),
+        Stop::Done(result) => {
             let io = connection.into_parts().map(|parts| parts.io);
-            Turn::Ended(end(io, &error).await)
+            Turn::Ended(match (shared.unanswered(), result) {
+                (Some((bad, in_body)), result) if bad != Bad::Cut => refuse(io, bad, in_body, result.is_err()).await,
+                (_, Ok(())) => Ended::Cleanly,
+                (_, Err(error)) => end(io, &error).await,
+            })
         }
     }
 }
@@ -174,13 +183,27 @@ fn poll_wait(wait: &mut Wait, mut timer: Pin<&mut Sleep>, shared: &Shared, cx: &
     }
 }
 
+/// The end of a connection whose bytes must not be read on.
+async fn refuse(io: Option<ServerIo>, bad: Bad, in_body: bool, cut: bool) -> Ended {
+    if let Some(io) = io {
+        let (mut stream, _) = io.into_inner();
+        if !in_body {
+            tell(&mut stream, Reason::BadRequest, StatusCode::BAD_REQUEST, &bad.to_string()).await;
+        } else if cut {
+            stream.abort();
+        }
+    }
+    Ended::BadRequest
+}
+
 /// The end of a connection on which hyper gave up.
 async fn end(io: Option<ServerIo>, error: &hyper::Error) -> Ended {
+    tracing::debug!(error = %describe(error), "HTTP/1 connection ended early");
     let bad_request = error.is_parse() || error.is_timeout();
     if let Some(io) = io {
         let (mut stream, refused) = io.into_inner();
         if let Some(status) = refused {
-            tell(&mut stream, status, &describe(error)).await;
+            tell(&mut stream, Reason::BadRequest, status, &describe(error)).await;
         } else if !bad_request {
             stream.abort();
         }
@@ -188,10 +211,25 @@ async fn end(io: Option<ServerIo>, error: &hyper::Error) -> Ended {
     if bad_request { Ended::BadRequest } else { Ended::Cut }
 }
 
-/// Says why a request was not understood, as all our answers do. The client may be gone; then there is nobody to tell.
-async fn tell(stream: &mut Stream, status: StatusCode, detail: &str) {
+/// The end of a connection whose client was too slow: an answer if none has begun, else a break.
+async fn too_slow(io: Option<ServerIo>) -> Ended {
+    if let Some(io) = io {
+        let answered = io.has_answered();
+        let (mut stream, _) = io.into_inner();
+        if answered {
+            stream.abort();
+        } else {
+            let reason = Reason::TooSlow;
+            tell(&mut stream, reason, reason.status(), "the request did not come in time").await;
+        }
+    }
+    Ended::TooSlow
+}
+
+/// Says why a request has no other answer, as all our answers do. The client may be gone; then there is nobody to tell.
+async fn tell(stream: &mut Stream, reason: Reason, status: StatusCode, detail: &str) {
     const PATIENCE: Duration = Duration::from_secs(1);
-    let answer = Reason::BadRequest.raw(status, detail);
+    let answer = reason.raw(status, detail);
     let told = async {
         stream.write_all(&answer).await?;
         stream.shutdown().await
@@ -199,15 +237,11 @@ async fn tell(stream: &mut Stream, status: StatusCode, detail: &str) {
     let _ = tokio::time::timeout(PATIENCE, told).await;
 }
 
-/// With `expect: 100-continue` it matters whether anybody asks for the body.
-fn await_body_if_expecting(request: Request<Incoming>) -> (BoxedRequest, Option<Arc<AtomicBool>>) {
-    let expects = request.headers().contains_key(EXPECT) && !http_body::Body::is_end_stream(request.body());
-    if !expects {
-        return (Box::new(request.map(|body| Body::h1(body, None))), None);
-    }
-    let asked = Arc::new(AtomicBool::new(false));
-    let flag = Arc::clone(&asked);
-    (Box::new(request.map(|body| Body::h1(body, None).awaited(flag))), Some(asked))
+/// It matters whether anybody asks for a body (with `expect: 100-continue`), and whether it is waited for.
+fn watch_body(request: Request<Incoming>, shared: &Arc<Shared>) -> BoxedRequest {
+    let has_ended = http_body::Body::is_end_stream(request.body());
+    let request = request.map(|body| Body::h1(body, None));
+    Box::new(if has_ended { request } else { request.map(|body| body.watched(Arc::clone(shared))) })
 }
 
 /// When idle connections must go: some time after the drain has begun, so that a request that is on its way still arrives.

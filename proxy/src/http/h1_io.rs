@@ -8,7 +8,7 @@ use std::fmt::Write;
 use std::io;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
@@ -18,7 +18,9 @@ use http::{Response, StatusCode};
 use hyper::rt::{ReadBufCursor, Sleep, Timer};
 use tokio::io::AsyncWrite;
 
+use super::framing::Bad;
 use super::h1_wait::Phase;
+use super::judged::Judged;
 use crate::net::Stream;
 
 /// State that the socket's wrapper, hyper's clock and the caller's handle share.
@@ -34,6 +36,20 @@ pub struct Shared {
     flushed: AtomicBool,
     /// What hyper writes next is an answer of ours.
     answering: AtomicBool,
+    /// The answer declines to leave HTTP.
+    declined: AtomicBool,
+    /// What is wrong with the client's bytes, and whether it is so in a body.
+    bad: OnceLock<(Bad, bool)>,
+    /// It has been answered.
+    blamed: AtomicBool,
+    /// Somebody has asked for the body of this turn's request.
+    asking: AtomicBool,
+    /// Somebody waits for more of that body.
+    waiting_for_body: AtomicBool,
+    /// The client takes no more bytes for now.
+    stuck: AtomicBool,
+    /// How often bytes have come or gone.
+    moves: AtomicU32,
     interim: Mutex<Bytes>,
     /// The task that serves the connection; an interim response may come from another one.
     serving: AtomicWaker,
@@ -60,15 +76,53 @@ impl Shared {
         self.serving.wake();
     }
 
-    /// What the connection does, and since which turn.
+    /// What the connection does, and since which turn; while it waits for its client, since which movement of bytes.
     pub(super) fn phase(&self) -> (Phase, u32) {
-        let at_work = self.asked.load(Ordering::Relaxed) || !self.flushed.load(Ordering::Relaxed);
-        let phase = match self.reading.load(Ordering::Relaxed) {
+        let is = |flag: &AtomicBool| flag.load(Ordering::Relaxed);
+        // Before an answer, a client has to send; a request that is answered early may keep its body.
+        let awaited = is(&self.stuck) || (is(&self.waiting_for_body) && !is(&self.answering));
+        let at_work = is(&self.asked) || !is(&self.flushed);
+        let phase = match is(&self.reading) {
+            _ if at_work && awaited => return (Phase::Awaiting, self.moves.load(Ordering::Relaxed)),
             _ if at_work || !self.waiting().is_empty() => Phase::Exchange,
             true => Phase::Head,
             false => Phase::Idle,
         };
-        (phase, self.turn.load(Ordering::Relaxed))
+        (phase, self.turn())
+    }
+
+    pub(super) fn turn(&self) -> u32 {
+        self.turn.load(Ordering::Relaxed)
+    }
+
+    /// Somebody asks for the body of the request of `turn`.
+    pub(super) fn asking(&self, turn: u32) {
+        if turn == self.turn() {
+            self.asking.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether somebody has asked for the body of this turn.
+    pub(super) fn body_was_asked(&self) -> bool {
+        self.asking.load(Ordering::Relaxed)
+    }
+
+    /// Whether somebody waits for more of the body of the request of `turn`.
+    pub(super) fn waiting_for_body(&self, turn: u32, now: bool) {
+        if turn == self.turn() {
+            self.waiting_for_body.store(now, Ordering::Relaxed);
+        }
+    }
+
+    fn moved<T>(&self, polled: &Poll<T>) {
+        if polled.is_ready() {
+            self.moves.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn wrote<T>(&self, polled: &Poll<T>) {
+        self.stuck.store(polled.is_pending(), Ordering::Relaxed);
+        self.moved(polled);
     }
 
     /// A head has come.
@@ -81,6 +135,29 @@ impl Shared {
         self.answering.store(true, Ordering::Relaxed);
     }
 
+    /// The answer on its way declines to leave HTTP.
+    pub(super) fn declined(&self) {
+        self.declined.store(true, Ordering::Relaxed);
+    }
+
+    /// The body of the request that is being answered has broken off.
+    pub(super) fn body_broke(&self) {
+        // The first reason stays: it is the one.
+        let _ = self.bad.set((Bad::Trailers, true));
+    }
+
+    /// What is wrong with the body of the request that is being answered. Whoever asks says so in his answer.
+    pub fn blame(&self) -> Option<Bad> {
+        let (bad, _) = self.bad.get().filter(|(_, in_body)| *in_body)?;
+        self.blamed.store(true, Ordering::Relaxed);
+        Some(*bad)
+    }
+
+    /// What is wrong with the client's bytes and nobody has answered, and whether it is so in a body.
+    pub(super) fn unanswered(&self) -> Option<(Bad, bool)> {
+        self.bad.get().copied().filter(|_| !self.blamed.load(Ordering::Relaxed))
+    }
+
     fn waiting(&self) -> std::sync::MutexGuard<'_, Bytes> {
         self.interim.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -89,7 +166,7 @@ impl Shared {
 /// The socket as hyper sees it.
 #[derive(Debug)]
 pub(super) struct ServerIo {
-    stream: Stream,
+    stream: Judged,
     shared: Arc<Shared>,
     refused: Option<StatusCode>,
 }
@@ -97,7 +174,7 @@ pub(super) struct ServerIo {
 impl ServerIo {
     pub(super) fn new(stream: Stream) -> Self {
         let shared = Shared { flushed: AtomicBool::new(true), ..Shared::default() };
-        Self { stream, shared: Arc::new(shared), refused: None }
+        Self { stream: Judged::client(stream), shared: Arc::new(shared), refused: None }
     }
 
     pub(super) fn shared(&self) -> Arc<Shared> {
@@ -106,7 +183,12 @@ impl ServerIo {
 
     /// The socket, and the status with which hyper wanted to refuse a request by itself.
     pub(super) fn into_inner(self) -> (Stream, Option<StatusCode>) {
-        (self.stream, self.refused)
+        (self.stream.into_inner(), self.refused)
+    }
+
+    /// Whether the client has seen a part of an answer to its request.
+    pub(super) fn has_answered(&self) -> bool {
+        self.shared.answering.load(Ordering::Relaxed)
     }
 
     /// hyper answers what it does not understand by itself, without a reason. Such an answer is held back, for `h1` to give
@@ -120,6 +202,25 @@ impl ServerIo {
         let status = status.and_then(|rest| StatusCode::from_bytes(rest.get(..3)?).ok());
         self.refused = status.filter(|status| first && status.is_client_error());
         self.refused.is_some()
+    }
+
+    /// Before the first byte of an answer that declines to leave HTTP.
+    fn decline(&mut self) {
+        if self.shared.declined.load(Ordering::Relaxed) {
+            self.shared.declined.store(false, Ordering::Relaxed);
+            self.stream.decline();
+        }
+    }
+
+    /// Keeps what is wrong with the client's bytes, once it stands in the way.
+    fn blame(&self, read: &Poll<io::Result<()>>) {
+        let (failed, in_body) = (matches!(read, Poll::Ready(Err(_))), self.stream.is_in_body());
+        let bad = match self.stream.bad() {
+            Some(bad) if failed || bad == Bad::Cut => bad,
+            None if failed && in_body => Bad::Cut,
+            _ => return,
+        };
+        let _ = self.shared.bad.set((bad, in_body));
     }
 
     fn poll_interim(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -143,26 +244,31 @@ impl hyper::rt::Read for ServerIo {
             return Poll::Ready(Err(error));
         }
         let polled = read_into(&mut self.stream, cx, buf);
+        self.shared.moved(&polled);
         if polled.is_ready() {
             self.shared.reading.store(true, Ordering::Relaxed);
+            self.blame(&polled);
         }
         polled
     }
 }
 
 /// hyper's and tokio's read buffers are different types; TokioIo knows how to bridge them.
-fn read_into(stream: &mut Stream, cx: &mut Context<'_>, buf: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
+fn read_into(stream: &mut Judged, cx: &mut Context<'_>, buf: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
     hyper::rt::Read::poll_read(Pin::new(&mut hyper_util::rt::TokioIo::new(stream)), cx, buf)
 }
 
 impl hyper::rt::Write for ServerIo {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.decline();
         ready!(self.poll_interim(cx))?;
         if self.is_refusal(buf) {
             return Poll::Ready(Ok(buf.len()));
         }
         self.shared.flushed.store(false, Ordering::Relaxed);
-        Pin::new(&mut self.stream).poll_write(cx, buf)
+        let polled = Pin::new(&mut self.stream).poll_write(cx, buf);
+        self.shared.wrote(&polled);
+        polled
     }
 
     fn poll_write_vectored(
@@ -170,12 +276,15 @@ impl hyper::rt::Write for ServerIo {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        self.decline();
         ready!(self.poll_interim(cx))?;
         if self.is_refusal(bufs.first().map_or(&[], |buf| buf)) {
             return Poll::Ready(Ok(bufs.iter().map(|buf| buf.len()).sum()));
         }
         self.shared.flushed.store(false, Ordering::Relaxed);
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+        let polled = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        self.shared.wrote(&polled);
+        polled
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -190,7 +299,7 @@ impl hyper::rt::Write for ServerIo {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.refused.is_some() {
+        if self.refused.is_some() || self.shared.unanswered().is_some_and(|(_, in_body)| !in_body) {
             // The better answer is still to come.
             return Poll::Ready(Ok(()));
         }
@@ -218,6 +327,8 @@ impl Timer for HeadClock {
         self.shared.asked.store(false, Ordering::Relaxed);
         self.shared.reading.store(false, Ordering::Relaxed);
         self.shared.answering.store(false, Ordering::Relaxed);
+        self.shared.asking.store(false, Ordering::Relaxed);
+        self.shared.waiting_for_body.store(false, Ordering::Relaxed);
         self.shared.turn.fetch_add(1, Ordering::Relaxed);
         // A box of nothing: it allocates nothing.
         Box::pin(Never)

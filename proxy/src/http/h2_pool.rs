@@ -232,7 +232,7 @@ impl Pool {
             return Ok(connection);
         }
         if self.open().connections.len() >= MOST_CONNECTIONS {
-            return Err(Failure::Busy);
+            return Err(Failure::Busy("all connections are busy"));
         }
         {
             let open = self.open();
@@ -265,8 +265,8 @@ impl Pool {
     fn too_slow(&self) -> Failure {
         let cause = format!("no HTTP/2 connection within {:?}", self.settings.open_timeout);
         match &self.dial {
-            Dial::Plain(addr) => ConnectError { addr: *addr, cause }.into(),
-            Dial::Mutual(peer, _) => ConnectError { addr: peer.addr, cause }.into(),
+            Dial::Plain(addr) => ConnectError { addr: *addr, cause, is_ours: false }.into(),
+            Dial::Mutual(peer, _) => ConnectError { addr: peer.addr, cause, is_ours: false }.into(),
         }
     }
 

@@ -6,6 +6,7 @@
 use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use h2::server::{Builder, SendResponse};
@@ -17,7 +18,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::body::Body;
 use super::caller::{Caller, H2Caller};
-use super::{Abort, Handler, Settings, pump};
+use super::pump::{self, TooSlow};
+use super::{Abort, Handler, Settings};
 use crate::net::Stream;
 use crate::net::h2io::H2Io;
 
@@ -36,6 +38,7 @@ where
     let mut handshake = pin!(builder(settings, side).handshake::<_, Bytes>(io));
     let handshake = poll_fn(|cx| uncork.rest(handshake.as_mut().poll(cx), cx));
     let Ok(connection) = tokio::time::timeout(settings.head_timeout, handshake).await else {
+        handler.too_slow();
         return Err(Reason::SETTINGS_TIMEOUT.into());
     };
     let mut connection = connection?;
@@ -45,7 +48,7 @@ where
         tokio::select! {
             accepted = poll_fn(|cx| uncork.rest(connection.poll_accept(cx), cx)) => match accepted {
                 Some(Ok((request, respond))) => {
-                    begin(request, respond, Arc::clone(&handler));
+                    begin(request, respond, Arc::clone(&handler), settings.stall_timeout);
                 }
                 Some(Err(error)) => return Err(error),
                 None => return Ok(()),
@@ -90,17 +93,23 @@ fn builder(settings: &Settings, side: Side) -> Builder {
 }
 
 /// A byte stream may last long: its task has no room for what a request needs.
-fn begin(request: Request<RecvStream>, respond: SendResponse<Bytes>, handler: Arc<impl Handler>) {
+fn begin(request: Request<RecvStream>, respond: SendResponse<Bytes>, handler: Arc<impl Handler>, patience: Duration) {
     if request.method() == Method::CONNECT {
-        tokio::spawn(async move { handler.connect(Tunnel { request, respond }).await });
+        tokio::spawn(async move { handler.connect(Tunnel { request, respond, patience }).await });
     } else {
-        tokio::spawn(exchange(request, respond, handler));
+        tokio::spawn(exchange(request, respond, handler, patience));
     }
 }
 
-async fn exchange(request: Request<RecvStream>, respond: SendResponse<Bytes>, handler: Arc<impl Handler>) {
+async fn exchange(
+    request: Request<RecvStream>,
+    respond: SendResponse<Bytes>,
+    handler: Arc<impl Handler>,
+    patience: Duration,
+) {
     let request = Box::new(request.map(|recv| if recv.is_end_stream() { Body::empty() } else { Body::h2(recv) }));
-    let caller = H2Caller::new(respond);
+    // Each stream holds the handler, and so does the connection.
+    let caller = H2Caller::new(respond, Arc::strong_count(&handler) - 1);
     let outcome = tokio::select! {
         // First: what nobody waits for any more is not even begun.
         biased;
@@ -108,19 +117,23 @@ async fn exchange(request: Request<RecvStream>, respond: SendResponse<Bytes>, ha
         outcome = handler.handle(request, Caller::H2(Arc::clone(&caller))) => outcome,
     };
     match outcome {
-        Ok(response) => answer(&caller, response).await,
+        Ok(response) => {
+            if let Err(TooSlow) = answer(&caller, response, patience).await {
+                handler.too_slow();
+            }
+        }
         Err(Abort(reason)) => caller.lock().send_reset(reason),
     }
 }
 
-async fn answer(caller: &H2Caller, response: Response<Body>) {
+async fn answer(caller: &H2Caller, response: Response<Body>, patience: Duration) -> Result<(), TooSlow> {
     let (mut parts, body) = response.into_parts();
     super::headers::strip_hop_by_hop(&mut parts.headers);
     let end = body.is_end_stream();
     let sent = caller.lock().send_response(Response::from_parts(parts, ()), end);
     match sent {
         Ok(mut stream) if !end => {
-            pump::pump(&mut stream, body).await;
+            return pump::pump(&mut stream, body, Some(patience)).await;
         }
         Ok(_) => {}
         // The caller is gone, or the response has no HTTP/2 form.
@@ -129,6 +142,23 @@ async fn answer(caller: &H2Caller, response: Response<Body>) {
             caller.lock().send_reset(Reason::INTERNAL_ERROR);
         }
     }
+    Ok(())
+}
+
+/// The code that a peer was told when its connection was ended because of what it did; `None` for other ends.
+pub fn abuse(error: &h2::Error) -> Option<&'static str> {
+    if !error.is_library() || !error.is_go_away() {
+        return None;
+    }
+    Some(match error.reason()? {
+        Reason::ENHANCE_YOUR_CALM => "enhance_your_calm",
+        Reason::PROTOCOL_ERROR => "protocol_error",
+        Reason::FLOW_CONTROL_ERROR => "flow_control_error",
+        Reason::FRAME_SIZE_ERROR => "frame_size_error",
+        Reason::COMPRESSION_ERROR => "compression_error",
+        Reason::STREAM_CLOSED => "stream_closed",
+        _ => "other",
+    })
 }
 
 /// A CONNECT stream that waits for its answer.
@@ -136,6 +166,7 @@ async fn answer(caller: &H2Caller, response: Response<Body>) {
 pub struct Tunnel {
     request: Request<RecvStream>,
     respond: SendResponse<Bytes>,
+    patience: Duration,
 }
 
 impl Tunnel {
@@ -152,7 +183,8 @@ impl Tunnel {
 
     /// Declines.
     pub async fn refuse(self, response: Response<Body>) {
-        let caller = H2Caller::new(self.respond);
-        answer(&caller, response).await;
+        let caller = H2Caller::new(self.respond, 1);
+        // A reason is short: there is hardly anything to wait with.
+        let _ = answer(&caller, response, self.patience).await;
     }
 }

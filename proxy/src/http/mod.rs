@@ -9,6 +9,7 @@ pub mod answer;
 pub mod body;
 pub mod bytes;
 pub mod caller;
+pub mod framing;
 pub mod h1;
 pub mod h1_io;
 pub mod h1_pool;
@@ -18,6 +19,7 @@ mod h2_driver;
 pub mod h2_pool;
 pub mod h2_server;
 pub mod headers;
+pub mod judged;
 pub mod patience;
 pub mod pump;
 pub mod replay;
@@ -43,6 +45,8 @@ pub struct Settings {
     pub head_timeout: Duration,
     /// An HTTP/1 connection without a request is closed after this.
     pub idle_timeout: Duration,
+    /// An exchange whose client neither sends the rest of its request nor takes any of the answer is ended after this.
+    pub stall_timeout: Duration,
     /// Largest request or response head, bytes.
     pub max_head: usize,
     /// Most header fields in one head.
@@ -94,6 +98,9 @@ pub trait Handler: Send + Sync + 'static {
         caller: Caller,
     ) -> impl Future<Output = Result<http::Response<Body>, Abort>> + Send;
 
+    /// A client was too slow, and its exchange ended.
+    fn too_slow(&self);
+
     /// An HTTP/2 CONNECT stream.
     fn connect(&self, tunnel: h2_server::Tunnel) -> impl Future<Output = ()> + Send;
 }
@@ -107,7 +114,7 @@ pub struct Abort(pub Reason);
 pub enum Failure {
     /// No connection: nothing was sent.
     #[error(transparent)]
-    Connect(#[from] ConnectError),
+    Connect(ConnectError),
     /// The other sidecar did not prove to be the one that discovery named: nothing was sent.
     #[error("{0}")]
     Peer(String),
@@ -126,9 +133,9 @@ pub enum Failure {
     /// The upstream took the request, and has said nothing for so long.
     #[error("no response within {0:?}")]
     Silent(Duration),
-    /// All connections carry as many exchanges as they may.
-    #[error("all connections are busy")]
-    Busy,
+    /// The proxy itself has no more of something: connections that take one more exchange, descriptors, memory.
+    #[error("{0}")]
+    Busy(&'static str),
     /// The upstream reset the stream.
     #[error("reset with {0:?}")]
     Reset(Reason),
@@ -170,10 +177,16 @@ impl Failure {
             Failure::Unprocessed => "unprocessed",
             Failure::Closed(_) | Failure::Lost(_) => "closed",
             Failure::Silent(_) => "response_timeout",
-            Failure::Busy => "overload",
+            Failure::Busy(_) => "overload",
             Failure::Reset(_) => "reset",
             Failure::Protocol(_) => "protocol",
         }
+    }
+}
+
+impl From<ConnectError> for Failure {
+    fn from(error: ConnectError) -> Self {
+        if error.is_ours { Failure::Busy("too few file descriptors are left") } else { Failure::Connect(error) }
     }
 }
 
@@ -184,6 +197,8 @@ impl From<h2::Error> for Failure {
             return Failure::Unprocessed;
         }
         match error.reason() {
+            // It broke a rule of HTTP/2, and we have told it so. That code is not for our caller, who did nothing wrong.
+            Some(_) if error.is_library() => Failure::Protocol(error.to_string()),
             Some(reason) => Failure::Reset(reason),
             None => Failure::Lost(error.to_string()),
         }

@@ -1,12 +1,16 @@
 //! Sends a body on an HTTP/2 stream, as fast as the far end's window allows.
+//!
+//! Invariant: at most a send buffer of a body waits here; the rest stays with its sender.
 
 use std::future::poll_fn;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use h2::{Reason, SendStream};
 use http_body::{Body as _, Frame};
+use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::body::{Body, BodyError};
 
@@ -15,35 +19,56 @@ enum Next {
     Reset(Reason),
 }
 
+/// The far end has opened no window for as long as it may.
+#[derive(Debug)]
+pub struct TooSlow;
+
 /// Sends `body` to its end. A body that breaks resets the stream with the same code; a far end that resets the stream
-/// cancels the body with its code.
-pub async fn pump(stream: &mut SendStream<Bytes>, mut body: Body) {
+/// cancels the body with its code. One that takes nothing for as long as `patience` has both ended.
+pub async fn pump(stream: &mut SendStream<Bytes>, mut body: Body, patience: Option<Duration>) -> Result<(), TooSlow> {
+    let mut wait = Wait { patience, since: None, timer: None };
     loop {
         let frame = match poll_fn(|cx| poll_next(stream, &mut body, cx)).await {
-            Next::Reset(reason) => return body.cancel(reason),
+            Next::Reset(reason) => {
+                body.cancel(reason);
+                return Ok(());
+            }
             Next::Frame(frame) => frame,
         };
         // Errors of a send concern a stream that is closed; its reset is seen in the next round, or does not matter.
         match frame {
             None => {
                 let _ = stream.send_data(Bytes::new(), true);
-                return;
+                return Ok(());
             }
-            Some(Err(error)) => return stream.send_reset(error.reason()),
+            Some(Err(error)) => {
+                stream.send_reset(error.reason());
+                return Ok(());
+            }
             Some(Ok(frame)) => match frame.into_data() {
                 Ok(data) => {
                     let end = body.is_end_stream();
-                    if let Err(reason) = send(stream, data, end).await {
-                        return body.cancel(reason);
-                    }
-                    if end {
-                        return;
+                    match send(stream, data, end, &mut wait).await {
+                        Ok(()) if end => return Ok(()),
+                        Ok(()) => {}
+                        Err(Stopped::Reset(reason)) => {
+                            body.cancel(reason);
+                            return Ok(());
+                        }
+                        Err(Stopped::TooSlow) => {
+                            stream.send_reset(Reason::CANCEL);
+                            body.cancel(Reason::CANCEL);
+                            return Err(TooSlow);
+                        }
                     }
                 }
                 Err(frame) => {
                     let Ok(trailers) = frame.into_trailers() else { continue };
-                    let _ = stream.send_trailers(trailers);
-                    return;
+                    if stream.send_trailers(trailers).is_err() {
+                        // They have no form in HTTP/2: the far end must not wait for them.
+                        stream.send_reset(Reason::INTERNAL_ERROR);
+                    }
+                    return Ok(());
                 }
             },
         }
@@ -57,16 +82,48 @@ fn poll_next(stream: &mut SendStream<Bytes>, body: &mut Body, cx: &mut Context<'
     Pin::new(body).poll_frame(cx).map(Next::Frame)
 }
 
-async fn send(stream: &mut SendStream<Bytes>, mut data: Bytes, end: bool) -> Result<(), Reason> {
+enum Stopped {
+    Reset(Reason),
+    TooSlow,
+}
+
+/// How long the far end has taken nothing. Its timer is made when it is first waited for, and set anew only when it runs out.
+struct Wait {
+    /// `None` is without end.
+    patience: Option<Duration>,
+    since: Option<Instant>,
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+impl Wait {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(patience) = self.patience else { return Poll::Pending };
+        let end = *self.since.get_or_insert_with(Instant::now) + patience;
+        let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(end)));
+        ready!(timer.as_mut().poll(cx));
+        while timer.deadline() < end {
+            timer.as_mut().reset(end);
+            ready!(timer.as_mut().poll(cx));
+        }
+        Poll::Ready(())
+    }
+}
+
+async fn send(stream: &mut SendStream<Bytes>, mut data: Bytes, end: bool, wait: &mut Wait) -> Result<(), Stopped> {
+    let gone = |_| Stopped::Reset(Reason::CANCEL);
     if data.is_empty() && end {
-        return stream.send_data(data, true).map_err(|_| Reason::CANCEL);
+        return stream.send_data(data, true).map_err(gone);
     }
     while !data.is_empty() {
         stream.reserve_capacity(data.len());
-        let window = poll_fn(|cx| poll_window(stream, cx)).await?;
-        let n = window.min(data.len());
+        let window = poll_fn(|cx| match poll_window(stream, cx) {
+            Poll::Pending => wait.poll(cx).map(|()| Err(Stopped::TooSlow)),
+            Poll::Ready(window) => Poll::Ready(window.map_err(Stopped::Reset)),
+        });
+        let n = window.await?.min(data.len());
+        wait.since = None;
         let last = end && n == data.len();
-        stream.send_data(data.split_to(n), last).map_err(|_| Reason::CANCEL)?;
+        stream.send_data(data.split_to(n), last).map_err(gone)?;
     }
     Ok(())
 }

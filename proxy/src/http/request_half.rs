@@ -81,7 +81,8 @@ async fn run(mut stream: SendStream<Bytes>, body: Body, sending: Arc<Sending>) {
     let given_up = tokio::select! {
         biased;
         reason = sending.is_given_up() => Some(reason),
-        () = pump(&mut stream, body) => sending.reason(),
+        // How long an application takes to read is its own affair.
+        _ = pump(&mut stream, body, None) => sending.reason(),
     };
     match given_up {
         Some(reason) => stream.send_reset(reason),

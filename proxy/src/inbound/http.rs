@@ -9,7 +9,7 @@ use http::{HeaderMap, Response, Version};
 
 use super::app::App;
 use super::{DIRECTION, Inbound, Peer};
-use crate::http::answer::{AskedAs, Reason};
+use crate::http::answer::{AskedAs, MEMORY, Reason};
 use crate::http::h2_server::Tunnel;
 use crate::http::{self as web, Abort, Body, BoxedRequest, Caller, Failure, Handler, headers, upgrade};
 use crate::net::{Drain, Stream};
@@ -53,8 +53,16 @@ impl Handler for Connection {
             let answer = self.inbound.refuse(Reason::BadRequest, request.headers(), &bad.to_string());
             return Ok(web::body::measure(answer, self.app.http(self.peer.tls()).request(Instant::now())));
         }
+        if caller.asks_too_much() {
+            let answer = self.inbound.refuse(Reason::Overload, request.headers(), MEMORY);
+            return Ok(web::body::measure(answer, self.app.http(self.peer.tls()).request(Instant::now())));
+        }
         let leaving = headers::leaves_http(&request).then(|| self.leaving());
         self.inbound.deliver(request, &self.app, &self.peer, &caller, leaving).await
+    }
+
+    fn too_slow(&self) {
+        self.inbound.too_slow();
     }
 
     async fn connect(&self, tunnel: Tunnel) {
@@ -93,14 +101,16 @@ impl Inbound {
                 if let (Version::HTTP_2, Some(reason)) = (version, failure.reset()) {
                     return Err(Abort(reason));
                 }
-                let reason = match failure {
-                    Failure::Silent(_) => Reason::ResponseTimeout,
-                    _ if failure.is_connect() => Reason::ConnectFailed,
-                    _ => Reason::UpstreamReset,
+                let (reason, detail) = match (caller.blame(), &failure) {
+                    (Some(bad), _) => (Reason::BadRequest, bad.to_string()),
+                    (None, Failure::Silent(_)) => (Reason::ResponseTimeout, format!("application: {failure}")),
+                    (None, Failure::Busy(_)) => (Reason::Overload, format!("application: {failure}")),
+                    (None, _) if failure.is_connect() => (Reason::ConnectFailed, format!("application: {failure}")),
+                    (None, _) => (Reason::UpstreamReset, format!("application: {failure}")),
                 };
                 self.metrics.error(DIRECTION, reason.word());
-                tracing::info!(reason = reason.word(), %failure, "answered by the mesh");
-                let answer = asked_as.answer(reason, &format!("application: {failure}"));
+                tracing::info!(reason = reason.word(), %detail, "answered by the mesh");
+                let answer = asked_as.answer(reason, &detail);
                 Ok(web::body::measure(answer, measured))
             }
         }
@@ -128,6 +138,12 @@ impl Inbound {
         // What asks to leave HTTP has no body to wait for.
         let response = web::patience::within(limit, || true, exchanged).await;
         response.map(headers::from_stranger)
+    }
+
+    pub(super) fn too_slow(&self) {
+        let reason = Reason::TooSlow.word();
+        self.metrics.error(DIRECTION, reason);
+        tracing::info!(reason, "exchange ended");
     }
 
     pub(super) fn refuse(&self, reason: Reason, headers: &HeaderMap, detail: &str) -> Response<Body> {

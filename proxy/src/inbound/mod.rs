@@ -210,14 +210,22 @@ impl Inbound {
         let (settings, metrics) = (Arc::clone(&self.http), self.metrics.clone());
         let handler = Arc::new(http::Connection::new(self, app, peer, drain.clone(), connected));
         if *seen == Seen::Http1 {
-            if h1::serve(stream, &settings, drain, handler).await == h1::Ended::BadRequest {
-                metrics.error(DIRECTION, Reason::BadRequest.word());
+            match h1::serve(stream, &settings, drain, handler).await {
+                h1::Ended::BadRequest => metrics.error(DIRECTION, Reason::BadRequest.word()),
+                h1::Ended::TooSlow => metrics.error(DIRECTION, Reason::TooSlow.word()),
+                h1::Ended::Cleanly | h1::Ended::Cut => {}
             }
             return;
         }
         let served = h2_server::serve(stream, &settings, Side::Application, drain.started(), handler);
         if let Err(error) = Box::pin(served).await {
-            tracing::debug!(%error, "HTTP/2 connection of a client ended early");
+            match h2_server::abuse(&error) {
+                Some(reason) => {
+                    metrics.http2_abuse(DIRECTION, reason);
+                    tracing::warn!(reason, %error, "HTTP/2 connection of a client ended");
+                }
+                None => tracing::debug!(%error, "HTTP/2 connection of a client ended early"),
+            }
         }
     }
 
@@ -242,7 +250,7 @@ impl Inbound {
     }
 
     fn reset(&self, stream: Stream, error: &ConnectError) {
-        let reason = Reason::ConnectFailed.word();
+        let reason = if error.is_ours { Reason::Overload } else { Reason::ConnectFailed }.word();
         self.metrics.error(DIRECTION, reason);
         tracing::warn!(reason, %error, "connection reset");
         stream.abort();

@@ -7,12 +7,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::Response;
+use mesh_kit::pressure::{self, Level};
 use mesh_mtls::credentials::Anchors;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 
 use super::{DIRECTION, Inbound, Peer};
-use crate::http::answer::Reason;
+use crate::http::answer::{MEMORY, Reason};
 use crate::http::h2_server::{self, Side, Tunnel};
 use crate::http::{Abort, Body, BoxedRequest, Caller, Handler, headers};
 use crate::model::Protocol;
@@ -28,22 +29,29 @@ impl Inbound {
             abort_on_close(&tcp);
             return;
         }
+        let addr = tcp.peer_addr().ok();
         let (stream, peer) = match self.tls.accept(tcp).await {
             Ok((stream, peer)) => (stream, peer),
             Err(error) => {
                 self.metrics.handshake(DIRECTION, error.reason());
-                tracing::warn!(reason = error.reason(), %error, "tunnel refused");
+                tracing::warn!(peer = addr.map(tracing::field::display), reason = error.reason(), %error, "tunnel refused");
                 return;
             }
         };
         let Some(id) = peer.id else { return };
         self.metrics.handshake(DIRECTION, "ok");
         let _open = self.metrics.tunnels().connection(DIRECTION);
-        let settings = Arc::clone(&self.http);
+        let (settings, metrics, peer) = (Arc::clone(&self.http), self.metrics.clone(), id.clone());
         let retire = retire(drain.clone(), self.credentials.watch_anchors(), settings.tunnel_age);
         let handler = Arc::new(Connection { inbound: self, peer: Peer::Mesh(id), drain });
         if let Err(error) = h2_server::serve(stream, &settings, Side::Tunnel, retire, handler).await {
-            tracing::debug!(%error, "tunnel ended early");
+            match h2_server::abuse(&error) {
+                Some(reason) => {
+                    metrics.http2_abuse(DIRECTION, reason);
+                    tracing::warn!(reason, %peer, %error, "tunnel ended");
+                }
+                None => tracing::debug!(%error, "tunnel ended early"),
+            }
         }
     }
 
@@ -89,6 +97,9 @@ impl Handler for Connection {
             let detail = "a tunnel request without the fields that say where it goes";
             return Ok(self.inbound.refuse(Reason::BadRequest, request.headers(), detail));
         };
+        if caller.asks_too_much() {
+            return Ok(self.inbound.refuse(Reason::Overload, request.headers(), MEMORY));
+        }
         let to = match self.inbound.may_deliver(told.destination) {
             Ok(to) => to,
             Err(reason) => {
@@ -106,6 +117,10 @@ impl Handler for Connection {
         response.map(|response| response.map(|body| body.holding(open)))
     }
 
+    fn too_slow(&self) {
+        self.inbound.too_slow();
+    }
+
     async fn connect(&self, tunnel: Tunnel) {
         let authority = tunnel.request().uri().authority().and_then(|a| a.as_str().parse::<SocketAddr>().ok());
         let checked = match authority {
@@ -113,6 +128,10 @@ impl Handler for Connection {
             None => Err(Reason::BadRequest),
         };
         let to = match checked {
+            Ok(_) if pressure::look() > Level::Calm => {
+                let answer = self.inbound.refuse(Reason::Overload, tunnel.request().headers(), MEMORY);
+                return Box::pin(tunnel.refuse(answer)).await;
+            }
             Ok(to) => to,
             Err(reason) => {
                 let answer = self.inbound.refuse(reason, tunnel.request().headers(), "CONNECT authority");
@@ -129,7 +148,8 @@ impl Handler for Connection {
             Ok(upstream) => upstream,
             Err(error) => {
                 let detail = format!("application: {error}");
-                let answer = inbound.refuse(Reason::ConnectFailed, tunnel.request().headers(), &detail);
+                let reason = if error.is_ours { Reason::Overload } else { Reason::ConnectFailed };
+                let answer = inbound.refuse(reason, tunnel.request().headers(), &detail);
                 return Box::pin(tunnel.refuse(answer)).await;
             }
         };

@@ -3,12 +3,24 @@
 //! Invariant: names and units follow Prometheus' naming rules (`promtool check metrics` finds nothing), and a family is
 //! listed in [`ALL`] by the same line that defines it. `process` has those that Prometheus itself names.
 
+use std::fmt;
+
 /// What a family counts with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     Counter,
     Gauge,
     Histogram,
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Counter => "counter",
+            Self::Gauge => "gauge",
+            Self::Histogram => "histogram",
+        })
+    }
 }
 
 /// A metric with all its label sets.
@@ -65,6 +77,8 @@ families! {
         "TLS connections of applications passed through untouched, by the server name they asked for.";
     REFUSED: Counter "mesh_connections_refused_total"
         "Connections closed before a byte of theirs was served, by reason.";
+    HTTP2_ABUSE: Counter "mesh_http2_abuse_total"
+        "HTTP/2 connections that the proxy ended because of what the peer did, by the code that it was told.";
     ACCEPT_ERRORS: Counter "mesh_accept_errors_total" "Failures to accept a connection.";
 
     BALANCER_ENDPOINTS: Gauge "mesh_balancer_endpoints" "Endpoints of a target, by state.";

@@ -7,6 +7,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use mesh_kit::limits;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
 
@@ -42,6 +43,8 @@ pub struct ConnectError {
     pub addr: SocketAddr,
     /// Why not, in the kernel's words.
     pub cause: String,
+    /// The fault is ours: this process may not have another descriptor. It says nothing of who was to be connected.
+    pub is_ours: bool,
 }
 
 impl Connector {
@@ -52,13 +55,17 @@ impl Connector {
 
     /// Connects to `addr` within the time limit.
     pub async fn connect(&self, addr: SocketAddr) -> Result<TcpStream, ConnectError> {
-        let failed = |cause: String| ConnectError { addr, cause };
+        let failed = |cause: String| ConnectError { addr, cause, is_ours: false };
+        let without_files = |cause: &str| ConnectError { addr, cause: cause.into(), is_ours: true };
         match tokio::time::timeout(self.settings.timeout, TcpStream::connect(addr)).await {
+            // These are for the admin port and the control plane.
+            Ok(Ok(tcp)) if limits::is_among_last(&tcp, 1) => Err(without_files("too few file descriptors are left")),
             Ok(Ok(tcp)) => {
                 let set = tcp.set_nodelay(true).and_then(|()| self.settings.liveness.put_on(&SockRef::from(&tcp)));
                 set.map_err(|error| failed(error.to_string()))?;
                 Ok(tcp)
             }
+            Ok(Err(error)) if limits::are_files_used_up(&error) => Err(without_files(&error.to_string())),
             Ok(Err(error)) => Err(failed(error.to_string())),
             Err(_) => Err(failed(format!("no answer within {:?}", self.settings.timeout))),
         }

@@ -2,6 +2,7 @@
 //!
 //! Invariant: the only room that touches raw sockets. It knows bytes and addresses, neither protocols nor policy.
 
+pub mod admission;
 pub mod connect;
 pub mod copy;
 pub mod drain;

@@ -4,8 +4,9 @@
 //! Non-goal: more than one proxy on a host.
 
 use std::net::{IpAddr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
+use std::sync::Arc;
 
 use super::{ADMIN_PORT, Control, Daemon, Mesh, Metrics, PROXY_UID, Port, SOON, manifest};
 use crate::bin;
@@ -40,25 +41,32 @@ impl App {
 pub struct Spec<'mesh> {
     mesh: &'mesh mut Mesh,
     name: String,
+    namespace: String,
     service_account: String,
     labels: Vec<(String, String)>,
     is_meshed: bool,
     ports: Vec<Port>,
     apps: Vec<App>,
     env: Vec<(String, String)>,
+    within: Option<Within>,
 }
+
+/// Makes one command of another.
+type Within = Arc<dyn Fn(&Command) -> Command + Send + Sync>;
 
 impl<'mesh> Spec<'mesh> {
     pub(super) fn new(mesh: &'mesh mut Mesh, name: &str) -> Self {
         Self {
             mesh,
             name: name.to_owned(),
+            namespace: "default".to_owned(),
             service_account: "default".to_owned(),
             labels: Vec::new(),
             is_meshed: true,
             ports: Vec::new(),
             apps: Vec::new(),
             env: Vec::new(),
+            within: None,
         }
     }
 
@@ -73,6 +81,13 @@ impl<'mesh> Spec<'mesh> {
     #[must_use]
     pub fn label(mut self, key: &str, value: &str) -> Self {
         self.labels.push((key.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// The namespace, when it is not `default`.
+    #[must_use]
+    pub fn namespace(mut self, name: &str) -> Self {
+        name.clone_into(&mut self.namespace);
         self
     }
 
@@ -112,17 +127,27 @@ impl<'mesh> Spec<'mesh> {
         self
     }
 
+    /// Has the proxy started by another command, which is made of its own: within limits, mostly.
+    #[must_use]
+    pub fn within(mut self, within: impl Fn(&Command) -> Command + Send + Sync + 'static) -> Self {
+        self.within = Some(Arc::new(within));
+        self
+    }
+
     /// Adds the workload: its host and its manifest. Its programs start with the mesh, or now if that runs already.
     pub fn add(self) -> Host {
         let host = self.mesh.net.host(&self.name);
         // Before identity starts, if it has not: then it need not notice that its tokens file has changed.
         let sidecar = match self.is_meshed {
-            true => Sidecar::Planned(self.mesh.control.proxy_token("default", &self.service_account), self.env),
+            true => {
+                let token = self.mesh.control.proxy_token(&self.namespace, &self.service_account);
+                Sidecar::Planned(Plan { token, env: self.env, within: self.within })
+            }
             false => Sidecar::Absent,
         };
         let manifest = manifest::Workload {
             name: &self.name,
-            namespace: "default",
+            namespace: &self.namespace,
             service_account: &self.service_account,
             labels: &self.labels,
             addresses: &host.addresses(),
@@ -132,6 +157,7 @@ impl<'mesh> Spec<'mesh> {
         let workload = Workload {
             manifest: manifest.yaml(),
             name: self.name,
+            namespace: self.namespace,
             host: host.clone(),
             sidecar,
             planned: self.apps,
@@ -146,6 +172,7 @@ impl<'mesh> Spec<'mesh> {
 pub struct Workload {
     /// Its name.
     pub name: String,
+    namespace: String,
     /// Its manifest.
     pub manifest: String,
     /// Its host.
@@ -157,16 +184,23 @@ pub struct Workload {
 
 enum Sidecar {
     Absent,
-    /// Its token, and variables of its environment.
-    Planned(PathBuf, Vec<(String, String)>),
+    Planned(Plan),
     Running(Daemon),
+}
+
+/// How a proxy will be started.
+#[derive(Clone)]
+struct Plan {
+    token: PathBuf,
+    env: Vec<(String, String)>,
+    within: Option<Within>,
 }
 
 impl Workload {
     pub(super) fn start(&mut self, control: &Control) {
-        if let Sidecar::Planned(token, env) = &self.sidecar {
+        if let Sidecar::Planned(plan) = &self.sidecar {
             redirect(&self.host);
-            self.sidecar = Sidecar::Running(self.start_proxy(control, token, env.clone()));
+            self.sidecar = Sidecar::Running(self.start_proxy(control, plan.clone()));
         }
         for app in self.planned.drain(..) {
             let (name, host) = (format!("{} {}", self.name, app.program.display()), self.host.clone());
@@ -178,7 +212,8 @@ impl Workload {
         }
     }
 
-    fn start_proxy(&self, control: &Control, token: &Path, env: Vec<(String, String)>) -> Daemon {
+    fn start_proxy(&self, control: &Control, plan: Plan) -> Daemon {
+        let Plan { token, env, within } = plan;
         let (host, name) = (self.host.clone(), self.name.clone());
         let mut variables = vec![
             ("MESH_OUTBOUND_LISTEN", "127.0.0.1:4140,[::1]:4140".to_owned()),
@@ -190,7 +225,7 @@ impl Workload {
             ("MESH_DESTINATION_ID", format!("{SYSTEM}/destination")),
             ("MESH_TRUST_ANCHORS", control.anchors().display().to_string()),
             ("MESH_TOKEN_FILE", token.display().to_string()),
-            ("MESH_NAMESPACE", "default".to_owned()),
+            ("MESH_NAMESPACE", self.namespace.clone()),
             ("MESH_WORKLOAD", name.clone()),
             ("MESH_LOG", "info".to_owned()),
         ];
@@ -199,7 +234,10 @@ impl Workload {
             let mut command = host.command_as(PROXY_UID, bin("mesh-proxy"));
             command.envs(variables.iter().cloned());
             command.envs(env.iter().cloned());
-            command
+            match &within {
+                Some(within) => within(&command),
+                None => command,
+            }
         })
     }
 

@@ -46,10 +46,22 @@ impl Mesh {
     /// When it does not start.
     #[must_use]
     pub fn start(prepare: impl FnOnce(&mut mesh::Mesh)) -> Self {
+        Self::start_with(|_, spec| spec, prepare)
+    }
+
+    /// The same, and `configure` may say more of `client` and `web`: variables of their sidecars, apps.
+    ///
+    /// # Panics
+    /// When it does not start.
+    #[must_use]
+    pub fn start_with(
+        configure: impl for<'a> Fn(&str, mesh::Spec<'a>) -> mesh::Spec<'a>,
+        prepare: impl FnOnce(&mut mesh::Mesh),
+    ) -> Self {
         let mut mesh = mesh::Mesh::new();
-        mesh.workload("client").service_account("client").add();
+        configure("client", mesh.workload("client").service_account("client")).add();
         mesh.workload("outsider").plain().add();
-        mesh.workload("web").of("web").add();
+        configure("web", mesh.workload("web").of("web")).add();
         mesh.workload("legacy").of("legacy").plain().add();
         let service = mesh.service("web", 80, BACK).add();
         prepare(&mut mesh);

@@ -6,13 +6,17 @@
 
 mod bystander;
 mod front;
+mod group;
 mod process;
 mod record;
+mod vitals;
 
 pub use bystander::Bystander;
 pub use front::{Front, Mesh};
+pub use group::Group;
 pub use process::Process;
 pub use record::{Who, record};
+pub use vitals::{Vitals, log_is_safe};
 
 /// Whether rows run at their full counts: the variable `TORTURE` is set and not empty.
 #[must_use]

@@ -1,6 +1,6 @@
 //! A process from outside: what the kernel knows of its memory, files, threads and time.
 //!
-//! Source of each figure: `/proc/PID/{status,fd,stat}`.
+//! Source of each figure: `/proc/PID/{status,fd,limits,stat}`.
 
 use std::fs;
 use std::time::Duration;
@@ -63,6 +63,19 @@ impl Process {
     pub fn files(self) -> usize {
         let path = format!("/proc/{}/fd", self.0);
         fs::read_dir(&path).unwrap_or_else(|error| panic!("{path}: {error}")).count()
+    }
+
+    /// How many files it may have open: its soft limit.
+    ///
+    /// # Panics
+    /// When the process is gone.
+    #[must_use]
+    pub fn most_files(self) -> u64 {
+        let path = format!("/proc/{}/limits", self.0);
+        let limits = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"));
+        let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"));
+        let soft = line.and_then(|line| line.split_whitespace().next()?.parse().ok());
+        soft.unwrap_or_else(|| panic!("{path}: {limits}"))
     }
 
     /// CPU time of all its threads since its start, in steps of a clock tick (10 ms).

@@ -2,6 +2,7 @@
 
 use std::sync::{Mutex, Weak};
 
+use http_body_util::BodyExt as _;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
@@ -21,11 +22,18 @@ struct App {
 }
 
 impl Handler for App {
-    async fn handle(&self, _: BoxedRequest, caller: Caller) -> Result<Response<Body>, Abort> {
+    async fn handle(&self, request: BoxedRequest, caller: Caller) -> Result<Response<Body>, Abort> {
         let Caller::H1(shared) = caller else { panic!("HTTP/1.1 was asked for") };
         *self.asked_by.lock().expect("not poisoned") = Arc::downgrade(&shared);
+        match request.uri().path() {
+            "/endless" => return Ok(Response::new(Body::full(vec![b'x'; 64 << 20]))),
+            "/taken" => drop(request.into_body().collect().await),
+            _ => {}
+        }
         Ok(Response::new(Body::full("well")))
     }
+
+    fn too_slow(&self) {}
 
     async fn connect(&self, _: Tunnel) {
         panic!("HTTP/2 was not asked for");
@@ -68,6 +76,14 @@ impl Served {
         String::from_utf8(text).expect("ASCII")
     }
 
+    /// To its end, and with the reason.
+    async fn told_too_slow(mut self) {
+        let mut told = String::new();
+        self.client.read_to_string(&mut told).await.expect("no reset");
+        assert!(told.starts_with("HTTP/1.1 408 ") && told.contains("mesh-error: too_slow;"), "{told}");
+        assert_eq!(self.end().await, Ended::TooSlow);
+    }
+
     async fn ask(&mut self) -> String {
         self.say(REQUEST).await;
         self.answer().await
@@ -93,6 +109,7 @@ fn limits() -> Settings {
     Settings {
         head_timeout: SOON,
         idle_timeout: SOON,
+        stall_timeout: SOON,
         max_head: 64 * 1024,
         max_headers: 100,
         max_streams: 1,
@@ -185,8 +202,7 @@ async fn a_head_that_comes_too_slowly_ends_a_connection_that_was_parked() {
     served.ask().await;
     served.until_parked().await;
     served.say(&REQUEST[..9]).await;
-    assert_eq!(served.client.read(&mut [0]).await.expect("no reset"), 0);
-    assert_eq!(served.end().await, Ended::BadRequest);
+    served.told_too_slow().await;
 }
 
 #[tokio::test]
@@ -194,6 +210,35 @@ async fn the_begin_of_a_head_behind_another_request_has_its_time_limit_too() {
     let mut served = Served::with(|limits| limits.head_timeout = Duration::from_millis(50)).await;
     served.say(&[REQUEST, &REQUEST[..9]].concat()).await;
     served.answer().await;
-    assert_eq!(served.client.read(&mut [0]).await.expect("no reset"), 0);
-    assert_eq!(served.end().await, Ended::BadRequest);
+    served.told_too_slow().await;
+}
+
+const POST: &[u8] = b"POST /taken HTTP/1.1\r\nhost: web\r\ncontent-length: 10\r\n\r\n12345";
+
+#[tokio::test]
+async fn a_body_that_stops_half_way_has_its_time_limit() {
+    let mut served = Served::with(|limits| limits.stall_timeout = Duration::from_millis(50)).await;
+    served.say(POST).await;
+    served.told_too_slow().await;
+}
+
+#[tokio::test]
+async fn a_body_that_goes_on_slowly_does_not() {
+    let mut served = Served::with(|limits| limits.stall_timeout = Duration::from_millis(200)).await;
+    served.say(POST).await;
+    for byte in [b"6", b"7", b"8", b"9", b"0"] {
+        tokio::time::sleep(Duration::from_millis(150)).await;
+        served.say(byte).await;
+    }
+    assert!(served.answer().await.starts_with("HTTP/1.1 200"));
+}
+
+#[tokio::test]
+async fn an_answer_that_nobody_takes_has_its_time_limit() {
+    let mut served = Served::with(|limits| limits.stall_timeout = Duration::from_millis(50)).await;
+    served.say(b"GET /endless HTTP/1.1\r\nhost: web\r\n\r\n").await;
+    let ended = tokio::time::timeout(SOON, &mut served.end).await.expect("an end in time").expect("no panic");
+    assert_eq!(ended, Ended::TooSlow);
+    let broken = served.client.read_to_end(&mut Vec::new()).await;
+    assert!(broken.is_err(), "what came looks whole");
 }

@@ -1,0 +1,81 @@
+//! R61, F18: a control group that has less memory than the load wants.
+
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+
+use mesh_tests::attacks::connections::hold;
+use mesh_tests::yardstick::{Front, Group, Mesh, count, record};
+
+use crate::{LATE, demo, recovery, soon};
+
+const LIMIT: u64 = 64 << 20;
+/// How long the app takes: all requests are in hand at once.
+const SLOW: &[u8] = b"GET /?delay=4s HTTP/1.1\r\nhost: web\r\n\r\n";
+
+/// Twice what fits: connections that are idle take little, and those at work about 60 KiB.
+fn clients() -> usize {
+    count(3000, 6000)
+}
+
+/// Each answer's head; empty where the connection was refused or broke.
+fn answers(streams: Vec<TcpStream>) -> Vec<String> {
+    let answer = |mut stream: TcpStream| {
+        let mut bytes = vec![0; 4096];
+        stream.set_nonblocking(false).ok()?;
+        stream.set_read_timeout(Some(LATE)).ok()?;
+        let read = stream.read(&mut bytes).ok()?;
+        Some(String::from_utf8_lossy(&bytes[..read]).into_owned())
+    };
+    streams.into_iter().map(|stream| answer(stream).unwrap_or_default()).collect()
+}
+
+fn pressed(mesh: &Mesh, front: &Front, group: &Group) {
+    let process = front.proxy;
+    // Either sidecar may be the one that runs short; the other one passes its answer on.
+    let overload = |name| mesh.mesh.get(name).metric("mesh_errors_total", &[("reason", "overload")]);
+    let shed_by_now = || overload("web") + overload("client");
+    let (shed_before, threads) = (shed_by_now(), process.threads());
+    let mut held = hold(&front.client, front.addr, clients(), b"G");
+    held.look();
+    for stream in &mut held.open {
+        // One that was refused meanwhile is seen below.
+        let _ = stream.write_all(&SLOW[1..]);
+    }
+    let answers = answers(held.open);
+    let of = |part: &str| answers.iter().filter(|answer| answer.contains(part)).count();
+    let (served, shed) = (of("HTTP/1.1 200 "), of("mesh-error: overload"));
+    let none = held.refused + answers.iter().filter(|answer| answer.is_empty()).count();
+    // A busy machine may not connect the app in its time; that is no shedding.
+    let late = of("mesh-error: connect_failed");
+    assert_eq!(served + shed + late + none, clients(), "{}: other answers: {answers:?}", front.way);
+    let counted = shed_by_now() - shed_before;
+    assert_eq!(group.kills(), 0, "{}: killed for want of memory", front.way);
+    assert!(served > 0 && shed > 0, "{}: {served} served, {shed} shed", front.way);
+    assert_eq!(counted, f64::from(u32::try_from(shed).unwrap_or(0)), "{}: shed and not counted", front.way);
+    let took = recovery(&front.client, front.addr);
+    assert!(took < soon(), "{}: {took:?} to recover", front.way);
+    assert!(process.threads() <= threads, "{}: more threads", front.way);
+    let figure = format!(
+        "{served} served, {shed} shed with 503, {none} refused; peak {} of {} MiB, 0 kills, back after {took:.0?}",
+        group.peak() >> 20,
+        LIMIT >> 20
+    );
+    record(61, front.way, front.who, true, &figure);
+    println!("{}: {figure}", front.way);
+}
+
+#[test]
+fn r61_f18_a_load_that_does_not_fit_is_shed_before_the_kernel_kills() {
+    let groups = [std::sync::Arc::new(Group::new(LIMIT)), std::sync::Arc::new(Group::new(LIMIT))];
+    let mesh = Mesh::start_with(
+        |name, spec| {
+            let group = std::sync::Arc::clone(&groups[usize::from(name == "client")]);
+            let spec = spec.within(move |command| group.run(command));
+            if name == "web" { spec.app(demo()) } else { spec }
+        },
+        |_| {},
+    );
+    for (front, group) in mesh.fronts.iter().zip(&groups) {
+        pressed(&mesh, front, group);
+    }
+}
