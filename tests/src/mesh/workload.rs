@@ -4,7 +4,7 @@
 //! Non-goal: more than one proxy on a host.
 
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 
