@@ -74,8 +74,7 @@ pub fn add(path: &Path, id: &Id) -> Result<String, AddError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
         read => read.map_err(at)?,
     };
-    Table::parse(&content, id.trust_domain())
-        .map_err(|source| AddError::Broken { path: path.to_owned(), source })?;
+    Table::parse(&content, id.trust_domain()).map_err(|source| AddError::Broken { path: path.to_owned(), source })?;
     content.extend(format!("{SCHEME}{} {id}\n", hex(&hash(token.as_bytes()))).bytes());
     replace(&file, &content).map_err(at)?;
     lock.sync_all().map_err(at)?;

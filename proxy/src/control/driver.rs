@@ -13,15 +13,15 @@ use mesh_mtls::tls;
 use mesh_proto::discovery as wire;
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
-use tonic::{Code, Streaming};
 use tonic::transport::Channel;
+use tonic::{Code, Streaming};
 use wire::discovery_client::DiscoveryClient;
 
 use super::{Settings, Shared};
 use crate::resilience::backoff::Backoff;
 
-/// Longest text of an error that is kept: the peer has a say in it.
-const MAX_ERROR_CHARS: usize = 300;
+/// Longest text of an error that is kept: the peer has a say in it, and a name of DNS can have 253 characters.
+const MAX_ERROR_CHARS: usize = 600;
 
 /// Why a stream is no more, or never was.
 #[derive(Debug, thiserror::Error)]

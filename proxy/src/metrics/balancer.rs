@@ -92,9 +92,8 @@ pub struct Tunnels {
 
 impl Tunnels {
     pub(super) fn new(registry: &Registry) -> Self {
-        let both = |family| {
-            Direction::BOTH.map(|direction| registry.gauge(family, &[label("direction", direction.as_str())]))
-        };
+        let both =
+            |family| Direction::BOTH.map(|direction| registry.gauge(family, &[label("direction", direction.as_str())]));
         Self { connections: both(&family::TUNNEL_CONNECTIONS), streams: both(&family::TUNNEL_STREAMS) }
     }
 

@@ -86,9 +86,7 @@ impl Discovery {
 
     /// How many subscriptions of this kind there are now. At most 8 kinds are shown.
     pub fn subscriptions(&self, kind: &'static str, now: usize) {
-        let make = || {
-            self.0.registry.gauge(&family::DISCOVERY_SUBSCRIPTIONS, &[label("kind", kind)])
-        };
+        let make = || self.0.registry.gauge(&family::DISCOVERY_SUBSCRIPTIONS, &[label("kind", kind)]);
         if let Some(gauge) = self.0.subscriptions.find(kind, || true, make) {
             gauge.set(float(now));
         }

@@ -266,11 +266,8 @@ impl Histogram {
 }
 
 fn line(text: &mut String, name: &str, labels: &str, value: impl fmt::Display) {
-    let _ = if labels.is_empty() {
-        writeln!(text, "{name} {value}")
-    } else {
-        writeln!(text, "{name}{{{labels}}} {value}")
-    };
+    let _ =
+        if labels.is_empty() { writeln!(text, "{name} {value}") } else { writeln!(text, "{name}{{{labels}}} {value}") };
 }
 
 /// `a="b",c="d"`, with what Prometheus wants escaped.

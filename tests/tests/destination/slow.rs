@@ -51,7 +51,8 @@ fn changed(change: usize) -> Ipv4Addr {
 }
 
 fn change_in(addresses: &[Ipv4Addr]) -> Option<usize> {
-    let number = addresses.iter().find_map(|address| u32::from(*address).checked_sub(0x0a5a_0000).filter(|n| *n < 1 << 16));
+    let number =
+        addresses.iter().find_map(|address| u32::from(*address).checked_sub(0x0a5a_0000).filter(|n| *n < 1 << 16));
     number.map(|number| number as usize)
 }
 
@@ -108,7 +109,11 @@ fn r48_f27_one_deaf_reader_is_ended_and_delays_none_of_the_others() {
                 ready.wait().await;
                 told.send(()).expect("the test waits");
                 let all = tokio::time::timeout(SOON, futures_util::future::join_all(watching));
-                all.await.expect("every watcher sees its last change").into_iter().map(|seen| seen.expect("no panic")).collect::<Vec<_>>()
+                all.await
+                    .expect("every watcher sees its last change")
+                    .into_iter()
+                    .map(|seen| seen.expect("no panic"))
+                    .collect::<Vec<_>>()
             })
         }
     });
@@ -137,6 +142,7 @@ fn r48_f27_one_deaf_reader_is_ended_and_delays_none_of_the_others() {
     let p99 = latencies[latencies.len() * 99 / 100];
     let most = if torture() { Duration::from_millis(100) } else { Duration::from_secs(1) };
     assert!(p99 < most, "p99 of {} is {p99:?}", latencies.len());
-    let figure = format!("1 ended as stalled, {streams} others: p99 {p99:.0?} over {changes} changes, {grown} KiB more");
+    let figure =
+        format!("1 ended as stalled, {streams} others: p99 {p99:.0?} over {changes} changes, {grown} KiB more");
     record(48, "a deaf reader", Who::Mesh, true, &figure);
 }

@@ -55,7 +55,8 @@ async fn read(mut watcher: Watcher, truth: BTreeSet<Ipv4Addr>, over: Arc<AtomicB
             break;
         }
     }
-    let within = |first: &Instant| moments.iter().filter(|at| **at >= *first && **at - *first < Duration::from_secs(1)).count();
+    let within =
+        |first: &Instant| moments.iter().filter(|at| **at >= *first && **at - *first < Duration::from_secs(1)).count();
     (moments.len(), moments.iter().map(within).max().unwrap_or_default())
 }
 

@@ -39,7 +39,9 @@ fn add(mesh: &mut Mesh, name: &str, offset: &str) {
         file.display(),
         bin("mesh-proxy").display()
     );
-    fs::write(&script, text).and_then(|()| fs::set_permissions(&script, fs::Permissions::from_mode(0o755))).expect("a script");
+    fs::write(&script, text)
+        .and_then(|()| fs::set_permissions(&script, fs::Permissions::from_mode(0o755)))
+        .expect("a script");
     mesh.workload(name).service_account("client").program(&script).add();
 }
 
@@ -120,6 +122,8 @@ fn r62_f6_clocks_that_differ_a_little_do_no_harm_and_those_that_differ_more_are_
     jump(&mesh, "jumps", "+0");
     until(SOON, || ask(&mesh, "jumps", service).0 == 200);
     let beside = bystander.finish();
-    let figure = format!("+-10 s and +1 h: 30 of 30; -1 h named not_yet_valid, +25 h named peer_identity, both recover; {beside}");
+    let figure = format!(
+        "+-10 s and +1 h: 30 of 30; -1 h named not_yet_valid, +25 h named peer_identity, both recover; {beside}"
+    );
     record(62, "F6, clocks", Who::Mesh, true, &figure);
 }

@@ -109,7 +109,10 @@ fn r62_f19_a_full_disk_leaves_whole_files_or_none_and_is_named() {
     assert_eq!(started.status.code(), Some(124), "it serves until it is ended: {started:?}");
     for key in ["root.key", "issuer.key"] {
         let path = ca.join(key);
-        assert!(fs::read_to_string(&path).is_ok_and(|pem| pem.trim_end().ends_with("-----END PRIVATE KEY-----")), "{key}");
+        assert!(
+            fs::read_to_string(&path).is_ok_and(|pem| pem.trim_end().ends_with("-----END PRIVATE KEY-----")),
+            "{key}"
+        );
         assert_eq!(fs::metadata(&path).expect("a key").permissions().mode() & 0o777, 0o600);
     }
     assert!(add_token(&tokens).status.success());

@@ -26,7 +26,14 @@ fn long(labels: usize) -> String {
 
 fn resolver(host: &Host) -> Proc {
     let mut command = host.command("dnsmasq");
-    command.args(["--keep-in-foreground", "--conf-file=/dev/null", "--no-resolv", "--no-hosts", "--user=root", "--pid-file="]);
+    command.args([
+        "--keep-in-foreground",
+        "--conf-file=/dev/null",
+        "--no-resolv",
+        "--no-hosts",
+        "--user=root",
+        "--pid-file=",
+    ]);
     command.args(["--local=/#/", "--log-facility=-", "--bind-interfaces"]).arg(format!("--listen-address={}", host.v4));
     for name in ["identity.mesh.test", "destination.mesh.test"] {
         command.arg(format!("--host-record={name},{}", host.v4));
@@ -37,7 +44,8 @@ fn resolver(host: &Host) -> Proc {
 /// A sidecar on a host of its own, without redirection: what it asks and is told is what this is about.
 fn sidecar(mesh: &Mesh, host: &Host, names: [&str; 2]) -> Daemon {
     let conf = mesh.folder().join("resolv.conf");
-    fs::write(&conf, format!("nameserver {}\noptions timeout:1 attempts:1\n", mesh.control().host().v4)).expect("a file");
+    fs::write(&conf, format!("nameserver {}\noptions timeout:1 attempts:1\n", mesh.control().host().v4))
+        .expect("a file");
     let token = mesh.control().token("default", "client", Uid::from_raw(PROXY_UID));
     let system = |name: &str| format!("spiffe://cluster.local/ns/mesh-system/sa/{name}");
     let env: BTreeMap<&str, String> = [
@@ -56,7 +64,8 @@ fn sidecar(mesh: &Mesh, host: &Host, names: [&str; 2]) -> Daemon {
 
 fn with_resolver(host: &Host, conf: &Path, env: &BTreeMap<&str, String>) -> Command {
     let mut command = host.command("unshare");
-    let then = "mount --bind \"$0\" /etc/resolv.conf && exec setpriv --reuid=\"$1\" --regid=\"$1\" --clear-groups \"$2\"";
+    let then =
+        "mount --bind \"$0\" /etc/resolv.conf && exec setpriv --reuid=\"$1\" --regid=\"$1\" --clear-groups \"$2\"";
     command.args(["--mount", "sh", "-c", then]).arg(conf).arg(PROXY_UID.to_string()).arg(bin("mesh-proxy"));
     command.envs(env);
     command
@@ -110,7 +119,13 @@ fn r62_f20_names_that_fail_are_asked_for_again_and_what_is_up_stays_up() {
     is_calm(&sidecar);
     let _dns = resolver(&control);
     until(SOON, || is_connected(&host));
-    record(62, "F20, a resolver that is silent, dies and returns", Who::Mesh, true, "connected stays, lost is found again");
+    record(
+        62,
+        "F20, a resolver that is silent, dies and returns",
+        Who::Mesh,
+        true,
+        "connected stays, lost is found again",
+    );
 }
 
 #[test]

@@ -31,9 +31,8 @@ const SOON: Duration = Duration::from_secs(20);
 fn handshakes(mesh: &Mesh, workload: &str, direction: &str) -> BTreeMap<String, f64> {
     let metrics = mesh.get(workload).metrics();
     let results = metrics.values("mesh_tls_handshakes_total", "result");
-    let count = |result: &str| {
-        metrics.sum("mesh_tls_handshakes_total", &[("direction", direction), ("result", result)])
-    };
+    let count =
+        |result: &str| metrics.sum("mesh_tls_handshakes_total", &[("direction", direction), ("result", result)]);
     results.iter().filter(|result| **result != "ok").map(|result| ((*result).to_owned(), count(result))).collect()
 }
 
@@ -97,7 +96,8 @@ fn refused_outbound(row: u8, cases: &[Case], mesh: &Mesh, service: SocketAddr, i
     for (nth, case) in cases.iter().enumerate() {
         for version in [Version::H1, Version::H2] {
             let answer = within(client, fetch(Impostor::addr(nth), version, "/")).expect("an answer");
-            let said = answer.headers.get("mesh-error").map(|said| String::from_utf8_lossy(said.as_bytes()).into_owned());
+            let said =
+                answer.headers.get("mesh-error").map(|said| String::from_utf8_lossy(said.as_bytes()).into_owned());
             let said = said.unwrap_or_default();
             assert_eq!((answer.status.as_u16(), said.split(';').next()), (503, Some("peer_identity")), "{}", case.what);
         }

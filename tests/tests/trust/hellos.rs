@@ -216,5 +216,11 @@ fn r33_a_hello_for_an_app_passes_through_byte_for_byte() {
     };
     let counted = passed("web", "inbound") + passed("client", "outbound");
     assert_eq!(counted, f64::from(u8::try_from(sent.len()).expect("a few")));
-    record(33, "an app's port", Who::Mesh, true, &format!("{0} of {0} byte for byte, counted as foreign TLS", sent.len()));
+    record(
+        33,
+        "an app's port",
+        Who::Mesh,
+        true,
+        &format!("{0} of {0} byte for byte, counted as foreign TLS", sent.len()),
+    );
 }

@@ -49,9 +49,8 @@ impl Impostor {
         let tickets = Ticketer::new().expect("a key for tickets");
         let heard = Arc::new(Mutex::new(Heard::default()));
         let (keeps, app_keeps) = (Arc::clone(&heard), Arc::clone(&heard));
-        let tunnel = Server::start(&host, INBOUND_PORT, move |conversation| {
-            serve(conversation, (&shown, &tickets), &keeps)
-        });
+        let tunnel =
+            Server::start(&host, INBOUND_PORT, move |conversation| serve(conversation, (&shown, &tickets), &keeps));
         let app = Server::start(&host, HTTP, move |mut conversation| {
             let first = conversation.read()?;
             lock(&app_keeps).trusted.push(first);
@@ -133,7 +132,9 @@ fn serve(conversation: Conversation, (shown, tickets): Offer<'_>, heard: &Mutex<
 }
 
 fn session(stream: &TcpStream, (shown, tickets): Offer<'_>) -> io::Result<ServerConnection> {
-    let IpAddr::V4(ip) = stream.local_addr()?.ip().to_canonical() else { return Err(io::ErrorKind::InvalidData.into()) };
+    let IpAddr::V4(ip) = stream.local_addr()?.ip().to_canonical() else {
+        return Err(io::ErrorKind::InvalidData.into());
+    };
     let chain = shown.get(usize::from(ip.octets()[3]) - 1).ok_or(io::ErrorKind::NotFound)?;
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let config = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions();

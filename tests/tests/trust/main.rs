@@ -6,10 +6,10 @@
 
 mod certs;
 mod chains;
+mod hellos;
 mod impostor;
 mod resumption;
 mod versions;
-mod hellos;
 
 use std::net::SocketAddr;
 

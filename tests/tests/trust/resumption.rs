@@ -80,7 +80,8 @@ fn r32_no_session_outlives_a_change_of_roots() {
     until(SOON, || refused() >= due);
     assert_eq!(refused(), due);
     let beside = bystander.finish();
-    let figure = format!("0 of {tries} handshakes resumed; {tries} of {tries} refused once the root was gone, {beside}");
+    let figure =
+        format!("0 of {tries} handshakes resumed; {tries} of {tries} refused once the root was gone, {beside}");
     record(32, "a client that would resume", Who::Mesh, true, &figure);
 }
 

@@ -96,7 +96,8 @@ fn r31_only_tls_1_3_with_its_strong_suites_is_spoken() {
     }
     let beside = bystander.finish();
     vitals.finish(mesh.get("web").proxy().expect("a sidecar"), &[]);
-    let figure = format!("{0} of {0} offers refused at each of 3 ports; sslscan finds TLS 1.3 alone, {beside}", OFFERS.len());
+    let figure =
+        format!("{0} of {0} offers refused at each of 3 ports; sslscan finds TLS 1.3 alone, {beside}", OFFERS.len());
     record(31, "versions and suites", Who::Mesh, true, &figure);
 }
 
@@ -120,7 +121,8 @@ fn scanned(mesh: &Mesh, port: &Port) {
         let mut command = host.command("testssl");
         let args = ["--quiet", "--color", "0", "--warnings", "batch", "-p", "-s", "-f", "-U"];
         let found = said(command.args(args).arg(port.addr.to_string()));
-        let bad: Vec<_> = found.lines().filter(|line| line.contains("VULNERABLE") && !line.contains("not vulnerable")).collect();
+        let bad: Vec<_> =
+            found.lines().filter(|line| line.contains("VULNERABLE") && !line.contains("not vulnerable")).collect();
         assert!(bad.is_empty(), "{}: {bad:#?}", port.name);
     }
 }
@@ -133,10 +135,17 @@ fn r32_openssl_is_never_given_a_session_to_resume() {
     let tries = count(3, 50);
     for port in ports(&mesh) {
         for _ in 0..tries {
-            let answer = s_client(&mesh, port.addr, &["-tls1_3", "-sess_out", &kept.display().to_string(), "-reconnect"]);
+            let answer =
+                s_client(&mesh, port.addr, &["-tls1_3", "-sess_out", &kept.display().to_string(), "-reconnect"]);
             assert!(!answer.contains("Reused,") && !answer.contains("Post-Handshake New Session Ticket"), "{answer}");
             assert!(!kept.exists(), "{} gave a session: {answer}", port.name);
         }
     }
-    record(32, "OpenSSL asks for sessions", Who::Mesh, true, &format!("0 tickets in {} handshakes at 3 ports", 3 * tries));
+    record(
+        32,
+        "OpenSSL asks for sessions",
+        Who::Mesh,
+        true,
+        &format!("0 tickets in {} handshakes at 3 ports", 3 * tries),
+    );
 }

@@ -13,7 +13,8 @@ use super::*;
 /// A stream with a window of so many bytes, subscribed to `web:80`. The connection is driven until the end.
 async fn subscribed(mesh: &Mesh, window: u32) -> RecvStream {
     let handshake = client::Builder::new().initial_window_size(window).handshake(mesh.connection());
-    let (requests, connection): (SendRequest<Bytes>, client::Connection<DuplexStream, Bytes>) = handshake.await.unwrap();
+    let (requests, connection): (SendRequest<Bytes>, client::Connection<DuplexStream, Bytes>) =
+        handshake.await.unwrap();
     tokio::spawn(connection);
     stream(requests).await
 }
