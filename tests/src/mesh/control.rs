@@ -172,7 +172,7 @@ impl Control {
                     _ = credentials.certified() => {}
                 }
             };
-            tokio::time::timeout(SOON, certified).await.expect("a certificate in time");
+            tokio::time::timeout(SOON, Box::pin(certified)).await.expect("a certificate in time");
         });
         credentials
     }
