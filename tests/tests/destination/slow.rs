@@ -94,7 +94,7 @@ fn r48_f27_one_deaf_reader_is_ended_and_delays_none_of_the_others() {
     let begun = Arc::new((0..changes).map(|_| OnceLock::new()).chain(begun.iter().cloned()).collect::<Vec<_>>());
     let pid = mesh.control_mut().destination().pid().expect("destination runs");
     let ready = Arc::new(Barrier::new(streams + 1));
-    let (told, is_ready) = std::sync::mpsc::channel();
+    let (told, is_ready) = std::sync::mpsc::sync_channel(1);
     let watchers = host.run_in_thread({
         let (begun, credentials) = (Arc::clone(&begun), credentials.clone());
         move || {

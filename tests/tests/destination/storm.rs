@@ -70,7 +70,7 @@ fn r49_an_update_storm_is_coalesced_and_ends_in_the_truth() {
     let host = mesh.host("watchers");
     let credentials = mesh.control().credentials(&host, "watcher");
     let (addr, over) = (mesh.control().destination_addr(), Arc::new(AtomicBool::new(false)));
-    let (told, is_ready) = std::sync::mpsc::channel();
+    let (told, is_ready) = std::sync::mpsc::sync_channel(1);
     let readers = host.run_in_thread({
         let over = Arc::clone(&over);
         move || {
