@@ -85,7 +85,7 @@ deny: ## licences, sources, banned versions and advisories of all dependencies (
 	@if $(TOOLS)/bin/cargo-deny fetch db >/dev/null 2>&1; then \
 	  $(TOOLS)/bin/cargo-deny --offline check advisories; \
 	else \
-	  echo "the advisory database (github.com/RustSec/advisory-db) cannot be reached: only the versions in deny.toml were checked"; \
+	  echo "the RustSec advisory database cannot be reached: only the versions in deny.toml were checked"; \
 	fi
 
 .PHONY: sbom

@@ -155,6 +155,7 @@ fn builder(settings: &Settings, clock: HeadClock) -> http1::Builder {
         .timer(clock)
         .header_read_timeout(settings.head_timeout)
         .max_buf_size(settings.max_head)
+        .max_header_size(settings.max_head)
         .max_headers(settings.max_headers)
         .auto_date_header(false)
         // A client that has sent all it has to say may end its direction and still wait for the answer.

@@ -309,7 +309,7 @@ impl Pool {
             // Many clients share the connection.
             .max_local_error_reset_streams(Some(1 << 20))
             .max_send_buffer_size(self.settings.send_buffer)
-            .max_header_list_size(u32::try_from(self.settings.max_head).unwrap_or(u32::MAX));
+            .max_header_list_size(self.settings.tunnel_head());
         let (io, uncork) = cork(io);
         let (sender, connection) = builder.handshake::<_, Bytes>(io).await?;
         let state = Arc::new(State::default());

@@ -90,6 +90,12 @@ impl Connection {
         &self.socket
     }
 
+    /// The socket alone; what has been read is lost.
+    #[must_use]
+    pub fn into_socket(self) -> Socket {
+        self.socket
+    }
+
     /// Begins as an honest client: preface and SETTINGS; waits for the server's, and acknowledges them.
     ///
     /// # Errors

@@ -9,10 +9,10 @@ use anyhow::Context as _;
 use mesh_mtls::certify;
 use mesh_mtls::credentials::{Anchors, Credentials};
 use mesh_mtls::spiffe::Id;
-use mesh_mtls::tls::Connector;
+use mesh_mtls::tls::{Acceptor, ClientAuth, Connector};
 use nix::unistd::Uid;
 
-use super::{Connection, through_tls};
+use super::{Connection, Listener, through_tls};
 use crate::client::{PATIENCE, within};
 use crate::mesh::Mesh;
 use crate::netns::Host;
@@ -67,6 +67,20 @@ impl Member {
             let connected = tokio::time::timeout(HANDSHAKE, connector.connect(tcp, &expected)).await;
             connected?.map_err(std::io::Error::other)
         })
+    }
+
+    /// Accepts a connection from another sidecar, with the certificate of this member; `None` when there is none in time.
+    #[must_use]
+    pub fn accept(&self, listener: &Listener, patience: Duration) -> Option<Connection> {
+        let tcp = TcpStream::from(listener.accept(patience)?.into_socket());
+        tcp.set_nonblocking(true).ok()?;
+        let acceptor = Acceptor::new(self.credentials.clone(), ClientAuth::Required, mesh_proxy::http::TUNNEL_ALPN);
+        let accepted = through_tls(async move {
+            let tcp = tokio::net::TcpStream::from_std(tcp)?;
+            let accepted = tokio::time::timeout(HANDSHAKE, acceptor.accept(tcp)).await;
+            accepted?.map(|(stream, _)| stream).map_err(std::io::Error::other)
+        });
+        accepted.ok()
     }
 }
 

@@ -4,4 +4,5 @@
 //! Non-goal: floods; that is another test's.
 
 mod client;
+mod lenient;
 mod server;

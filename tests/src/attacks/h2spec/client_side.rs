@@ -306,21 +306,44 @@ pub const CLIENT_CASES: &[ClientCase] = &[
 impl Peer<'_> {
     /// As a server: begins, and takes the request.
     fn serve(&mut self) -> Result<(), String> {
-        self.frames.begin_server(&[]).map_err(|error| format!("no beginning: {error}"))?;
-        self.expect("a request", |frame| frame.ends(1)).map(drop)
+        self.begin_as_server(|frame| frame.ends(1))
     }
 
     /// As [`Peer::serve`], for a request whose body does not end.
     fn serve_open(&mut self) -> Result<(), String> {
+        self.begin_as_server(|frame| frame.kind == kind::HEADERS)
+    }
+
+    fn begin_as_server(&mut self, request: impl Fn(&Frame) -> bool) -> Result<(), String> {
         self.frames.begin_server(&[]).map_err(|error| format!("no beginning: {error}"))?;
-        self.expect("a request", |frame| frame.kind == kind::HEADERS).map(drop)
+        loop {
+            let frame = self.expect("a request", |frame| request(frame) || is_ping(frame))?;
+            if !answered_ping(&frame, self) {
+                return Ok(());
+            }
+        }
     }
 }
 
+/// Whether a frame is PING, which is answered: a sidecar wants a sign of life before it sends a request.
+fn answered_ping(frame: &Frame, peer: &mut Peer) -> bool {
+    let is_ping = is_ping(frame);
+    if is_ping {
+        peer.send(&Frame::new(kind::PING, flag::ACK, 0, frame.payload.clone()));
+    }
+    is_ping
+}
+
+fn is_ping(frame: &Frame) -> bool {
+    frame.kind == kind::PING && !frame.has(flag::ACK)
+}
+
 /// Answers each further request on a connection with 200, until it ends.
-pub fn go_on(peer: &mut Peer) {
-    while let Some(frame) = peer.frames.until(|frame| frame.has(flag::END_STREAM) && frame.ends(frame.stream)).frame() {
-        peer.send(&whole(frame.stream));
+pub(super) fn go_on(peer: &mut Peer) {
+    while let Some(frame) = peer.frames.until(|frame| frame.ends(frame.stream) || is_ping(frame)).frame() {
+        if !answered_ping(&frame, peer) {
+            peer.send(&whole(frame.stream));
+        }
     }
 }
 

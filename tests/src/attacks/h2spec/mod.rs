@@ -6,6 +6,7 @@
 //! Non-goal: what the application behind sees; `hpack` and `generic` look at its answers.
 
 mod back_end;
+mod behind;
 mod client_side;
 mod content;
 mod control;
@@ -18,7 +19,8 @@ use std::io;
 use std::time::Duration;
 
 pub use back_end::{BODY, back_end};
-pub use client_side::{App, CLIENT_CASES, ClientCase, Sent, go_on};
+pub use behind::{Accept, Answer, ClientOutcome, behind};
+pub use client_side::{App, CLIENT_CASES, ClientCase, Sent};
 pub use peer::{Peer, Seen};
 
 use crate::client::PATIENCE;
