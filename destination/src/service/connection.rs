@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use h2::RecvStream;
 use h2::server::{self, SendResponse};
 use http::{Request, Response};
+use mesh_mtls::clock;
 use mesh_mtls::spiffe;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Sleep, sleep_until, timeout_at};
@@ -66,7 +67,7 @@ where
     // Not within the future, which would have room for it for good.
     let cork = Cork::new(io);
     async move {
-        let by = Instant::now() + shared.settings.hello_within;
+        let by = clock::steady() + shared.settings.hello_within;
         // Boxed, for it is over soon.
         let handshake = Box::pin(handshake(&shared.settings, &cork));
         let mut connection = match timeout_at(by.into(), handshake).await {
@@ -123,7 +124,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Connection<IO> {
         client: Client,
         stream_by: Instant,
     ) -> Self {
-        let keepalive = h2.ping_pong().map(|pings| Keepalive::new(pings, &shared.settings, Instant::now()));
+        let keepalive = h2.ping_pong().map(|pings| Keepalive::new(pings, &shared.settings, clock::steady()));
         // A proxy opens one.
         let (streams, stream_by) = (Vec::with_capacity(1), Some(stream_by));
         Self { shared, h2, cork, client, streams, keepalive, stream_by, drained_by: None }
@@ -134,14 +135,14 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Connection<IO> {
         if self.drained_by.is_some() || shutdown.poll(cx).is_pending() {
             return;
         }
-        self.drained_by = Some(Instant::now() + FAREWELL);
+        self.drained_by = Some(clock::steady() + FAREWELL);
         self.h2.graceful_shutdown();
         self.end_streams(|| End::Shutdown);
     }
 
     /// Ready when it is over.
     fn poll(&mut self, mut alarm: Pin<&mut Sleep>, cx: &mut Context<'_>) -> Poll<()> {
-        let now = Instant::now();
+        let now = clock::steady();
         let turned = self.take_turns(now, cx);
         // The connection meets a broken socket itself, with its next read.
         let _ = self.cork.poll_flush(cx);
