@@ -50,7 +50,8 @@ struct Outcome {
 pub(super) fn h1_head(data: &[u8]) {
     let pieces = Input(data).pieces();
     let sent = pieces.concat();
-    let outcome = converse(Speaks::Http1, if pieces.len() > 32 { vec![&sent] } else { pieces });
+    let one = [sent.as_slice()];
+    let outcome = converse(Speaks::Http1, if pieces.len() > 32 { &one } else { &pieces });
     as_sent(&sent, &outcome);
 }
 
@@ -60,7 +61,7 @@ pub(super) fn h1_chunked(data: &[u8]) {
     let pieces = Input(data).pieces();
     let sent = [HEAD, &pieces.concat()].concat();
     let pieces = if pieces.len() > 32 { vec![sent.as_slice()] } else { [vec![HEAD], pieces].concat() };
-    let outcome = converse(Speaks::Http1, pieces);
+    let outcome = converse(Speaks::Http1, &pieces);
     as_sent(&sent, &outcome);
     // A body that is not whole to the letter is not passed on as whole.
     let mut unread = sent.clone();
@@ -117,7 +118,7 @@ const LAST: u32 = 1001;
 fn speak_http2(bytes: &[u8]) {
     // GET http:///last with the authority "web", nothing of it indexed.
     let last = frame(1, 5, LAST, b"\x82\x86\x04\x05/last\x01\x03web");
-    let outcome = converse(Speaks::Http2, vec![bytes, &last]);
+    let outcome = converse(Speaks::Http2, &[bytes, &last]);
     let mut answered = frames(&outcome.answered).peekable();
     assert!(answered.peek().is_none_or(|first| first.kind == 4), "the first frame is not SETTINGS");
     let mut refused = false;
@@ -167,18 +168,18 @@ enum Speaks {
     Http2,
 }
 
-fn converse(speaks: Speaks, pieces: Vec<&[u8]>) -> Outcome {
+fn converse(speaks: Speaks, pieces: &[&[u8]]) -> Outcome {
     WORLD.with_borrow_mut(|world| {
         let world = world.get_or_insert_with(World::new);
         let outcome = world.runtime.block_on(async {
-            let talk = Box::pin(talk(world, speaks, &pieces));
+            let talk = Box::pin(talk(world, speaks, pieces));
             timeout(PATIENCE, talk).await
         });
         let Ok(answered) = outcome else { panic!("it hangs after {}", pieces.concat().escape_ascii()) };
         let recorded: Result<Vec<Recorded>, String> = recorder::take(&world.tape).into_iter().collect();
         let recorded =
             recorded.unwrap_or_else(|what| panic!("let through: {what} of {}", pieces.concat().escape_ascii()));
-        recorded.iter().for_each(|request| speaks_for_us(request));
+        recorded.iter().for_each(speaks_for_us);
         Outcome { answered, recorded }
     })
 }
