@@ -13,8 +13,8 @@ use mesh_mtls::tls;
 use mesh_proto::discovery as wire;
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
-use tonic::{Code, Streaming};
 use tonic::transport::Channel;
+use tonic::{Code, Streaming};
 use wire::discovery_client::DiscoveryClient;
 
 use super::{Settings, Shared};

@@ -35,7 +35,14 @@ pub struct Control {
 
 impl Control {
     pub(super) fn new(host: Host, dir: &Path) -> Self {
-        Self { host, dir: dir.to_owned(), identity_args: Vec::new(), destination_args: Vec::new(), identity: None, destination: None }
+        Self {
+            host,
+            dir: dir.to_owned(),
+            identity_args: Vec::new(),
+            destination_args: Vec::new(),
+            identity: None,
+            destination: None,
+        }
     }
 
     /// More arguments for `mesh-identity`, before the mesh starts.

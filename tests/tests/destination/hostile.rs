@@ -44,7 +44,8 @@ fn at(what: &'static str, ip: &str) -> Case {
 fn bad_endpoints() -> Vec<Case> {
     let octets = |length: usize| Some(wire::SocketAddress { ip: vec![10; length].into(), port: 80 });
     let port = |port| Some(address([10, 77, 9, 10], port));
-    let many = |n: u32| wire::Endpoint { address: Some(address((0x0b00_0000 + n).to_be_bytes(), 80)), ..Default::default() };
+    let many =
+        |n: u32| wire::Endpoint { address: Some(address((0x0b00_0000 + n).to_be_bytes(), 80)), ..Default::default() };
     vec![
         at("unspecified", "0.0.0.0"),
         at("unspecified, IPv6", "::"),
@@ -76,7 +77,11 @@ fn bad_endpoints() -> Vec<Case> {
         ("twice the same", About::Endpoints, endpoints(vec![endpoint(), endpoint()])),
         ("100,000 endpoints", About::Endpoints, endpoints((0..100_000).map(many).collect())),
         ("nothing", About::Endpoints, None),
-        ("a policy in the place of endpoints", About::Endpoints, Some(Snapshot::Inbound(wire::InboundPolicy::default()))),
+        (
+            "a policy in the place of endpoints",
+            About::Endpoints,
+            Some(Snapshot::Inbound(wire::InboundPolicy::default())),
+        ),
     ]
 }
 
@@ -159,6 +164,7 @@ fn r51_a_hostile_control_plane_is_refused_reply_by_reply_and_the_last_good_state
     vitals.finish(proxy, &[]);
     let grown = process.anonymous().saturating_sub(idle);
     assert!(grown <= GROWTH, "{grown} KiB");
-    let figure = format!("{} replies refused and counted, last good state served, {grown} KiB more, {beside}", cases.len() + 1);
+    let figure =
+        format!("{} replies refused and counted, last good state served, {grown} KiB more, {beside}", cases.len() + 1);
     record(51, "hostile control plane", Who::Mesh, true, &figure);
 }

@@ -103,7 +103,9 @@ fn to_sidecars(mesh: &Mesh, service: SocketAddr, times: usize) {
     let outsider = &mesh.get("outsider").host;
     for text in hostile().into_iter().chain(["y".repeat(1 << 20)]) {
         for _ in 0..times {
-            let head = format!("GET http://{text}/{text} HTTP/1.1\r\nhost: {text}\r\nuser-agent: {text}\r\n{text}: {text}\r\n\r\n");
+            let head = format!(
+                "GET http://{text}/{text} HTTP/1.1\r\nhost: {text}\r\nuser-agent: {text}\r\n{text}: {text}\r\n\r\n"
+            );
             for (host, addr) in [(client, service), (outsider, mesh.get("web").at(8000)[0])] {
                 // Whatever comes of it.
                 throw(host, addr, head.as_bytes());

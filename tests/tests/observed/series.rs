@@ -43,7 +43,11 @@ async fn distinct(addr: SocketAddr, requests: u32) {
 /// Plain requests to ports where nobody listens: each is a destination of its own.
 fn destinations(host: &Host, target: Ipv4Addr, count: u16) {
     for n in 0..count {
-        let answer = raw::send(host, (target, 20_000 + n).into(), b"GET / HTTP/1.1\r\nhost: nobody\r\nconnection: close\r\n\r\n");
+        let answer = raw::send(
+            host,
+            (target, 20_000 + n).into(),
+            b"GET / HTTP/1.1\r\nhost: nobody\r\nconnection: close\r\n\r\n",
+        );
         assert_eq!(answer.ok().and_then(|answer| raw::status(&answer)), Some(503), "port {}", 20_000 + n);
     }
 }
@@ -74,7 +78,8 @@ fn lead(mesh: &Mesh) {
 }
 
 fn dials(mesh: &Mesh, service: SocketAddr) -> u16 {
-    let answer = raw::send(&mesh.get("client").host, service, b"GET / HTTP/1.1\r\nhost: churn\r\nconnection: close\r\n\r\n");
+    let answer =
+        raw::send(&mesh.get("client").host, service, b"GET / HTTP/1.1\r\nhost: churn\r\nconnection: close\r\n\r\n");
     answer.ok().and_then(|answer| raw::status(&answer)).unwrap_or_default()
 }
 
@@ -117,7 +122,10 @@ fn r36_series_are_bounded_whatever_is_named_and_end_when_nobody_uses_them() {
     let page = mesh.get("client").admin("GET", "/metrics").expect("a page").1;
     assert!(!page.contains(":20001\""), "an idle target is still there");
     let after = series(&mesh, "client");
-    assert_eq!(mesh.get("client").metric("mesh_series", &[]), f64::from(u32::try_from(after).expect("a few")) - ours(&page));
+    assert_eq!(
+        mesh.get("client").metric("mesh_series", &[]),
+        f64::from(u32::try_from(after).expect("a few")) - ours(&page)
+    );
     let beside = bystander.finish();
     vitals.finish(proxy, &[]);
     let figure = format!("{before} series, {peak} at most, {after} afterwards; {grown} KiB more; {beside}");
