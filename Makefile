@@ -110,6 +110,16 @@ measure: root ## memory, start-up and CPU per request of one pair of sidecars (r
 	$(RELEASE) $(PROGRAMS) -p mesh-tests --bins
 	@target/release/measure
 
+.PHONY: reliability
+reliability: root ## tests/RELIABILITY.md anew: all rows, and the same attacks on Envoy and HAProxy (half an hour)
+	@tests/tools.sh reliability
+	@$(MAKE) --no-print-directory $(VENV)/ready $(BENCH_VENV)/ready
+	@echo "== building programs and tests"
+	cargo build --workspace --bins --locked
+	@rm -f target/reliability.jsonl
+	YARDSTICK=$(CURDIR)/target/reliability.jsonl cargo test --workspace --locked --no-fail-fast
+	@target/debug/reliability target/reliability.jsonl tests/RELIABILITY.md
+
 .PHONY: bench
 bench: bench-built ## the mesh beside Envoy and HAProxy: all scenarios, 3 rounds (the better part of an hour)
 	@target/release/bench --json target/bench.json --markdown target/bench.md
