@@ -202,9 +202,11 @@ fn chunks(unread: &mut Vec<u8>, more: &mut impl FnMut(&mut Vec<u8>) -> bool) -> 
     let mut body = Vec::new();
     loop {
         let Some(line) = line(unread, more) else { return Ok(None) };
-        // hyper takes blanks behind the size, and sends none.
-        let size = line.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii_end();
-        let size = std::str::from_utf8(size).ok().filter(|size| size.bytes().all(|byte| byte.is_ascii_hexdigit()));
+        let digits = line.iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
+        let (size, rest) = line.split_at(digits);
+        // Blanks may stand before an extension only (RFC 9112 7.1.1).
+        let is_whole = rest.is_empty() || rest.trim_ascii_start().starts_with(b";");
+        let size = std::str::from_utf8(size).ok().filter(|_| is_whole);
         let size = size.and_then(|size| usize::from_str_radix(size, 16).ok());
         let Some(size) = size else { return Err(format!("chunk {}", line.escape_ascii())) };
         if line.contains(&b'\r') || line.contains(&b'\n') {
