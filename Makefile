@@ -85,7 +85,7 @@ deny: ## licences, sources, banned versions and advisories of all dependencies (
 	@if $(TOOLS)/bin/cargo-deny fetch db >/dev/null 2>&1; then \
 	  $(TOOLS)/bin/cargo-deny --offline check advisories; \
 	else \
-	  echo "the advisory database (github.com/RustSec/advisory-db) cannot be reached: only the versions in deny.toml were checked"; \
+	  echo "the RustSec advisory database cannot be reached: only the versions in deny.toml were checked"; \
 	fi
 
 .PHONY: sbom
@@ -109,6 +109,16 @@ measure: root ## memory, start-up and CPU per request of one pair of sidecars (r
 	@tests/tools.sh test
 	$(RELEASE) $(PROGRAMS) -p mesh-tests --bins
 	@target/release/measure
+
+.PHONY: reliability
+reliability: root ## tests/RELIABILITY.md anew: all rows, and the same attacks on Envoy and HAProxy (half an hour)
+	@tests/tools.sh reliability
+	@$(MAKE) --no-print-directory $(VENV)/ready $(BENCH_VENV)/ready
+	@echo "== building programs and tests"
+	cargo build --workspace --bins --locked
+	@rm -f target/reliability.jsonl
+	YARDSTICK=$(CURDIR)/target/reliability.jsonl cargo test --workspace --locked --no-fail-fast
+	@target/debug/reliability target/reliability.jsonl tests/RELIABILITY.md
 
 .PHONY: bench
 bench: bench-built ## the mesh beside Envoy and HAProxy: all scenarios, 3 rounds (the better part of an hour)

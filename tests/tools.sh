@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs what the build, the demo, the tests or the bench call besides Cargo, from Debian's packages, and says so.
-# Usage: tools.sh build|demo|test|bench|order|profile|fuzz
+# Usage: tools.sh build|demo|test|bench|order|profile|fuzz|reliability
 set -euo pipefail
 
 build=(cc:gcc)
@@ -15,9 +15,10 @@ case "${1:-}" in
   demo) wanted=("${demo[@]}") ;;
   test) wanted=("${tests[@]}") ;;
   bench | profile) wanted=("${bench[@]}") ;;
+  reliability) wanted=("${tests[@]}" haproxy:haproxy) ;;
   fuzz) wanted=("${build[@]}" c++:g++) ;;
   order) wanted=("${demo[@]}" valgrind:valgrind nm:binutils) ;;
-  *) echo "usage: $0 build|demo|test|bench|order|profile|fuzz" >&2; exit 64 ;;
+  *) echo "usage: $0 build|demo|test|bench|order|profile|fuzz|reliability" >&2; exit 64 ;;
 esac
 
 missing=()
@@ -28,7 +29,7 @@ done
 compiles() { echo 'int main(void) { return 0; }' | cc -include stdio.h -x c -o /dev/null - 2>/dev/null; }
 compiles || missing+=(gcc libc6-dev)
 # venv is a package of its own.
-if [[ "$1" =~ ^(test|bench|profile)$ ]] && command -v python3 >/dev/null && ! python3 -c 'import venv, ensurepip' 2>/dev/null; then
+if [[ "$1" =~ ^(test|bench|profile|reliability)$ ]] && command -v python3 >/dev/null && ! python3 -c 'import venv, ensurepip' 2>/dev/null; then
   missing+=(python3-venv)
 fi
 [[ " ${missing[*]} " == *" python3 "* ]] && missing+=(python3-venv)

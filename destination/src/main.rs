@@ -63,7 +63,11 @@ fn run(serve: Serve) -> anyhow::Result<()> {
 }
 
 fn usage(error: &clap::Error) -> ExitCode {
+    if error.use_stderr() {
+        eprint!("{}", mesh_kit::args::printable(error.render().to_string(), std::env::args_os()));
+        return EXIT_USAGE.into();
+    }
     // Nothing can be done when the terminal is gone.
     let _ = error.print();
-    if error.use_stderr() { EXIT_USAGE.into() } else { ExitCode::SUCCESS }
+    ExitCode::SUCCESS
 }

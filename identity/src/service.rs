@@ -11,6 +11,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _};
 use mesh_kit::shutdown::Shutdown;
+use mesh_mtls::clock;
 use mesh_mtls::grpc::Peer;
 use mesh_mtls::spiffe::Id;
 use mesh_proto::identity::identity_server::Identity;
@@ -94,7 +95,7 @@ impl Service {
         };
         let csr = csr::check(&request.csr_der, claim)?;
         let authority = self.authority.borrow().clone();
-        let issued = authority.issuer.issue(&csr.key, id, SystemTime::now(), self.leaf_lifetime);
+        let issued = authority.issuer.issue(&csr.key, id, clock::wall(), self.leaf_lifetime);
         let issued = issued.map_err(Refused::Issuer)?;
         tracing::info!(%id, serial = issued.serial, %source, "issued");
         Ok(response(&issued, &authority))
@@ -102,7 +103,7 @@ impl Service {
 
     fn check_rate(&self, source: IpAddr) -> Result<(), Refused> {
         let mut limiter = self.limiter.lock().unwrap_or_else(PoisonError::into_inner);
-        if limiter.admit(source.into(), Instant::now()) { Ok(()) } else { Err(Refused::Rate) }
+        if limiter.admit(source.into(), clock::steady()) { Ok(()) } else { Err(Refused::Rate) }
     }
 }
 

@@ -4,6 +4,7 @@
 //! Non-goal: a framework. There is no trait to implement and nothing starts by itself.
 
 pub mod admin;
+pub mod args;
 pub mod build;
 pub mod env;
 pub mod limits;

@@ -10,7 +10,7 @@ mod schedule;
 mod token;
 
 use std::path::PathBuf;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use mesh_proto::identity::identity_client::IdentityClient;
 use tokio::sync::watch;
@@ -23,6 +23,7 @@ use schedule::{Now, Schedule, Validity};
 use token::TokenFile;
 
 use crate::anchors::Anchors;
+use crate::clock;
 use crate::credentials::{Credentials, Leaf};
 use crate::grpc;
 use crate::spiffe::Id;
@@ -90,6 +91,11 @@ impl Observer for () {}
 pub async fn run(settings: Settings, credentials: Credentials, observer: impl Observer) {
     let connector = Connector::anonymous(credentials.clone(), grpc::ALPN);
     let channel = grpc::channel(&settings.identity_addr, settings.identity_id.clone(), connector);
+    run_over(channel, settings, credentials, observer).await;
+}
+
+/// The same over a channel that is there already.
+pub async fn run_over(channel: Channel, settings: Settings, credentials: Credentials, observer: impl Observer) {
     let client = IdentityClient::new(channel).max_decoding_message_size(MAX_ANSWER);
     let (issuer, issuers) = watch::channel(Bytes::new());
     tokio::join!(
@@ -114,7 +120,7 @@ async fn renew(
         match request::certify(&mut client, &mut token, settings, credentials).await {
             Ok(leaf) => {
                 let leaf = credentials.set_leaf(leaf);
-                let left = leaf.not_after().duration_since(SystemTime::now()).unwrap_or_default();
+                let left = leaf.not_after().duration_since(clock::wall()).unwrap_or_default();
                 tracing::info!(id = %leaf.id(), ?left, "certified");
                 let validity = Validity { not_before: leaf.not_before(), not_after: leaf.not_after() };
                 schedule.issued(validity, Now::read(), fastrand::f64());

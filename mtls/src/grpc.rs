@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
 use nix::sys::socket::{setsockopt, sockopt};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, lookup_host};
 use tokio::time::{Instant, timeout_at};
 use tonic::transport::{Channel, Endpoint, Server, Uri};
@@ -73,9 +74,23 @@ pub enum Error {
 pub fn channel(addr: &str, expected: Id, connector: Connector) -> Channel {
     let connector = connector.with_alpn(ALPN);
     let addr = addr.to_owned();
-    let dialer = tower::service_fn(move |_: Uri| {
+    channel_over(move || {
         let (addr, expected, connector) = (addr.clone(), expected.clone(), connector.clone());
-        async move { dial(&addr, &expected, &connector).await.map(TokioIo::new) }
+        async move { dial(&addr, &expected, &connector).await }
+    })
+}
+
+/// A channel over connections that `dial` makes, with the same limits.
+pub fn channel_over<D, F, IO, E>(dial: D) -> Channel
+where
+    D: Fn() -> F + Clone + Send + 'static,
+    F: Future<Output = Result<IO, E>> + Send + 'static,
+    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    E: std::error::Error + Send + Sync + 'static,
+{
+    let dialer = tower::service_fn(move |_: Uri| {
+        let dialed = dial();
+        async move { dialed.await.map(TokioIo::new) }
     });
     // The URI only makes the requests' authority; the dialer knows the address. Of the form `http` because tonic
     // itself must not add a TLS of its own.

@@ -12,6 +12,7 @@
 pub mod anchors;
 pub mod certify;
 pub mod chain;
+pub mod clock;
 pub mod cork;
 pub mod credentials;
 pub mod grpc;

@@ -420,6 +420,14 @@ mod tests {
     }
 
     #[test]
+    fn r36_with_the_defaults_idle_series_are_gone_within_ten_minutes() {
+        let config = from_vars(GOOD.map(|(name, value)| (name, value.to_owned()))).unwrap();
+        // A sweep each minute lets go of the target first, and of its series later.
+        let sweeps = Duration::from_mins(2);
+        assert!(config.outbound.targets.idle + config.metrics.idle + sweeps <= Duration::from_mins(10));
+    }
+
+    #[test]
     fn every_bad_variable_is_named_at_once() {
         let bad = [("MESH_WORKERS", "0"), ("MESH_SHUTDOWN_GRACE", "soon"), ("MESH_INBOUND_LISTEN", "4143")];
         let errors = errors(&[&GOOD[1..], &bad].concat());

@@ -164,6 +164,16 @@ impl Handler for Forward {
     }
 }
 
+/// The means of a balancer to reach endpoints, and what counts it, of a proxy that nobody has told anything.
+pub fn reach(id: &spiffe::Id) -> anyhow::Result<(Arc<Reach>, Metrics)> {
+    let config = settings(([127, 0, 0, 1], 1).into())?;
+    let metrics = Metrics::new(config.metrics);
+    let tls = tls::Connector::new(credentials(id)?, TUNNEL_ALPN);
+    let connector = Connector::new(config.connect_out);
+    let reach = Reach::new(connector, tls, Arc::new(config.http), Arc::new(config.balance), metrics.clone());
+    Ok((reach, metrics))
+}
+
 async fn accept(tunnels: TcpListener, inbound: Arc<Inbound>, drain: Drain) {
     loop {
         let (tcp, _) = listen::accept(&tunnels, |error| eprintln!("accepting tunnels: {error}")).await;

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use h2::RecvStream;
 use h2::server::{self, SendResponse};
 use http::{Request, Response};
+use mesh_mtls::clock;
 use mesh_mtls::cork::{Corked, Uncork, cork};
 use mesh_mtls::spiffe;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -66,7 +67,7 @@ where
     // Not within the future, which would have room for it for good.
     let (io, uncork) = cork(io);
     async move {
-        let by = Instant::now() + shared.settings.hello_within;
+        let by = clock::steady() + shared.settings.hello_within;
         // Boxed, for it is over soon.
         let handshake = Box::pin(handshake(&shared.settings, io, &uncork));
         let mut connection = match timeout_at(by.into(), handshake).await {
@@ -119,7 +120,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Connection<IO> {
         client: Client,
         stream_by: Instant,
     ) -> Self {
-        let keepalive = h2.ping_pong().map(|pings| Keepalive::new(pings, &shared.settings, Instant::now()));
+        let keepalive = h2.ping_pong().map(|pings| Keepalive::new(pings, &shared.settings, clock::steady()));
         // A proxy opens one.
         let (streams, stream_by) = (Vec::with_capacity(1), Some(stream_by));
         Self { shared, h2, uncork, client, streams, keepalive, stream_by, drained_by: None }
@@ -130,14 +131,14 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Connection<IO> {
         if self.drained_by.is_some() || shutdown.poll(cx).is_pending() {
             return;
         }
-        self.drained_by = Some(Instant::now() + FAREWELL);
+        self.drained_by = Some(clock::steady() + FAREWELL);
         self.h2.graceful_shutdown();
         self.end_streams(|| End::Shutdown);
     }
 
     /// Ready when it is over.
     fn poll(&mut self, mut alarm: Pin<&mut Sleep>, cx: &mut Context<'_>) -> Poll<()> {
-        let now = Instant::now();
+        let now = clock::steady();
         let turned = self.take_turns(now, cx);
         self.uncork.flush(cx);
         let deadline = self.next_deadline(now);

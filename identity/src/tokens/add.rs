@@ -29,14 +29,29 @@ const MODE: u32 = 0o600;
 #[derive(Debug, thiserror::Error)]
 pub enum AddError {
     /// The file cannot be read or written.
-    #[error("tokens file: {0}")]
-    Io(#[from] io::Error),
+    #[error("tokens file {}", .path.display())]
+    Io {
+        /// Which one.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
     /// Its folder cannot be locked.
-    #[error("lock the folder of the tokens file: {0}")]
-    Lock(Errno),
+    #[error("lock the folder of the tokens file {}", .path.display())]
+    Lock {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        source: Errno,
+    },
     /// What is there is wrong, so that an addition would not be read.
-    #[error("tokens file: {0}")]
-    Broken(#[from] super::Error),
+    #[error("tokens file {}", .path.display())]
+    Broken {
+        /// Which one.
+        path: PathBuf,
+        /// What is wrong.
+        source: super::Error,
+    },
     /// The system has no randomness.
     #[error("no random bytes")]
     Random,
@@ -49,18 +64,20 @@ pub enum AddError {
 /// See [`AddError`]; the file is as before then.
 pub fn add(path: &Path, id: &Id) -> Result<String, AddError> {
     let token = generate()?;
-    let path = target(path)?;
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let at = |source| AddError::Io { path: path.to_owned(), source };
+    let file = target(path).map_err(at)?;
+    let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     // The file itself is replaced, so who waits for a lock on it would come to hold that of a file that is gone.
-    let lock = Flock::lock(File::open(folder)?, FlockArg::LockExclusive).map_err(|(_, errno)| AddError::Lock(errno))?;
-    let mut content = match fs::read(&path) {
+    let lock = Flock::lock(File::open(folder).map_err(at)?, FlockArg::LockExclusive);
+    let lock = lock.map_err(|(_, source)| AddError::Lock { path: path.to_owned(), source })?;
+    let mut content = match fs::read(&file) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
-        read => read?,
+        read => read.map_err(at)?,
     };
-    Table::parse(&content, id.trust_domain())?;
+    Table::parse(&content, id.trust_domain()).map_err(|source| AddError::Broken { path: path.to_owned(), source })?;
     content.extend(format!("{SCHEME}{} {id}\n", hex(&hash(token.as_bytes()))).bytes());
-    replace(&path, &content)?;
-    lock.sync_all()?;
+    replace(&file, &content).map_err(at)?;
+    lock.sync_all().map_err(at)?;
     Ok(token)
 }
 

@@ -89,7 +89,7 @@ fn nothing_is_added_to_a_broken_file() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("tokens");
     fs::write(&path, "sha256:").unwrap();
-    assert!(matches!(add(&path, &id("web")), Err(AddError::Broken(_))));
+    assert!(matches!(add(&path, &id("web")), Err(AddError::Broken { .. })));
     assert_eq!(fs::read(&path).unwrap(), b"sha256:");
 }
 

@@ -3,6 +3,7 @@
 //! Invariant: the key never leaves the process, and serves one certificate only.
 
 use std::io;
+use std::time::SystemTime;
 
 use mesh_proto::identity::identity_client::IdentityClient;
 use mesh_proto::identity::{CertifyRequest, CertifyResponse};
@@ -17,6 +18,7 @@ use super::token::TokenFile;
 use super::{ANSWER_TIMEOUT, Settings};
 use crate::anchors::{self, Anchors};
 use crate::chain::Refusal;
+use crate::clock;
 use crate::credentials::{Credentials, Leaf};
 use crate::leaf;
 use crate::spiffe::Id;
@@ -140,7 +142,8 @@ fn accept(answer: &CertifyResponse, key: &KeyPair, id: Option<&Id>, anchors: &An
     let chain = ders.map(|der| CertificateDer::from(der.to_vec())).collect();
     let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialized_der()));
     let leaf = Leaf::new(chain, &key)?;
-    leaf.verify(anchors, UnixTime::now())?;
+    let since = clock::wall().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    leaf.verify(anchors, UnixTime::since_unix_epoch(since))?;
     match id {
         Some(expected) if expected != leaf.id() => {
             Err(Refusal::Identity { expected: expected.clone(), presented: leaf.id().clone() }.into())

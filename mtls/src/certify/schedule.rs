@@ -6,6 +6,8 @@
 
 use std::time::{Duration, Instant, SystemTime};
 
+use crate::clock;
+
 /// Part of what is left of the leaf's life at which it is renewed, and how far a client may deviate from it.
 const RENEW_AT: f64 = 0.70;
 const RENEW_JITTER: f64 = 0.05;
@@ -22,7 +24,7 @@ pub(super) struct Now {
 
 impl Now {
     pub(super) fn read() -> Self {
-        Self { wall: SystemTime::now(), steady: Instant::now() }
+        Self { wall: clock::wall(), steady: clock::steady() }
     }
 }
 

@@ -4,7 +4,7 @@
 
 use std::net::SocketAddr;
 use std::pin::pin;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use http::{Response, StatusCode};
 use serde::Serialize;
@@ -54,10 +54,20 @@ pub struct EndpointState {
 }
 
 /// Where a request or connection was tried.
-#[derive(Default)]
 pub struct Tried {
+    since: Instant,
     endpoints: Vec<Arc<Endpoint>>,
     last: Option<Failure>,
+}
+
+/// Endpoints that are known to fail are tried for so long, then the caller learns of it.
+const FAIL_FAST: Duration = Duration::from_secs(2);
+
+impl Default for Tried {
+    /// Nowhere yet; the time runs from now on.
+    fn default() -> Self {
+        Self { since: Instant::now(), endpoints: Vec::new(), last: None }
+    }
 }
 
 impl Backend {
@@ -144,6 +154,7 @@ impl Backend {
         let mut endpoints = self.endpoints();
         let now = Instant::now();
         let list = &*endpoints;
+        let in_time = now.saturating_duration_since(tried.since) < FAIL_FAST;
         let well = |i: usize| !list.is_failing(i);
         let untried = |i: usize| !tried.endpoints.iter().any(|endpoint| list.is(i, endpoint));
         let load = |i: usize| list.business(i, &self.reach.settings, now).load;
@@ -151,7 +162,8 @@ impl Backend {
         let mut choose = |eligible: &dyn Fn(usize) -> bool| two_choices(list.len(), eligible, load, &mut random);
         // When all are failing, those not yet tried may have come back; and one that is well but refused a request may
         // take it on a new connection.
-        let chosen = choose(&|i| well(i) && untried(i)).or_else(|| choose(&untried)).or_else(|| choose(&well));
+        let chosen = choose(&|i| well(i) && untried(i));
+        let chosen = chosen.or_else(|| choose(&|i| in_time && untried(i))).or_else(|| choose(&well));
         if let Some(i) = chosen {
             return Ok(endpoints.get(i, &self.reach).take(now));
         }

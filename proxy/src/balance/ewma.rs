@@ -2,7 +2,8 @@
 //! (the "peak EWMA" of Finagle's balancers).
 //!
 //! Invariant: an endpoint that owes answers is no faster than its silence. Were it judged by its past alone, one that hangs
-//! would look the better the longer it does, for latency fades.
+//! would look the better the longer it does, for latency fades. A long silence fades as well, until somebody asks again: of
+//! many requests one finds out whether the endpoint hangs or only that what it owes takes its time.
 //! Pure: `now` is an argument.
 
 use std::time::{Duration, Instant};
@@ -16,12 +17,13 @@ pub(super) struct Ewma {
     owed: u32,
     /// When it last answered, or was first owed something since nothing was.
     heard: Instant,
+    asked: Instant,
 }
 
 impl Ewma {
     pub(super) fn new(initial: Duration, decay: Duration, now: Instant) -> Self {
         let (seconds, decay) = (initial.as_secs_f64(), decay.as_secs_f64().max(1e-3));
-        Self { seconds, updated: now, decay, owed: 0, heard: now }
+        Self { seconds, updated: now, decay, owed: 0, heard: now, asked: now }
     }
 
     /// An answer is owed.
@@ -30,6 +32,7 @@ impl Ewma {
             self.heard = now;
         }
         self.owed = self.owed.saturating_add(1);
+        self.asked = now;
     }
 
     /// An answer came, after `latency`.
@@ -62,8 +65,20 @@ impl Ewma {
 
     /// Expected latency in seconds. It fades while nothing is observed, so that a once slow endpoint is tried again.
     pub(super) fn seconds(&self, now: Instant) -> f64 {
-        let silent = if self.owed > 0 { now.saturating_duration_since(self.heard) } else { Duration::ZERO };
-        self.faded(now).max(silent.as_secs_f64())
+        self.faded(now).max(self.silence(now))
+    }
+
+    fn silence(&self, now: Instant) -> f64 {
+        if self.owed == 0 {
+            return 0.0;
+        }
+        let since = |then| now.saturating_duration_since(then).as_secs_f64();
+        let silent = since(self.heard);
+        if silent <= self.decay {
+            return silent;
+        }
+        let unasked = since(self.asked).min(silent - self.decay);
+        self.decay * (-unasked / self.decay).exp()
     }
 
     fn faded(&self, now: Instant) -> f64 {
@@ -113,9 +128,14 @@ mod tests {
         let start = Instant::now();
         let mut ewma = fresh(start);
         ewma.asked(start);
-        let later = start + Duration::from_secs(60);
-        assert!((ewma.seconds(later) - 60.0).abs() < 1e-9, "{}", ewma.seconds(later));
+        for second in [0, 1, 5, 10] {
+            let now = start + Duration::from_secs(second);
+            assert!((ewma.seconds(now) - (second as f64).max(0.03)).abs() < 0.03, "{second}: {}", ewma.seconds(now));
+        }
+        let later = start + Duration::from_secs(120);
+        assert!(ewma.seconds(later) < 0.001, "after a long silence it is asked again: {}", ewma.seconds(later));
         ewma.asked(later);
+        assert!(ewma.seconds(later) > 9.0, "by one: {}", ewma.seconds(later));
         ewma.answered(MS, later);
         assert!(ewma.seconds(later) < 0.03, "an answer is a sign of life: {}", ewma.seconds(later));
         // The caller of the first one gives up: that it had to wait so long is not forgotten at once.

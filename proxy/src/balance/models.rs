@@ -2,7 +2,14 @@
 //!
 //! Invariant: the code is that of the product, compiled against the scheduler's locks. Non-goal: connections; nothing is sent.
 
-#![allow(dead_code, unreachable_pub, unused_imports, missing_docs, reason = "a model needs part of it")]
+#![allow(
+    clippy::duplicate_mod,
+    dead_code,
+    unreachable_pub,
+    unused_imports,
+    missing_docs,
+    reason = "a model needs part of it"
+)]
 
 use shuttle::{sync, thread};
 

@@ -20,8 +20,8 @@ use wire::discovery_client::DiscoveryClient;
 use super::{Settings, Shared};
 use crate::resilience::backoff::Backoff;
 
-/// Longest text of an error that is kept: the peer has a say in it.
-const MAX_ERROR_CHARS: usize = 300;
+/// Longest text of an error that is kept: the peer has a say in it, and a name of DNS can have 253 characters.
+const MAX_ERROR_CHARS: usize = 600;
 
 /// Why a stream is no more, or never was.
 #[derive(Debug, thiserror::Error)]

@@ -30,6 +30,7 @@ use mesh_mtls::credentials::Credentials;
 use mesh_mtls::{grpc, spiffe, tls};
 use mesh_proto::discovery as wire;
 use tokio::sync::Notify;
+use tonic::transport::Channel;
 
 use crate::metrics;
 use crate::model::{BackendId, EndpointSet, InboundPolicy, Target};
@@ -122,6 +123,19 @@ impl Discovery {
             let channel = grpc::channel(&settings.addr, settings.id.clone(), connector);
             driver::run(&shared, &settings, hello.into(), channel).await;
         };
+        (discovery, task)
+    }
+
+    /// The same over a channel that is there already, whose other end knows who we are.
+    pub fn over(
+        channel: Channel,
+        settings: Settings,
+        hello: Hello,
+        metrics: metrics::Discovery,
+    ) -> (Discovery, impl Future<Output = ()> + Send + 'static) {
+        let shared = Arc::new(Shared::new(settings.max_targets, metrics));
+        let discovery = Discovery { shared: Arc::clone(&shared) };
+        let task = async move { driver::run(&shared, &settings, hello.into(), channel).await };
         (discovery, task)
     }
 

@@ -2,7 +2,7 @@
 //!
 //! Invariant: the code is that of the product, compiled against the scheduler's locks.
 
-#![allow(dead_code, unreachable_pub, missing_docs, reason = "a model needs part of it")]
+#![allow(clippy::duplicate_mod, dead_code, unreachable_pub, missing_docs, reason = "a model needs part of it")]
 
 use shuttle::sync;
 use shuttle::{future, thread};

@@ -42,6 +42,7 @@ impl Caller {
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             return;
         }
+        super::headers::strip_ours(response.headers_mut());
         super::headers::strip_hop_by_hop(response.headers_mut());
         match self {
             Caller::H1(shared) if response.status() != StatusCode::CONTINUE => shared.interim(&response),

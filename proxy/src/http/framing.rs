@@ -99,20 +99,41 @@ pub struct Framing {
     side: Side,
     state: State,
     head: Head,
-    /// The begin of a line whose end has not come. hyper's own limits bound it: it has the same bytes.
-    begun: Vec<u8>,
+    begun: Begun,
 }
+
+/// A line whose end has not come.
+#[derive(Debug, Default)]
+struct Begun {
+    /// Its first bytes: what matters of a line is there.
+    start: Vec<u8>,
+    /// There are more.
+    is_long: bool,
+    is_odd: bool,
+    last: u8,
+}
+
+/// A line without its end.
+struct Line<'a> {
+    start: &'a [u8],
+    is_long: bool,
+    /// It has bytes that its kind of line must not have.
+    is_odd: bool,
+}
+
+/// What is kept of a line that comes in parts: a slow sender shall not cost us its line twice.
+const KEPT: usize = 1024;
 
 impl Framing {
     /// Of a client's requests.
     pub fn requests() -> Self {
-        Self { side: Side::Requests, state: State::First, head: Head::default(), begun: Vec::new() }
+        Self { side: Side::Requests, state: State::First, head: Head::default(), begun: Begun::default() }
     }
 
     /// Of a server's responses, which nobody has asked for yet.
     pub fn responses() -> Self {
         let side = Side::Responses { head: false, connect: false };
-        Self { side, state: State::Nothing, head: Head::default(), begun: Vec::new() }
+        Self { side, state: State::Nothing, head: Head::default(), begun: Begun::default() }
     }
 
     /// A request with this method goes out: its response may come.
@@ -166,7 +187,7 @@ impl Framing {
                             end + 1
                         }
                         None => {
-                            self.begun.extend_from_slice(rest);
+                            self.part(rest);
                             self.chunk_end_so_far().map_err(|bad| (at, bad))?;
                             rest.len()
                         }
@@ -185,58 +206,83 @@ impl Framing {
         }
     }
 
+    /// A part of a line.
+    fn part(&mut self, bytes: &[u8]) {
+        let is_odd = self.is_odd(bytes);
+        let Begun { start, is_long, is_odd: was_odd, last } = &mut self.begun;
+        let kept = bytes.len().min(KEPT - start.len());
+        start.extend_from_slice(&bytes[..kept]);
+        *is_long |= kept < bytes.len();
+        *was_odd |= is_odd;
+        *last = bytes.last().copied().unwrap_or(*last);
+    }
+
     /// A line without its LF, of which `begun` may have the begin.
     fn whole_line(&mut self, rest: &[u8]) -> Result<(), Bad> {
-        if self.begun.is_empty() {
-            return self.line(rest);
+        if self.begun.start.is_empty() {
+            let start = rest.strip_suffix(b"\r").ok_or_else(|| self.bad_end())?;
+            let is_odd = self.is_odd(start);
+            return self.line(&Line { start, is_long: false, is_odd });
         }
-        let mut line = std::mem::take(&mut self.begun);
-        line.extend_from_slice(rest);
-        self.line(&line)
+        self.part(rest);
+        let Begun { start, is_long, is_odd, last } = std::mem::take(&mut self.begun);
+        if last != b'\r' {
+            return Err(self.bad_end());
+        }
+        let start = start.strip_suffix(b"\r").filter(|_| !is_long).unwrap_or(&start);
+        self.line(&Line { start, is_long, is_odd })
+    }
+
+    fn bad_end(&self) -> Bad {
+        if self.state == State::ChunkEnd { Bad::ChunkEnd } else { Bad::LineEnd }
+    }
+
+    /// Whether bytes do not belong into a line of the present kind.
+    fn is_odd(&self, bytes: &[u8]) -> bool {
+        match self.state {
+            State::First if self.side == Side::Requests => bytes.iter().any(|byte| *byte == b'#' || *byte >= 0x7f),
+            // A CR is the line's last byte, or hyper and others disagree about its end.
+            State::ChunkSize => {
+                let bytes = bytes.strip_suffix(b"\r").unwrap_or(bytes);
+                self.begun.last == b'\r' && !bytes.is_empty() || bytes.iter().any(|byte| is_control(*byte))
+            }
+            _ => false,
+        }
     }
 
     /// A chunk that is too long is refused at once, not at some LF behind it.
     fn chunk_end_so_far(&self) -> Result<(), Bad> {
-        let wrong = self.state == State::ChunkEnd && self.begun != b"\r";
+        let wrong = self.state == State::ChunkEnd && self.begun.start != b"\r";
         if wrong { Err(Bad::ChunkEnd) } else { Ok(()) }
     }
 
-    fn line(&mut self, line: &[u8]) -> Result<(), Bad> {
-        if self.state == State::ChunkEnd {
-            self.state = State::ChunkSize;
-            return if line == b"\r" { Ok(()) } else { Err(Bad::ChunkEnd) };
-        }
-        let line = line.strip_suffix(b"\r").ok_or(Bad::LineEnd)?;
+    fn line(&mut self, line: &Line<'_>) -> Result<(), Bad> {
         match self.state {
-            State::First => self.first(line)?,
-            State::Field if line.is_empty() => self.head_read()?,
+            State::First if line.is_odd => return Err(Bad::Target),
+            // RFC 9112 2.2: empty lines before a request are passed over.
+            State::First if line.start.is_empty() => {}
+            State::First => self.first(line.start),
+            State::Field if line.start.is_empty() => self.head_read()?,
             State::Field => self.head.field(line)?,
             State::ChunkSize => {
-                let size = chunk_size(line).ok_or(Bad::ChunkSize)?;
+                let size = chunk_size(line.start).filter(|_| !line.is_odd).ok_or(Bad::ChunkSize)?;
                 self.state = if size == 0 { State::Trailer } else { State::Chunk(size) };
             }
-            State::Trailer if line.is_empty() => self.end(),
+            State::ChunkEnd if line.start.is_empty() => self.state = State::ChunkSize,
+            State::ChunkEnd => return Err(Bad::ChunkEnd),
+            State::Trailer if line.start.is_empty() => self.end(),
             _ => {}
         }
         Ok(())
     }
 
-    fn first(&mut self, line: &[u8]) -> Result<(), Bad> {
-        if line.is_empty() {
-            // RFC 9112 2.2: empty lines before a request are passed over.
-            return Ok(());
-        }
+    fn first(&mut self, line: &[u8]) {
         self.head = Head { connect: line.starts_with(b"CONNECT "), ..Head::default() };
-        if self.side == Side::Requests {
-            if line.iter().any(|byte| *byte == b'#' || *byte >= 0x7f) {
-                return Err(Bad::Target);
-            }
-        } else {
+        if self.side != Side::Requests {
             let status = line.get(9..12).and_then(|status| std::str::from_utf8(status).ok());
             self.head.status = status.and_then(|status| status.parse().ok()).unwrap_or_default();
         }
         self.state = State::Field;
-        Ok(())
     }
 
     fn head_read(&mut self) -> Result<(), Bad> {
@@ -277,7 +323,7 @@ impl Head {
         self.connect || (self.upgrade && self.connection_upgrade)
     }
 
-    fn field(&mut self, line: &[u8]) -> Result<(), Bad> {
+    fn field(&mut self, Line { start: line, is_long, .. }: &Line<'_>) -> Result<(), Bad> {
         // Most fields are told from those that matter by their first letter.
         if !matches!(line.first(), Some(b'c' | b'C' | b't' | b'T' | b'u' | b'U')) {
             return Ok(());
@@ -285,12 +331,12 @@ impl Head {
         let Some(colon) = line.iter().position(|byte| *byte == b':') else { return Ok(()) };
         let (name, value) = (&line[..colon], trim(&line[colon + 1..]));
         if name.eq_ignore_ascii_case(b"content-length") {
-            if self.length.is_some() {
+            if self.length.is_some() || *is_long {
                 return Err(Bad::Length);
             }
             self.length = Some(number(value).ok_or(Bad::Length)?);
         } else if name.eq_ignore_ascii_case(b"transfer-encoding") {
-            if self.chunked || !value.eq_ignore_ascii_case(b"chunked") {
+            if self.chunked || *is_long || !value.eq_ignore_ascii_case(b"chunked") {
                 return Err(Bad::Encoding);
             }
             self.chunked = true;
@@ -322,13 +368,16 @@ fn number(text: &[u8]) -> Option<u64> {
 fn chunk_size(line: &[u8]) -> Option<u64> {
     let digits = line.iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
     let (size, rest) = line.split_at(digits);
-    let control = |byte: &u8| (*byte < b' ' && *byte != b'\t') || *byte == 0x7f;
-    let extension = matches!(trim(rest).first(), Some(b';')) && !rest.iter().any(control);
+    let extension = trim(rest).first() == Some(&b';');
     // 16 digits fill a u64, leading zeros too.
     if !(1..=16).contains(&digits) || !(rest.is_empty() || extension) {
         return None;
     }
     u64::from_str_radix(std::str::from_utf8(size).ok()?, 16).ok()
+}
+
+fn is_control(byte: u8) -> bool {
+    (byte < b' ' && byte != b'\t') || byte == 0x7f
 }
 
 #[cfg(test)]

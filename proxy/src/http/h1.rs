@@ -155,6 +155,7 @@ fn builder(settings: &Settings, clock: HeadClock) -> http1::Builder {
         .timer(clock)
         .header_read_timeout(settings.head_timeout)
         .max_buf_size(settings.max_head)
+        .max_header_size(settings.max_head)
         .max_headers(settings.max_headers)
         .auto_date_header(false)
         // A client that has sent all it has to say may end its direction and still wait for the answer.
@@ -188,6 +189,7 @@ async fn refuse(io: Option<ServerIo>, bad: Bad, in_body: bool, cut: bool) -> End
     if let Some(io) = io {
         let (mut stream, _) = io.into_inner();
         if !in_body {
+            tracing::info!(reason = Reason::BadRequest.word(), detail = %bad, "answered by the mesh");
             tell(&mut stream, Reason::BadRequest, StatusCode::BAD_REQUEST, &bad.to_string()).await;
         } else if cut {
             stream.abort();
@@ -203,7 +205,9 @@ async fn end(io: Option<ServerIo>, error: &hyper::Error) -> Ended {
     if let Some(io) = io {
         let (mut stream, refused) = io.into_inner();
         if let Some(status) = refused {
-            tell(&mut stream, Reason::BadRequest, status, &describe(error)).await;
+            let (reason, detail) = (Reason::BadRequest, describe(error));
+            tracing::info!(reason = reason.word(), %detail, "answered by the mesh");
+            tell(&mut stream, reason, status, &detail).await;
         } else if !bad_request {
             stream.abort();
         }

@@ -1,11 +1,10 @@
 //! HTTP/1 connections to one application or unmeshed endpoint, kept for a while after use.
 //!
 //! Invariant: a connection carries one exchange at a time and comes back only after a clean end, which a response before the
-//! end of its request is not. A request is sent twice only
-//! if it surely was not processed, or may be processed twice: the first try was never written, or it is idempotent, its body
-//! can be sent again, and a reused connection closed before any byte of a response. A connection has no task of its own,
-//! unless a request has a body, whose sending must go on while nobody reads the response: who waits for the response, or
-//! reads it, drives it.
+//! end of its request is not. A request is sent twice only if it surely was not processed, or may be processed twice: the
+//! first try was never written, or it is idempotent, its body can be sent again, and a reused connection closed before any
+//! byte of a response. A connection has no task of its own, unless a request has a body, whose sending must go on while
+//! nobody reads the response: who waits for the response, or reads it, drives it.
 
 use std::future::poll_fn;
 use std::net::SocketAddr;
@@ -177,9 +176,9 @@ impl Client {
     async fn new(stream: Stream, settings: &Settings) -> Result<Self, Failure> {
         let asked = Arc::new(Asked::default());
         let io = TokioIo::new(Judged::server(stream, Arc::clone(&asked)));
-        let handshake =
-            http1::Builder::new().max_buf_size(settings.max_head).max_headers(settings.max_headers).handshake(io);
-        let (sender, connection) = handshake.await.map_err(|error| failure(&error, false))?;
+        let mut builder = http1::Builder::new();
+        builder.max_buf_size(settings.max_head).max_header_size(settings.max_head).max_headers(settings.max_headers);
+        let (sender, connection) = builder.handshake(io).await.map_err(|error| failure(&error, false))?;
         Ok(Self { sender, connection: Some(Box::new(connection)), asked })
     }
 

@@ -156,3 +156,116 @@ impl Watch {
         let _ = self.ping.send_ping(Ping::opaque());
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use h2::client::{Builder, ResponseFuture, SendRequest};
+    use http::Request;
+    use mesh_mtls::cork::cork;
+    use tokio::io::DuplexStream;
+    use tokio::task::JoinHandle;
+
+    use super::*;
+    use crate::http::h2_pool::Slot;
+
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    struct Pair {
+        sender: SendRequest<Bytes>,
+        state: Arc<State>,
+        hangs: Arc<AtomicBool>,
+        running: JoinHandle<bool>,
+    }
+
+    /// Takes streams, answers pings and no request; when it hangs, it is there and does nothing.
+    async fn far_end(io: DuplexStream, hangs: Arc<AtomicBool>) {
+        let mut connection = h2::server::handshake(io).await.expect("a client");
+        let mut held = Vec::new();
+        loop {
+            let look = sleep(DOUBT / 10);
+            if hangs.load(Ordering::Relaxed) {
+                look.await;
+                continue;
+            }
+            tokio::select! {
+                accepted = connection.accept() => match accepted {
+                    Some(Ok(stream)) => held.push(stream),
+                    _ => return,
+                },
+                () = look => {}
+            }
+        }
+    }
+
+    async fn pair() -> Pair {
+        let (near, far) = tokio::io::duplex(1 << 16);
+        let hangs = Arc::default();
+        tokio::spawn(far_end(far, Arc::clone(&hangs)));
+        let (io, uncork) = cork(near);
+        let (sender, connection) = Builder::new().handshake(io).await.expect("a handshake");
+        let state = Arc::new(State::default());
+        let mut driver = Driver::new(connection, uncork, &state);
+        driver.greet().await.expect("an answer to a ping");
+        let running = tokio::spawn(driver.run());
+        Pair { sender, state, hangs, running }
+    }
+
+    impl Pair {
+        /// Opens a stream, which nobody answers.
+        fn open(&mut self) -> (ResponseFuture, Slot) {
+            let request = Request::get("http://web/").body(()).expect("a request");
+            let slot = Slot::new(Arc::clone(&self.state), None);
+            (self.sender.send_request(request, true).expect("an open connection").0, slot)
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_far_end_that_hangs_is_doubted_then_given_up() {
+        let mut pair = pair().await;
+        let (response, _slot) = pair.open();
+        sleep(SILENCE * 10).await;
+        let begin = Instant::now();
+        pair.hangs.store(true, Ordering::Relaxed);
+        while !pair.state.is_doubtful() {
+            sleep(DOUBT / 10).await;
+        }
+        assert!(begin.elapsed() <= SILENCE * 2 + DOUBT * 2, "after {:?}", begin.elapsed());
+        assert!(!pair.running.is_finished());
+        assert!(pair.running.await.expect("no panic"), "given up, not closed");
+        assert!(begin.elapsed() <= SILENCE * 2 + DOUBT * 2 + END, "after {:?}", begin.elapsed());
+        assert!(response.await.is_err(), "its streams are lost");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_far_end_that_answers_pings_is_kept_however_silent_its_streams_are() {
+        let mut pair = pair().await;
+        let _open = pair.open();
+        for _ in 0..3600 {
+            sleep(HOUR / 3600).await;
+            assert!(!pair.state.is_doubtful() && !pair.running.is_finished());
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_far_end_that_hangs_for_a_moment_is_trusted_again() {
+        let mut pair = pair().await;
+        let _open = pair.open();
+        pair.hangs.store(true, Ordering::Relaxed);
+        while !pair.state.is_doubtful() {
+            sleep(DOUBT / 10).await;
+        }
+        pair.hangs.store(false, Ordering::Relaxed);
+        sleep(DOUBT).await;
+        assert!(!pair.state.is_doubtful() && !pair.running.is_finished());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nobody_asks_while_nothing_is_expected() {
+        let pair = pair().await;
+        pair.hangs.store(true, Ordering::Relaxed);
+        sleep(HOUR).await;
+        assert!(!pair.state.is_doubtful() && !pair.running.is_finished());
+    }
+}

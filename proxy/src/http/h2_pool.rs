@@ -98,10 +98,15 @@ impl State {
     pub(super) fn doubt(&self, doubtful: bool) {
         self.doubtful.store(doubtful, Ordering::Relaxed);
     }
+
+    /// See [`State::doubt`].
+    pub(super) fn is_doubtful(&self) -> bool {
+        self.doubtful.load(Ordering::Relaxed)
+    }
 }
 
 impl Slot {
-    fn new(state: Arc<State>, counted: Option<metrics::Open>) -> Self {
+    pub(super) fn new(state: Arc<State>, counted: Option<metrics::Open>) -> Self {
         state.streams.fetch_add(1, Ordering::Relaxed);
         state.used.store(true, Ordering::Relaxed);
         Self { state, _counted: counted }
@@ -214,8 +219,8 @@ impl Pool {
         open.connections.retain(|connection| !connection.state.closed.load(Ordering::Relaxed));
         let has_room = |connection: &&Connection| {
             let most = connection.most_streams();
-            let doubtful = connection.state.doubtful.load(Ordering::Relaxed);
-            !doubtful && connection.streams() < if let Room::ToSpare = room { most.min(BUSY_STREAMS) } else { most }
+            !connection.state.is_doubtful()
+                && connection.streams() < if let Room::ToSpare = room { most.min(BUSY_STREAMS) } else { most }
         };
         open.connections.iter().find(has_room).cloned()
     }
@@ -304,7 +309,7 @@ impl Pool {
             // Many clients share the connection.
             .max_local_error_reset_streams(Some(1 << 20))
             .max_send_buffer_size(self.settings.send_buffer)
-            .max_header_list_size(u32::try_from(self.settings.max_head).unwrap_or(u32::MAX));
+            .max_header_list_size(self.settings.tunnel_head());
         let (io, uncork) = cork(io);
         let (sender, connection) = builder.handshake::<_, Bytes>(io).await?;
         let state = Arc::new(State::default());

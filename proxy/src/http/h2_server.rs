@@ -83,7 +83,10 @@ fn builder(settings: &Settings, side: Side) -> Builder {
     let mut builder = Builder::new();
     builder
         .max_concurrent_streams(settings.max_streams)
-        .max_header_list_size(u32::try_from(settings.max_head).unwrap_or(u32::MAX))
+        .max_header_list_size(match side {
+            Side::Application => u32::try_from(settings.max_head).unwrap_or(u32::MAX),
+            Side::Tunnel => settings.tunnel_head(),
+        })
         .initial_window_size(stream_window)
         .initial_connection_window_size(window)
         .max_send_buffer_size(settings.send_buffer)

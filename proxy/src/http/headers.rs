@@ -31,16 +31,39 @@ const OURS: [HeaderName; 5] = [DESTINATION, ORIGIN, PROTOCOL, CLIENT_ID, ERROR];
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 
+/// Names under which other meshes tell an application who its client is.
+const OTHERS: [&str; 2] = ["l5d-client-id", "x-forwarded-client-cert"];
+
 /// Removes all fields that only the mesh may set.
 pub fn strip_ours(headers: &mut HeaderMap) {
-    for name in &OURS {
+    let is_ours = |name: &str| name.starts_with("mesh") && OURS.iter().any(|ours| is_alike(name, ours.as_str()));
+    strip_all(headers, is_ours);
+}
+
+/// Removes what else an application may take for a proof of who its client is. Somebody who has proved nothing himself cannot
+/// vouch for others.
+pub fn strip_identities(headers: &mut HeaderMap) {
+    let is_other = |name: &str| name.starts_with(['l', 'x']) && OTHERS.iter().any(|other| is_alike(name, other));
+    strip_all(headers, is_other);
+}
+
+fn strip_all(headers: &mut HeaderMap, unwanted: impl Fn(&str) -> bool) {
+    while let Some(name) = headers.keys().find(|name| unwanted(name.as_str())).cloned() {
         headers.remove(name);
     }
 }
 
-/// Removes what has no place behind a body (RFC 9110 6.5.1): what frames, addresses or routes a message, and our own fields.
+/// Applications that get fields as variables (CGI, WSGI) cannot tell `_` from `-`.
+fn is_alike(name: &str, other: &str) -> bool {
+    let alike = |(a, b): (u8, u8)| a == b || (a == b'_' && b == b'-');
+    name.len() == other.len() && name.bytes().zip(other.bytes()).all(alike)
+}
+
+/// Removes what has no place behind a body (RFC 9110 6.5.1): what frames, addresses or routes a message,
+/// who its sender is, and our own fields.
 pub fn strip_trailers(trailers: &mut HeaderMap) {
     strip_ours(trailers);
+    strip_identities(trailers);
     let misplaced =
         [CONNECTION, CONTENT_LENGTH, HOST, KEEP_ALIVE, PROXY_CONNECTION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE];
     for name in &misplaced {
@@ -412,6 +435,22 @@ mod tests {
             assert_eq!((told.destination, request.version()), (dst, version));
             assert_eq!(request.uri().to_string(), target);
         }
+    }
+
+    #[test]
+    fn what_looks_like_a_field_of_ours_is_taken_off() {
+        let mut headers = HeaderMap::new();
+        for name in
+            ["mesh-error", "mesh_client_id", "mesh-client_id", "mesh-other", "meshed", "x_forwarded_client-cert"]
+        {
+            headers.insert(HeaderName::from_static(name), HeaderValue::from_static("spoofed"));
+            headers.append(HeaderName::from_static(name), HeaderValue::from_static("again"));
+        }
+        strip_ours(&mut headers);
+        strip_identities(&mut headers);
+        let mut left: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
+        left.sort_unstable();
+        assert_eq!(left, ["mesh-other", "meshed"]);
     }
 
     #[test]

@@ -78,6 +78,13 @@ pub struct Settings {
 }
 
 impl Settings {
+    /// Largest head between sidecars: what one of them has taken shall not be too large for the other, where HTTP/2 counts 32
+    /// bytes more for each field, and our own fields are on it.
+    pub fn tunnel_head(&self) -> u32 {
+        const OURS: usize = 1024;
+        u32::try_from(self.max_head + 32 * self.max_headers + OURS).unwrap_or(u32::MAX)
+    }
+
     /// Window of a connection between sidecars: room for all streams that it may carry, so that no number of slowly read
     /// ones keeps another one waiting. It is credit, not memory; each stream has its own bound.
     pub fn tunnel_window(&self) -> u32 {

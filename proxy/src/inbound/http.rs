@@ -49,6 +49,9 @@ impl Connection {
 impl Handler for Connection {
     async fn handle(&self, mut request: BoxedRequest, caller: Caller) -> Result<Response<Body>, Abort> {
         headers::strip_ours(request.headers_mut());
+        if self.peer == Peer::Stranger {
+            headers::strip_identities(request.headers_mut());
+        }
         if let Err(bad) = headers::settle_authority(&mut request) {
             let answer = self.inbound.refuse(Reason::BadRequest, request.headers(), &bad.to_string());
             return Ok(web::body::measure(answer, self.app.http(self.peer.tls()).request(Instant::now())));

@@ -119,6 +119,7 @@ impl Inbound {
                 self.metrics.refused(DIRECTION, reason.word());
                 self.metrics.error(DIRECTION, reason.word());
                 let detail = format!("{dialed} is not for this proxy to deliver");
+                tracing::warn!(reason = reason.word(), detail, "connection refused");
                 sniff::refuse(tcp.into(), &self.settings.sniff, reason, &detail).await;
             }
         }
@@ -211,8 +212,8 @@ impl Inbound {
         let handler = Arc::new(http::Connection::new(self, app, peer, drain.clone(), connected));
         if *seen == Seen::Http1 {
             match h1::serve(stream, &settings, drain, handler).await {
-                h1::Ended::BadRequest => metrics.error(DIRECTION, Reason::BadRequest.word()),
-                h1::Ended::TooSlow => metrics.error(DIRECTION, Reason::TooSlow.word()),
+                h1::Ended::BadRequest => told(&metrics, Reason::BadRequest),
+                h1::Ended::TooSlow => told(&metrics, Reason::TooSlow),
                 h1::Ended::Cleanly | h1::Ended::Cut => {}
             }
             return;
@@ -276,4 +277,10 @@ impl Inbound {
         let apps = self.apps.lock().unwrap_or_else(PoisonError::into_inner);
         State { declared: declared.unwrap_or_default(), apps: apps.values().map(|app| app.state()).collect() }
     }
+}
+
+/// A client has been told that its request was not understood, or did not come in time.
+fn told(metrics: &Metrics, reason: Reason) {
+    metrics.error(DIRECTION, reason.word());
+    tracing::info!(reason = reason.word(), "a request was refused by the mesh");
 }

@@ -25,7 +25,9 @@ impl Inbound {
     /// A connection to the tunnel port.
     pub(super) async fn serve_tunnel(self: Arc<Self>, tcp: TcpStream, drain: Drain) {
         if !self.begins_with_tls(&tcp).await {
-            self.metrics.refused(DIRECTION, Reason::NotLocal.word());
+            let reason = Reason::NotLocal.word();
+            self.metrics.refused(DIRECTION, reason);
+            tracing::info!(reason, "no TLS on the tunnel port");
             abort_on_close(&tcp);
             return;
         }

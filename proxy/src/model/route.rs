@@ -327,3 +327,106 @@ impl Scheme {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn on(path: PathMatch) -> Match {
+        Match { rule: 0, path, method: None, headers: Box::default(), query: Box::default() }
+    }
+
+    fn fits(on: &Match, target: &str, fields: &[(&'static str, &'static str)]) -> bool {
+        let mut headers = HeaderMap::new();
+        for (name, value) in fields {
+            headers.append(*name, HeaderValue::from_static(value));
+        }
+        on.fits(&Method::GET, &target.parse().unwrap(), &headers)
+    }
+
+    #[test]
+    fn prefixes_are_of_whole_segments() {
+        let v2 = on(PathMatch::Prefix("/v2".into()));
+        for (path, expected) in [("/v2", true), ("/v2/", true), ("/v2/a?b", true), ("/v2example", false), ("/", false)]
+        {
+            assert_eq!(fits(&v2, path, &[]), expected, "{path}");
+        }
+        assert!(fits(&on(PathMatch::Prefix("/".into())), "/anything", &[]));
+    }
+
+    #[test]
+    fn repeated_fields_are_held_against_a_match_as_one() {
+        let mut one = on(PathMatch::Prefix("/".into()));
+        one.headers = [(HeaderName::from_static("version"), TextMatch::Exact("one".into()))].into();
+        assert!(fits(&one, "/", &[("version", "one")]));
+        assert!(!fits(&one, "/", &[("version", "one"), ("version", "two")]));
+        assert!(!fits(&one, "/", &[("version", "one,two")]));
+        one.headers = [(HeaderName::from_static("version"), TextMatch::Exact("one,two".into()))].into();
+        assert!(fits(&one, "/", &[("version", "one"), ("version", "two")]));
+    }
+
+    #[test]
+    fn the_first_of_equal_parameters_counts_and_encodings_mean_what_they_encode() {
+        let mut animal = on(PathMatch::Prefix("/".into()));
+        animal.query = [("animal".into(), TextMatch::Exact("blue whale".into()))].into();
+        for (target, expected) in [
+            ("/?animal=blue%20whale", true),
+            ("/?animal=blue+whale", true),
+            ("/?anim%61l=blue%20whale", true),
+            ("/?x=1&animal=blue+whale&animal=dog", true),
+            ("/?animal=dog&animal=blue+whale", false),
+            ("/?animal=blue%2whale", false),
+            ("/?animal=%ff", false),
+            ("/?animal", false),
+            ("/", false),
+        ] {
+            assert_eq!(fits(&animal, target, &[]), expected, "{target}");
+        }
+    }
+
+    #[test]
+    fn a_call_is_one_of_grpc() {
+        let echo = on(PathMatch::Grpc(Some(TextMatch::Exact("demo.Echo".into())), None));
+        let grpc = [("content-type", "application/grpc+proto")];
+        assert!(fits(&echo, "/demo.Echo/Unary", &grpc));
+        assert!(!fits(&echo, "/demo.Echo/Unary", &[]));
+        assert!(!fits(&echo, "/demo.Other/Unary", &grpc));
+    }
+
+    #[test]
+    fn paths_are_replaced_as_the_gateway_api_tabulates() {
+        for (path, prefix, new, expected) in [
+            ("/foo/bar", "/foo", "/xyz", "/xyz/bar"),
+            ("/foo/bar", "/foo", "/xyz/", "/xyz/bar"),
+            ("/foo", "/foo", "/xyz", "/xyz"),
+            ("/foo/", "/foo", "/xyz", "/xyz"),
+            ("/foo/bar", "/foo", "", "/bar"),
+            ("/foo/", "/foo", "", "/"),
+            ("/foo", "/foo", "/", "/"),
+            ("/a", "/", "/xyz", "/xyz/a"),
+        ] {
+            let edit = PathEdit::Prefix(new.into());
+            assert_eq!(edit.of(path, &PathMatch::Prefix(prefix.into())), expected, "{path} {prefix} {new}");
+        }
+    }
+
+    #[test]
+    fn a_location_names_a_port_only_where_the_scheme_has_another() {
+        let redirect = |scheme, port| Redirect { scheme, hostname: None, port, path: None, status: StatusCode::FOUND };
+        let on = PathMatch::Prefix("/".into());
+        let location = |redirect: Redirect, authority: &str| {
+            redirect.location(Scheme::Http, authority, &"/a?b=c".parse().unwrap(), &on)
+        };
+        for (scheme, port, authority, expected) in [
+            (None, None, "echo", "http://echo/a?b=c"),
+            (None, None, "echo:80", "http://echo/a?b=c"),
+            (None, None, "echo:8080", "http://echo:8080/a?b=c"),
+            (None, Some(8083), "echo:8080", "http://echo:8083/a?b=c"),
+            (Some(Scheme::Https), None, "echo:8080", "https://echo/a?b=c"),
+            (Some(Scheme::Https), Some(443), "echo", "https://echo/a?b=c"),
+            (Some(Scheme::Https), Some(8443), "[::1]:80", "https://[::1]:8443/a?b=c"),
+        ] {
+            assert_eq!(location(redirect(scheme, port), authority), expected);
+        }
+    }
+}

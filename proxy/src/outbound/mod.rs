@@ -181,8 +181,8 @@ impl Outbound {
         let handler = self.handler(target, drain.clone());
         if *seen == Seen::Http1 {
             match h1::serve(stream, &settings, drain, handler).await {
-                h1::Ended::BadRequest => metrics.error(DIRECTION, Reason::BadRequest.word()),
-                h1::Ended::TooSlow => metrics.error(DIRECTION, Reason::TooSlow.word()),
+                h1::Ended::BadRequest => told(&metrics, Reason::BadRequest),
+                h1::Ended::TooSlow => told(&metrics, Reason::TooSlow),
                 h1::Ended::Cleanly | h1::Ended::Cut => {}
             }
             return;
@@ -247,6 +247,12 @@ impl Outbound {
         targets.sort_by_key(TargetState::address);
         State { targets }
     }
+}
+
+/// A client has been told that its request was not understood, or did not come in time.
+fn told(metrics: &Metrics, reason: Reason) {
+    metrics.error(DIRECTION, reason.word());
+    tracing::info!(reason = reason.word(), "a request was refused by the mesh");
 }
 
 /// The reason word for an upstream that could not be used.

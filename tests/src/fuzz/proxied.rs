@@ -50,8 +50,8 @@ struct Outcome {
 pub(super) fn h1_head(data: &[u8]) {
     let pieces = Input(data).pieces();
     let sent = pieces.concat();
-    let whole = [&sent[..]];
-    let outcome = converse(Speaks::Http1, if pieces.len() > 32 { &whole } else { &pieces });
+    let one = [sent.as_slice()];
+    let outcome = converse(Speaks::Http1, if pieces.len() > 32 { &one } else { &pieces });
     as_sent(&sent, &outcome);
 }
 

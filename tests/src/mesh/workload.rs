@@ -4,7 +4,7 @@
 //! Non-goal: more than one proxy on a host.
 
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 
@@ -49,6 +49,7 @@ pub struct Spec<'mesh> {
     apps: Vec<App>,
     env: Vec<(String, String)>,
     within: Option<Within>,
+    program: PathBuf,
 }
 
 /// Makes one command of another.
@@ -67,6 +68,7 @@ impl<'mesh> Spec<'mesh> {
             apps: Vec::new(),
             env: Vec::new(),
             within: None,
+            program: bin("mesh-proxy"),
         }
     }
 
@@ -134,6 +136,13 @@ impl<'mesh> Spec<'mesh> {
         self
     }
 
+    /// A program that becomes the proxy, such as a script that ends with `exec`.
+    #[must_use]
+    pub fn program(mut self, path: &Path) -> Self {
+        path.clone_into(&mut self.program);
+        self
+    }
+
     /// Adds the workload: its host and its manifest. Its programs start with the mesh, or now if that runs already.
     pub fn add(self) -> Host {
         let host = self.mesh.net.host(&self.name);
@@ -141,7 +150,7 @@ impl<'mesh> Spec<'mesh> {
         let sidecar = match self.is_meshed {
             true => {
                 let token = self.mesh.control.proxy_token(&self.namespace, &self.service_account);
-                Sidecar::Planned(Plan { token, env: self.env, within: self.within })
+                Sidecar::Planned(Plan { token, env: self.env, program: self.program, within: self.within })
             }
             false => Sidecar::Absent,
         };
@@ -193,6 +202,7 @@ enum Sidecar {
 struct Plan {
     token: PathBuf,
     env: Vec<(String, String)>,
+    program: PathBuf,
     within: Option<Within>,
 }
 
@@ -213,7 +223,7 @@ impl Workload {
     }
 
     fn start_proxy(&self, control: &Control, plan: Plan) -> Daemon {
-        let Plan { token, env, within } = plan;
+        let Plan { token, env, program, within } = plan;
         let (host, name) = (self.host.clone(), self.name.clone());
         let mut variables = vec![
             ("MESH_OUTBOUND_LISTEN", "127.0.0.1:4140,[::1]:4140".to_owned()),
@@ -231,7 +241,7 @@ impl Workload {
         ];
         variables.retain(|(key, _)| !env.iter().any(|(given, _)| given == key));
         Daemon::start(format!("{name} mesh-proxy"), move || {
-            let mut command = host.command_as(PROXY_UID, bin("mesh-proxy"));
+            let mut command = host.command_as(PROXY_UID, &program);
             command.envs(variables.iter().cloned());
             command.envs(env.iter().cloned());
             match &within {

@@ -7,6 +7,7 @@
 mod bystander;
 mod front;
 mod group;
+mod peer;
 mod process;
 mod record;
 mod vitals;
@@ -14,6 +15,7 @@ mod vitals;
 pub use bystander::Bystander;
 pub use front::{Front, Mesh};
 pub use group::Group;
+pub use peer::{Peer, Speaks};
 pub use process::Process;
 pub use record::{Who, record};
 pub use vitals::{Vitals, log_is_safe};

@@ -13,6 +13,7 @@ use mesh_tests::client::{PATIENCE, within};
 use mesh_tests::mesh::SOON;
 use mesh_tests::netns::{Host, until};
 use mesh_tests::raw::{Conversation, Server};
+use mesh_tests::yardstick::{Who, record};
 use socket2::SockRef;
 
 use super::{APP, mesh, verdict};
@@ -131,8 +132,20 @@ fn offsets(length: usize) -> impl Iterator<Item = usize> {
 #[test]
 fn r58_a_truncated_response_is_an_error_for_the_client() {
     let (mut mesh, addr) = mesh();
+    mesh.workload("outsider").plain().add();
     let (_server, plan) = server(&mesh.get("web").host);
     mesh.start();
+    let inbound = mesh.get("web").at(APP)[0];
+    for (way, client, addr) in [("inbound", "outsider", inbound), ("both sidecars", "client", addr)] {
+        let (tried, findings) = cut_everywhere(&mesh.get(client).host, addr, &plan);
+        let figure = format!("{} of {tried} cuts were errors for the client", tried - findings.len());
+        record(58, way, Who::Mesh, findings.is_empty(), &figure);
+        verdict(tried, &findings);
+    }
+}
+
+/// Each framing is cut at all offsets both ways: how many tries, and which were not errors.
+fn cut_everywhere(client: &Host, addr: SocketAddr, plan: &Mutex<Plan>) -> (usize, Vec<String>) {
     let mut findings = Vec::new();
     let mut tried = 0;
     for framing in [Framing::Length, Framing::Chunked, Framing::Http2] {
@@ -140,7 +153,7 @@ fn r58_a_truncated_response_is_an_error_for_the_client() {
         {
             let next = Plan { framing, offset, cut };
             *plan.lock().expect("no panic") = next;
-            let answer = within(&mesh.get("client").host, fetch(addr, framing.version(), "/"));
+            let answer = within(client, fetch(addr, framing.version(), "/"));
             tried += 1;
             match answer {
                 Err(error) if error.kind() == io::ErrorKind::TimedOut => findings.push(format!("{next:?}: hangs")),
@@ -151,7 +164,7 @@ fn r58_a_truncated_response_is_an_error_for_the_client() {
             }
         }
     }
-    verdict(tried, &findings);
+    (tried, findings)
 }
 
 /// What a client of HTTP/1.0 reads before FIN, or the error that it sees.

@@ -34,17 +34,17 @@ pub(crate) struct Sane {
 
 /// The server, for as long as the test lives.
 pub(crate) struct Liar {
-    says: mpsc::UnboundedSender<(About, Option<Snapshot>)>,
+    says: mpsc::Sender<(About, Option<Snapshot>)>,
     hears: sync_mpsc::Receiver<String>,
 }
 
 struct Service {
     sane: Arc<Sane>,
     says: Says,
-    hears: sync_mpsc::Sender<String>,
+    hears: sync_mpsc::SyncSender<String>,
 }
 
-type Says = Arc<Mutex<mpsc::UnboundedReceiver<(About, Option<Snapshot>)>>>;
+type Says = Arc<Mutex<mpsc::Receiver<(About, Option<Snapshot>)>>>;
 
 /// An address on the wire.
 pub(crate) fn address(ip: impl Into<IpAddr>, port: u32) -> wire::SocketAddress {
@@ -58,7 +58,7 @@ pub(crate) fn address(ip: impl Into<IpAddr>, port: u32) -> wire::SocketAddress {
 impl Liar {
     /// Listens on `addr` of `host` with a certificate of its own.
     pub(crate) fn start(host: &Host, addr: SocketAddr, credentials: Credentials, sane: Sane) -> Self {
-        let ((says, said), (heard, hears)) = (mpsc::unbounded_channel(), sync_mpsc::channel());
+        let ((says, said), (heard, hears)) = (mpsc::channel(4), sync_mpsc::sync_channel(1024));
         let service = Service { sane: Arc::new(sane), says: Arc::new(Mutex::new(said)), hears: heard };
         host.run_in_thread(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
@@ -74,7 +74,7 @@ impl Liar {
 
     /// Says something in the place of what it said last.
     pub(crate) fn say(&self, about: About, snapshot: Option<Snapshot>) {
-        self.says.send((about, snapshot)).expect("the server runs");
+        self.says.blocking_send((about, snapshot)).expect("the server runs");
     }
 
     /// The next refusal that a proxy has answered with.
@@ -102,7 +102,7 @@ impl discovery_server::Discovery for Service {
 async fn converse(
     sane: Arc<Sane>,
     says: Says,
-    hears: sync_mpsc::Sender<String>,
+    hears: sync_mpsc::SyncSender<String>,
     mut requests: Streaming<wire::WatchRequest>,
     updates: mpsc::Sender<Result<wire::WatchResponse, Status>>,
 ) {
@@ -113,14 +113,14 @@ async fn converse(
         let update = tokio::select! {
             request = requests.message() => match request {
                 Ok(Some(wire::WatchRequest { kind: Some(Kind::Subscribe(wire::Subscribe { id, resource })) })) => {
-                    let Some((about, snapshot)) = resource.and_then(|it| it.kind).map(|it| sane.answer(it)) else { return };
+                    let Some((about, snapshot)) = resource.and_then(|it| it.kind).map(|it| sane.answer(&it)) else { return };
                     ids.insert(about, id);
                     wire::WatchResponse { id, version, snapshot: Some(snapshot) }
                 }
                 Ok(Some(wire::WatchRequest { kind: Some(Kind::Ack(ack)) })) => {
                     if !ack.error.is_empty() {
                         // The test may have heard enough.
-                        drop(hears.send(ack.error));
+                        drop(hears.try_send(ack.error));
                     }
                     continue;
                 }
@@ -138,7 +138,7 @@ async fn converse(
 }
 
 impl Sane {
-    fn answer(&self, resource: wire::resource::Kind) -> (About, Snapshot) {
+    fn answer(&self, resource: &wire::resource::Kind) -> (About, Snapshot) {
         match resource {
             wire::resource::Kind::Outbound(_) => {
                 let (namespace, service) = ("default".to_owned(), "web".to_owned());

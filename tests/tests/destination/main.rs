@@ -6,6 +6,9 @@
 
 mod hostile;
 mod liar;
+mod slow;
+mod storm;
+mod watcher;
 
 use std::net::SocketAddr;
 

@@ -73,7 +73,7 @@ impl World {
         self.current.set(&stage);
         let stream = host.enter(|| TcpStream::connect(addr)).map_err(|error| format!("{way:?}: {error}"))?;
         let held = self.runtime.block_on(async { tokio::time::timeout(PATIENCE, talk(&stage, stream)).await });
-        let mut requests = std::mem::take(&mut *stage.seen());
+        let mut requests = stage.requests();
         if script.version == Version::H2 {
             requests.sort_by_key(|(index, _)| *index);
         }

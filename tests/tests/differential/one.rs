@@ -32,6 +32,7 @@ pub(crate) async fn serve(current: &Current, stream: TcpStream) -> io::Result<()
             fields: stage.way.show(&stage.script, head.fields.clone()),
             ..Asked::default()
         };
+        stage.arrives(index);
         let mut incoming = head.body(false, true);
         let ends = exchange(&stage, index, script, &mut asked.body, &mut incoming, &mut reader, &mut write).await;
         stage.record(index, asked);
@@ -73,7 +74,6 @@ async fn exchange(
         write.write_all(b"HTTP/1.1 100 Continue\r\n\r\n").await?;
     }
     let seen = |count| stage.server_has(index, count);
-    seen(0);
     receive(body, incoming, reader, script.body.up_to(answer.after), answer.after != usize::MAX, seen).await;
     if !matches!(body.end, Ending::Whole | Ending::None) {
         return Ok(Next::End);

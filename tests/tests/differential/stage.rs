@@ -17,6 +17,7 @@ pub(crate) struct Stage {
     /// 0: nothing yet; else one more than there are bytes of a body.
     requests: Vec<watch::Sender<usize>>,
     answers: Vec<watch::Sender<usize>>,
+    arrived: Mutex<Vec<usize>>,
     seen: Mutex<Vec<(usize, Asked)>>,
     recorded: watch::Sender<usize>,
 }
@@ -25,7 +26,30 @@ impl Stage {
     pub(crate) fn new(run: u64, script: Conversation, way: Way) -> Self {
         let counts = || script.exchanges.iter().map(|_| watch::channel(0).0).collect();
         let (requests, answers) = (counts(), counts());
-        Self { run, way, requests, answers, seen: Mutex::default(), recorded: watch::channel(0).0, script }
+        Self {
+            run,
+            way,
+            requests,
+            answers,
+            arrived: Mutex::default(),
+            seen: Mutex::default(),
+            recorded: watch::channel(0).0,
+            script,
+        }
+    }
+
+    /// A request's head has come to the server.
+    pub(crate) fn arrives(&self, index: usize) {
+        self.arrived.lock().unwrap_or_else(PoisonError::into_inner).push(index);
+        self.server_has(index, 0);
+    }
+
+    /// All requests that the server has done with, in the order in which their heads came.
+    pub(crate) fn requests(&self) -> Vec<(usize, Asked)> {
+        let arrived = self.arrived.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut requests = std::mem::take(&mut *self.seen());
+        requests.sort_by_key(|(index, _)| arrived.iter().position(|arrived| arrived == index));
+        requests
     }
 
     /// A request's head and `count` bytes of its body have come to the server.
@@ -60,7 +84,7 @@ impl Stage {
         until(&self.recorded, count).await;
     }
 
-    pub(crate) fn seen(&self) -> MutexGuard<'_, Vec<(usize, Asked)>> {
+    fn seen(&self) -> MutexGuard<'_, Vec<(usize, Asked)>> {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -34,7 +34,7 @@ pub(crate) async fn serve(current: &Arc<Current>, stream: TcpStream) -> Done {
 async fn answer(stage: &Stage, index: usize, request: Request<RecvStream>, mut respond: SendResponse<Bytes>) -> Done {
     let Some(script) = stage.script.exchanges.get(index) else { return Ok(()) };
     let (head, mut incoming) = request.into_parts();
-    stage.server_has(index, 0);
+    stage.arrives(index);
     let mut asked = Asked {
         line: format!("{} {} {:?}", head.method, head.uri, head.version),
         fields: stage.way.show(&stage.script, fields(&head.headers)),

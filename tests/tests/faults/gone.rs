@@ -54,7 +54,7 @@ fn revives(mesh: &mut Mesh, name: &str, death: Death) {
     }
 }
 
-fn dies_and_returns(mesh: &mut Mesh, addr: SocketAddr, names: [&str; 2], death: Death) {
+fn dies_and_returns(mesh: &mut Mesh, addr: SocketAddr, names: [&str; 3], death: Death) {
     let is_meshed = mesh.get(names[0]).proxy().is_some();
     until(SOON, || ask(mesh, addr).0 == 200);
     let client = mesh.get("client").host.clone();
@@ -98,7 +98,7 @@ fn dies_and_returns(mesh: &mut Mesh, addr: SocketAddr, names: [&str; 2], death: 
 fn all_dead(meshed: bool) {
     let mut mesh = Mesh::new();
     mesh.workload("client").service_account("client").add();
-    let names = ["web-1", "web-2"];
+    let names = ["web-1", "web-2", "web-3"];
     for name in names {
         endpoint(&mut mesh, name, "web", meshed);
     }
@@ -106,16 +106,15 @@ fn all_dead(meshed: bool) {
     mesh.start();
     for death in [Death::App, Death::Host, Death::Network] {
         dies_and_returns(&mut mesh, addr, names, death);
-        revives(&mut mesh, names[1], death);
+        names[1..].iter().for_each(|name| revives(&mut mesh, name, death));
     }
 }
 
+/// With sidecars and without at once, for most of it is waiting.
 #[test]
-fn r56_f9_all_endpoints_with_sidecars_die_and_one_returns() {
-    all_dead(true);
-}
-
-#[test]
-fn r56_f9_all_plain_endpoints_die_and_one_returns() {
-    all_dead(false);
+fn r56_f9_all_endpoints_die_and_one_returns() {
+    std::thread::scope(|scope| {
+        scope.spawn(|| all_dead(true));
+        scope.spawn(|| all_dead(false));
+    });
 }

@@ -159,7 +159,8 @@ fn r50_what_a_sidecar_knows_is_what_the_registry_says_at_each_quiet_point() {
     println!("seed {seed}");
     let mut truth = Truth::new(seed);
     let mut mesh = Mesh::new();
-    mesh.workload("client").service_account("client").add();
+    // Nobody dials again; what is followed stays so.
+    mesh.workload("client").service_account("client").env("MESH_TARGET_IDLE", "24h").add();
     let services: Vec<_> = (0..SERVICES).map(|n| mesh.service(&format!("s{n}"), 80, PORT).add().v4).collect();
     (0..truth.files).for_each(|file| truth.write(&mesh, file));
     mesh.start();

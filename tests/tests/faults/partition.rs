@@ -54,24 +54,16 @@ fn cut_off_from_control(case: &str, is_told: bool, cut: impl Fn(&Mesh) -> Vec<Fi
     unharmed(load);
 }
 
+/// All ways at once, for most of it is waiting.
 #[test]
-fn f22_a_partition_from_the_control_plane_both_ways_heals() {
-    cut_off_from_control("partition both ways", false, |mesh| {
-        Filter::apart(mesh.control().host(), &mesh.get("client").host).into()
-    });
-}
-
-#[test]
-fn f22_a_partition_towards_the_control_plane_heals() {
-    cut_off_from_control("partition towards the control plane", true, |mesh| {
-        vec![Filter::deaf(mesh.control().host(), &mesh.get("client").host)]
-    });
-}
-
-#[test]
-fn f22_a_partition_from_the_control_plane_towards_a_sidecar_heals() {
-    cut_off_from_control("partition towards the sidecar", false, |mesh| {
-        vec![Filter::deaf(&mesh.get("client").host, mesh.control().host())]
+fn f22_partitions_between_a_sidecar_and_the_control_plane_heal() {
+    let both = |mesh: &Mesh| Filter::apart(mesh.control().host(), &mesh.get("client").host).into();
+    let towards = |mesh: &Mesh| vec![Filter::deaf(mesh.control().host(), &mesh.get("client").host)];
+    let from = |mesh: &Mesh| vec![Filter::deaf(&mesh.get("client").host, mesh.control().host())];
+    thread::scope(|scope| {
+        scope.spawn(|| cut_off_from_control("partition both ways", false, both));
+        scope.spawn(|| cut_off_from_control("partition towards the control plane", true, towards));
+        scope.spawn(|| cut_off_from_control("partition towards the sidecar", false, from));
     });
 }
 

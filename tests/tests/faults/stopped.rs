@@ -16,9 +16,9 @@ use nix::sys::signal::Signal;
 
 use super::{HTTP, PAUSE, SOON, answers, endpoint, is_failing, unharmed};
 
-/// Longer than it takes to give a sidecar up.
+/// How long; a sidecar of somebody else is given up first.
 fn stop() -> Duration {
-    Duration::from_secs(count(20, 60))
+    Duration::from_secs(count(8, 60))
 }
 
 fn mesh() -> (Mesh, SocketAddr) {

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use mesh_mtls::anchors::Anchors;
 use mesh_proto::identity::TrustBundleRequest;
 use mesh_proto::identity::identity_client::IdentityClient;
+use mesh_tests::yardstick::{Who, record};
 use tonic::Streaming;
 use tonic::transport::Channel;
 
@@ -77,6 +78,7 @@ async fn r47_a_rotation_of_root_and_issuer_is_live_within_5_s() {
     while issuer_of(&mut client, &token, &csr).await != "issuer=CN = under-new" {
         assert!(swapped.elapsed() < Duration::from_secs(5), "{}", server.process.output());
     }
+    let took = swapped.elapsed();
     assert_eq!(next_bundle(&mut bundles).await, 2, "told again: leaves have another issuer now");
     // A new connection sees that the server's own certificate has moved as well.
     let only_new = Anchors::from_pem(&pems(&home, &["new"])).unwrap();
@@ -85,6 +87,7 @@ async fn r47_a_rotation_of_root_and_issuer_is_live_within_5_s() {
     put(&home, "anchors.pem", &pems(&home, &["new"]));
     assert_eq!(next_bundle(&mut bundles).await, 1);
     assert!(server.metric("mesh_identity_anchors") == 1.0);
+    record(47, "issuer and root replaced", Who::Mesh, true, &format!("a leaf of the new issuer after {took:.1?}"));
 }
 
 /// Waits until the server has refused something since `before`.

@@ -118,7 +118,7 @@ fn r64_a_soak_of_large_calls_loses_none() {
     }
     for (name, process, threads) in sidecars {
         let peak = process.peak() / 1024;
-        assert!(peak <= MOST && process.threads() == threads, "{name}: {peak} MiB, {} threads", process.threads());
+        assert!(peak <= MOST && process.threads() <= threads, "{name}: {peak} MiB, {} threads", process.threads());
         figures.push(format!("{name}: at most {peak} MiB"));
     }
     println!("{figures:#?}");

@@ -12,10 +12,10 @@ use mesh_tests::client::http::{Answer, Version, fetch};
 use mesh_tests::client::load::Load;
 use mesh_tests::client::{PATIENCE, within};
 use mesh_tests::mesh::{App, Mesh, SOON};
-use mesh_tests::netns::until;
+use mesh_tests::netns::{Attempts, until};
 use mesh_tests::yardstick::{Who, count, record};
 
-use super::{HTTP, PAUSE, absent, answers, endpoints, load, mesh, replica, unharmed};
+use super::{HTTP, PAUSE, absence, absent, answers, endpoints, load, mesh, replica, unharmed};
 
 /// For a removed endpoint to be gone, once destination is back.
 const GONE: Duration = Duration::from_secs(5);
@@ -75,11 +75,16 @@ fn r52_f2_f3_destination_goes_in_midflight_and_returns_with_other_data() {
         addrs
     };
     assert_eq!(endpoints(&mesh, "client", service), of(&mesh, &["web-1", "web-2"]));
+    let attempts = Attempts::count(mesh.control().host(), mesh.control().destination_addr().port());
     mesh.control_mut().destination().kill();
+    let (gone, sidecars) = (Instant::now(), 3);
     let disconnected = || mesh.get("client").metric("mesh_discovery_connected", &[]) == 0.0;
     until(SOON, disconnected);
     absent(&load, 1000);
     assert_eq!(endpoints(&mesh, "client", service), of(&mesh, &["web-1", "web-2"]), "what was known is kept");
+    // Pauses grow to 4 s and are drawn at random.
+    let (tried, most) = (attempts.so_far(), sidecars * (8 + gone.elapsed().as_secs()));
+    assert!(tried <= most, "{tried} attempts of {sidecars} sidecars in {:?}", gone.elapsed());
     // It comes back to a folder in which one endpoint is gone and another is new.
     mesh.withdraw("web-2");
     replica(&mut mesh, "web-3");
@@ -170,6 +175,11 @@ fn r52_f4_without_identity_a_new_sidecar_listens_but_is_not_ready_and_nobody_fal
     let failures = || mesh.get("web").metric("mesh_identity_renewals_total", &[]);
     let before = failures();
     until(SOON, || failures() >= before + 2.0);
+    let (counted, due) = (failures(), absence().as_secs() / 10);
+    std::thread::sleep(absence());
+    let tried = failures() - counted;
+    assert!(tried + 1.0 >= due as f64, "{tried} attempts in {:?}", absence());
+    assert_eq!(mesh.get("web").admin("GET", "/ready").expect("an answer").0, 503);
     assert_eq!(mesh.get("web").metric("mesh_identity_renewals_total", &[("result", "ok")]), 0.0);
     // The client knows that the peer is meshed.
     assert_eq!(status(&mesh, "client", service), (503, "peer_identity".to_owned()));

@@ -6,12 +6,13 @@
 
 use std::net::SocketAddr;
 use std::thread;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use mesh_tests::client::http::{Version, fetch};
 use mesh_tests::client::within;
 use mesh_tests::mesh::Mesh;
 use mesh_tests::netns::until;
+use mesh_tests::yardstick::{Who, log_is_safe, record};
 
 use super::{answers, load, mesh};
 
@@ -42,7 +43,7 @@ fn ask(mesh: &Mesh, name: &str, addr: SocketAddr) -> (u16, String) {
 
 /// Also R52's F5: identity down at renewal.
 #[test]
-fn r53_certificates_serve_to_their_last_second_and_recover_with_the_ca() {
+fn r53_f5_certificates_serve_to_their_last_second_and_recover_with_the_ca() {
     let (mut mesh, service) = mesh(&["web"]);
     // Each of them opens its first tunnel at a moment of its own.
     for name in ["late", "too-late"] {
@@ -75,7 +76,18 @@ fn r53_certificates_serve_to_their_last_second_and_recover_with_the_ca() {
     }
     let before = renewed(&mesh, "ok");
     mesh.control_mut().identity().restart();
+    let back = Instant::now();
     until(RECOVERY, || ask(&mesh, "too-late", service).0 == 200);
     until(RECOVERY, || renewed(&mesh, "ok") > before);
     assert_eq!(ask(&mesh, "client", service).0, 200);
+    for name in names {
+        let proxy = mesh.get(name).proxy().expect("a sidecar");
+        log_is_safe(name, &proxy.log(), &[]);
+    }
+    let figure = format!(
+        "{} answered to the last second, 5 of 5 handshakes afterwards refused as peer_identity, well {:.1?} after the CA",
+        report.answered,
+        back.elapsed()
+    );
+    record(53, "certificates that run out", Who::Mesh, true, &figure);
 }

@@ -3,7 +3,11 @@
 //! Invariant: all of them leave the client in one write.
 //! Non-goal: whether the sidecar asks the app one by one or at once.
 
+use std::io::{self, Read as _, Write as _};
+use std::net::TcpStream;
+
 use http::StatusCode;
+use mesh_tests::client::PATIENCE;
 use mesh_tests::mesh::Mesh;
 use mesh_tests::raw;
 
@@ -86,18 +90,38 @@ fn count(bytes: &[u8], pattern: &[u8]) -> usize {
 }
 
 #[test]
-fn what_follows_an_upgrade_that_is_refused_is_a_request_again() {
+fn what_follows_an_upgrade_that_is_refused_is_a_request_again_unless_it_came_too_early() {
+    const UPGRADE: &str = "GET /ws HTTP/1.1\r\nhost: web\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n";
+    const NEXT: &str = "GET /bytes?n=44 HTTP/1.1\r\nhost: web\r\nconnection: close\r\n\r\n";
     let mut mesh = Mesh::new();
     with_app(&mut mesh);
     let pairs = pairs(&mut mesh, APP);
     mesh.start();
     // Without a key it is no WebSocket handshake: 426, and HTTP goes on.
-    let requests = "GET /ws HTTP/1.1\r\nhost: web\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n\
-        GET /bytes?n=44 HTTP/1.1\r\nhost: web\r\nconnection: close\r\n\r\n";
+    let refused = (StatusCode::UPGRADE_REQUIRED.as_u16(), "WebSocket only\n".len());
     for (client, addr) in pairs {
-        let answer = raw::send(&mesh.get(client).host, addr, requests.as_bytes()).expect("answers");
-        let found = answers(&answer);
-        let refused = (StatusCode::UPGRADE_REQUIRED.as_u16(), "WebSocket only\n".len());
-        assert_eq!(found, [refused, (200, 44)], "{client} to {addr}: {}", String::from_utf8_lossy(&answer));
+        let host = &mesh.get(client).host;
+        let answer = host.enter(|| -> io::Result<Vec<u8>> {
+            let mut stream = TcpStream::connect_timeout(&addr, PATIENCE)?;
+            stream.set_read_timeout(Some(PATIENCE))?;
+            stream.write_all(UPGRADE.as_bytes())?;
+            let mut answer = Vec::new();
+            while !answer.ends_with(b"WebSocket only\n") {
+                let mut byte = [0];
+                stream.read_exact(&mut byte)?;
+                answer.extend(byte);
+            }
+            stream.write_all(NEXT.as_bytes())?;
+            stream.read_to_end(&mut answer)?;
+            Ok(answer)
+        });
+        let answer = answer.expect("answers");
+        let text = String::from_utf8_lossy(&answer);
+        assert_eq!(answers(&answer), [refused, (200, 44)], "{client} to {addr}: {text}");
+        // Sent without knowing whether it would be a request or the other protocol's bytes.
+        let early = raw::send(host, addr, [UPGRADE, NEXT].concat().as_bytes()).expect("answers");
+        let found = answers(&early);
+        let text = String::from_utf8_lossy(&early);
+        assert_eq!((found[0], found[1].0, found.len()), (refused, 400, 2), "{client} to {addr}: {text}");
     }
 }

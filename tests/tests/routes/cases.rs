@@ -51,7 +51,7 @@ impl Case {
         matches!(self.expect, [Shares(_), ..])
     }
 
-    const fn from_consumer(mut self) -> Self {
+    const fn by_consumer(mut self) -> Self {
         self.from_consumer = true;
         self
     }
@@ -98,6 +98,71 @@ const CHANGES: [Expect; 4] = [
     Saw("x-header-add", "header-val-1"),
     Saw("x-header-add-append", "append-val-1,header-val-2"),
     NotSaw("x-header-remove"),
+];
+
+/// Requests to the rules that change fields, whether for all of their backends or for one.
+const EDITED: &[Case] = &[
+    get(
+        "/set",
+        &[("some-other-header", "val")],
+        &[V1, Saw("x-header-set", "set-overwrites-values"), Saw("some-other-header", "val")],
+    ),
+    get(
+        "/set",
+        &[("X-Header-Set", "some-other-value"), ("some-other-header", "val")],
+        &[V1, Saw("x-header-set", "set-overwrites-values"), Saw("some-other-header", "val")],
+    ),
+    get(
+        "/add",
+        &[("some-other-header", "val")],
+        &[V1, Saw("x-header-add", "add-appends-values"), Saw("some-other-header", "val")],
+    ),
+    get(
+        "/add",
+        &[("X-Header-Add", "some-other-value")],
+        &[V1, Saw("x-header-add", "some-other-value,add-appends-values")],
+    ),
+    get(
+        "/remove",
+        &[("X-Header-Remove", "val"), ("another-header", "val")],
+        &[V1, NotSaw("x-header-remove"), Saw("another-header", "val")],
+    ),
+    get(
+        "/multiple",
+        &[
+            ("X-Header-Set-2", "set-val-2"),
+            ("X-Header-Add-2", "add-val-2"),
+            ("X-Header-Remove-2", "remove-val-2"),
+            ("Another-Header", "another-header-val"),
+        ],
+        &[
+            V1,
+            Saw("x-header-set-1", "header-set-1"),
+            Saw("x-header-set-2", "header-set-2"),
+            Saw("x-header-add-1", "header-add-1"),
+            Saw("x-header-add-2", "add-val-2,header-add-2"),
+            Saw("x-header-add-3", "header-add-3"),
+            Saw("another-header", "another-header-val"),
+            NotSaw("x-header-remove-1"),
+            NotSaw("x-header-remove-2"),
+        ],
+    ),
+    get(
+        "/case-insensitivity",
+        &[
+            ("x-header-set", "original-val-set"),
+            ("x-header-add", "original-val-add"),
+            ("x-header-remove", "original-val-remove"),
+            ("another-header", "another-header-val"),
+        ],
+        &[
+            V1,
+            Saw("x-header-set", "header-set"),
+            Saw("x-header-add", "original-val-add,header-add"),
+            NotSaw("x-header-remove"),
+            Saw("another-header", "another-header-val"),
+        ],
+    ),
 ];
 
 pub(super) const ALL: &[Test] = &[
@@ -180,69 +245,7 @@ pub(super) const ALL: &[Test] = &[
     {matches: [{path: {type: PathPrefix, value: /multiple}}], filters: [{type: RequestHeaderModifier, requestHeaderModifier: {set: [{name: X-Header-Set-1, value: header-set-1}, {name: X-Header-Set-2, value: header-set-2}], add: [{name: X-Header-Add-1, value: header-add-1}, {name: X-Header-Add-2, value: header-add-2}, {name: X-Header-Add-3, value: header-add-3}], remove: [X-Header-Remove-1, X-Header-Remove-2]}}], backendRefs: [{name: echo-v1, port: 8080}]},
     {matches: [{path: {type: PathPrefix, value: /case-insensitivity}}], filters: [{type: RequestHeaderModifier, requestHeaderModifier: {set: [{name: X-Header-Set, value: header-set}], add: [{name: X-Header-Add, value: header-add}], remove: [X-Header-Remove]}}], backendRefs: [{name: echo-v1, port: 8080}]}]}}"#,
         ],
-        cases: &[
-            get(
-                "/set",
-                &[("some-other-header", "val")],
-                &[V1, Saw("x-header-set", "set-overwrites-values"), Saw("some-other-header", "val")],
-            ),
-            get(
-                "/set",
-                &[("X-Header-Set", "some-other-value"), ("some-other-header", "val")],
-                &[V1, Saw("x-header-set", "set-overwrites-values"), Saw("some-other-header", "val")],
-            ),
-            get(
-                "/add",
-                &[("some-other-header", "val")],
-                &[V1, Saw("x-header-add", "add-appends-values"), Saw("some-other-header", "val")],
-            ),
-            get(
-                "/add",
-                &[("X-Header-Add", "some-other-value")],
-                &[V1, Saw("x-header-add", "some-other-value,add-appends-values")],
-            ),
-            get(
-                "/remove",
-                &[("X-Header-Remove", "val"), ("another-header", "val")],
-                &[V1, NotSaw("x-header-remove"), Saw("another-header", "val")],
-            ),
-            get(
-                "/multiple",
-                &[
-                    ("X-Header-Set-2", "set-val-2"),
-                    ("X-Header-Add-2", "add-val-2"),
-                    ("X-Header-Remove-2", "remove-val-2"),
-                    ("Another-Header", "another-header-val"),
-                ],
-                &[
-                    V1,
-                    Saw("x-header-set-1", "header-set-1"),
-                    Saw("x-header-set-2", "header-set-2"),
-                    Saw("x-header-add-1", "header-add-1"),
-                    Saw("x-header-add-2", "add-val-2,header-add-2"),
-                    Saw("x-header-add-3", "header-add-3"),
-                    Saw("another-header", "another-header-val"),
-                    NotSaw("x-header-remove-1"),
-                    NotSaw("x-header-remove-2"),
-                ],
-            ),
-            get(
-                "/case-insensitivity",
-                &[
-                    ("x-header-set", "original-val-set"),
-                    ("x-header-add", "original-val-add"),
-                    ("x-header-remove", "original-val-remove"),
-                    ("another-header", "another-header-val"),
-                ],
-                &[
-                    V1,
-                    Saw("x-header-set", "header-set"),
-                    Saw("x-header-add", "original-val-add,header-add"),
-                    NotSaw("x-header-remove"),
-                    Saw("another-header", "another-header-val"),
-                ],
-            ),
-        ],
+        cases: EDITED,
     },
     Test {
         name: "MeshHTTPRouteBackendRequestHeaderModifier",
@@ -256,69 +259,7 @@ pub(super) const ALL: &[Test] = &[
     {matches: [{path: {type: PathPrefix, value: /multiple}}], backendRefs: [{name: echo-v1, port: 8080, filters: [{type: RequestHeaderModifier, requestHeaderModifier: {set: [{name: X-Header-Set-1, value: header-set-1}, {name: X-Header-Set-2, value: header-set-2}], add: [{name: X-Header-Add-1, value: header-add-1}, {name: X-Header-Add-2, value: header-add-2}, {name: X-Header-Add-3, value: header-add-3}], remove: [X-Header-Remove-1, X-Header-Remove-2]}}]}]},
     {matches: [{path: {type: PathPrefix, value: /case-insensitivity}}], backendRefs: [{name: echo-v1, port: 8080, filters: [{type: RequestHeaderModifier, requestHeaderModifier: {set: [{name: X-Header-Set, value: header-set}], add: [{name: X-Header-Add, value: header-add}], remove: [X-Header-Remove]}}]}]}]}}"#,
         ],
-        cases: &[
-            get(
-                "/set",
-                &[("some-other-header", "val")],
-                &[V1, Saw("x-header-set", "set-overwrites-values"), Saw("some-other-header", "val")],
-            ),
-            get(
-                "/set",
-                &[("X-Header-Set", "some-other-value"), ("some-other-header", "val")],
-                &[V1, Saw("x-header-set", "set-overwrites-values"), Saw("some-other-header", "val")],
-            ),
-            get(
-                "/add",
-                &[("some-other-header", "val")],
-                &[V1, Saw("x-header-add", "add-appends-values"), Saw("some-other-header", "val")],
-            ),
-            get(
-                "/add",
-                &[("X-Header-Add", "some-other-value")],
-                &[V1, Saw("x-header-add", "some-other-value,add-appends-values")],
-            ),
-            get(
-                "/remove",
-                &[("X-Header-Remove", "val"), ("another-header", "val")],
-                &[V1, NotSaw("x-header-remove"), Saw("another-header", "val")],
-            ),
-            get(
-                "/multiple",
-                &[
-                    ("X-Header-Set-2", "set-val-2"),
-                    ("X-Header-Add-2", "add-val-2"),
-                    ("X-Header-Remove-2", "remove-val-2"),
-                    ("Another-Header", "another-header-val"),
-                ],
-                &[
-                    V1,
-                    Saw("x-header-set-1", "header-set-1"),
-                    Saw("x-header-set-2", "header-set-2"),
-                    Saw("x-header-add-1", "header-add-1"),
-                    Saw("x-header-add-2", "add-val-2,header-add-2"),
-                    Saw("x-header-add-3", "header-add-3"),
-                    Saw("another-header", "another-header-val"),
-                    NotSaw("x-header-remove-1"),
-                    NotSaw("x-header-remove-2"),
-                ],
-            ),
-            get(
-                "/case-insensitivity",
-                &[
-                    ("x-header-set", "original-val-set"),
-                    ("x-header-add", "original-val-add"),
-                    ("x-header-remove", "original-val-remove"),
-                    ("another-header", "another-header-val"),
-                ],
-                &[
-                    V1,
-                    Saw("x-header-set", "header-set"),
-                    Saw("x-header-add", "original-val-add,header-add"),
-                    NotSaw("x-header-remove"),
-                    Saw("another-header", "another-header-val"),
-                ],
-            ),
-        ],
+        cases: EDITED,
     },
     Test {
         name: "MeshHTTPRouteQueryParamMatching",
@@ -542,7 +483,7 @@ pub(super) const ALL: &[Test] = &[
     {filters: [{type: ResponseHeaderModifier, responseHeaderModifier: {set: [{name: X-Header-Set, value: set}]}}], backendRefs: [{name: echo-v1, namespace: default, port: 8080}]}]}}"#,
         ],
         cases: &[
-            to("echo-v1", "/", &[], &[V1, Answered("x-header-set", "set")]).from_consumer(),
+            to("echo-v1", "/", &[], &[V1, Answered("x-header-set", "set")]).by_consumer(),
             to("echo-v1", "/", &[], &[V1, NotAnswered("x-header-set")]),
         ],
     },

@@ -30,8 +30,7 @@ fn r11_requests_are_taken_or_refused_as_the_standards_say() {
         let outcomes = wire.try_all(front, &recorders[1], &cases);
         let watched = watch.finish();
         let mut found = findings(front, &cases, &outcomes);
-        let taken: Vec<_> =
-            cases.iter().zip(&outcomes).filter(|pair| is_taken(pair)).map(|(case, _)| &case.name).collect();
+        let taken: Vec<_> = cases.iter().zip(&outcomes).filter(is_taken).map(|(case, _)| &case.name).collect();
         if taken != TAKEN {
             found.push(format!("{}: left to the reader and taken: {taken:#?}", front.way));
         }

@@ -7,6 +7,8 @@ mod answered;
 mod chunks;
 mod compliance;
 mod early;
+mod identity;
+mod oversize;
 mod smuggling;
 mod watch;
 
@@ -25,8 +27,14 @@ struct Wire {
 
 impl Wire {
     fn start() -> Self {
+        Self::start_with(|_| {})
+    }
+
+    /// `prepare` may add to the mesh before it starts.
+    fn start_with(prepare: impl FnOnce(&mut Whole)) -> Self {
         let mut declared = None;
         let mesh = Mesh::start(|mesh: &mut Whole| {
+            prepare(mesh);
             declared = Some(mesh.service("declared", 80, DECLARED).over("web").protocol("http").add());
         });
         let service = declared.expect("prepared").v4;

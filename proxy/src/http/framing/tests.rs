@@ -86,6 +86,24 @@ fn messages_with_two_readings_do_not() {
 }
 
 #[test]
+fn a_line_that_comes_in_parts_is_not_kept_whole() {
+    let long = "x".repeat(100_000);
+    for (request, expected) in [
+        (format!("GET /{long} HTTP/1.1\r\nCookie: {long}\r\n\r\n"), Ok(State::First)),
+        (format!("GET /{long}# HTTP/1.1\r\n"), Err(Bad::Target)),
+        (format!("GET / HTTP/1.1\r\nContent-Length: {}1\r\n", "0".repeat(10_000)), Err(Bad::Length)),
+        (format!("GET / HTTP/1.1\r\nTransfer-Encoding: {}chunked\r\n", " ".repeat(10_000)), Err(Bad::Encoding)),
+        (format!("GET / HTTP/1.1\r\nCookie: {long}\n"), Err(Bad::LineEnd)),
+        (format!("POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n1;{long}\rx\r\n"), Err(Bad::ChunkSize)),
+    ] {
+        let mut framing = Framing::requests();
+        let parts = request.as_bytes().chunks(100).try_for_each(|part| framing.read(part));
+        assert_eq!(parts.map(|()| framing.state).map_err(|(_, bad)| bad), expected, "{:.40}", request);
+        assert!(framing.begun.start.capacity() <= 2 * KEPT, "{} bytes kept", framing.begun.start.capacity());
+    }
+}
+
+#[test]
 fn the_messages_before_a_bad_one_pass() {
     let (good, bad) = ("GET / HTTP/1.1\r\nHost: web\r\n\r\n", "GET / HTTP/1.1\n");
     assert_eq!(Framing::requests().read([good, bad].concat().as_bytes()), Err((good.len(), Bad::LineEnd)));

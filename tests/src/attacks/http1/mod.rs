@@ -10,6 +10,7 @@ pub mod compliance;
 pub mod early;
 pub mod fields;
 pub mod oracle;
+pub mod oversize;
 pub mod recorder;
 pub mod smuggling;
 

@@ -6,7 +6,7 @@
 use std::time::{Duration, Instant};
 
 use mesh_tests::mesh::{Mesh, Pending, Rotation, SOON};
-use mesh_tests::netns::until;
+use mesh_tests::netns::{Host, until};
 
 use crate::REPLICAS;
 use crate::talk::{Failure, Kind};
@@ -52,8 +52,8 @@ impl Fault {
         Self::AnchorsRotated,
     ];
 
-    /// Lets it happen.
-    pub(crate) fn happen(self, mesh: &mut Mesh, random: &mut fastrand::Rng) -> Happened {
+    /// Lets it happen. `onlooker` is a host without a sidecar.
+    pub(crate) fn happen(self, mesh: &mut Mesh, onlooker: &Host, random: &mut fastrand::Rng) -> Happened {
         let from = Instant::now();
         let replica = REPLICAS[random.usize(1..REPLICAS.len())];
         match self {
@@ -88,7 +88,7 @@ impl Fault {
                 mesh.control_mut().destination().restart();
                 mesh.control().until_both_ready();
             }
-            Self::AnchorsRotated => rotate(mesh),
+            Self::AnchorsRotated => rotate(mesh, onlooker),
         }
         Happened { fault: self, from, to: Instant::now() }
     }
@@ -120,19 +120,18 @@ fn start_apps(mesh: &mut Mesh, replica: &str) {
     (0..APPS).for_each(|app| drop(mesh.get_mut(replica).app_mut(app).wait_for_line("listening", SOON)));
 }
 
-fn rotate(mesh: &mut Mesh) {
+fn rotate(mesh: &Mesh, onlooker: &Host) {
     let used = mesh.control().issuer_dir();
     // What the last rotation has left.
     let _ = std::fs::remove_dir_all(used.with_extension("next"));
     let rotation = Rotation::begin(&used);
-    let onlooker = mesh.host("onlooker");
     let mut pending = Pending::of(mesh);
     rotation.trust_both();
     wait(|| pending.have_new_anchors(mesh));
     deploy(mesh);
     rotation.issue_from_next();
     let mut pending = Pending::of(mesh);
-    wait(|| pending.have_issuer(mesh, &onlooker, &rotation.next_issuer()));
+    wait(|| pending.have_issuer(mesh, onlooker, &rotation.next_issuer()));
     let mut pending = Pending::of(mesh);
     rotation.trust_next_only();
     wait(|| pending.have_new_anchors(mesh));

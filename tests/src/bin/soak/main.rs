@@ -49,6 +49,7 @@ fn main() -> ExitCode {
     let end = Instant::now() + Duration::from_secs_f64(args.hours * 3600.0);
     println!("== a mesh of {} replicas for {} h, seed {}", REPLICAS.len(), args.hours, args.seed);
     let (mut mesh, kinds) = mesh();
+    let onlooker = mesh.host("onlooker");
     let talks = Talks::start(&mesh.get("client").host, &kinds);
     let mut gauges = Gauges::of(&mesh, &["client", REPLICAS[0]]);
     let mut random = fastrand::Rng::with_seed(args.seed);
@@ -57,7 +58,7 @@ fn main() -> ExitCode {
     gauges.watch(&mesh, CALM);
     while Instant::now() + CALM + BETWEEN < end {
         let fault = Fault::ALL[random.usize(..Fault::ALL.len())];
-        faults.push(fault.happen(&mut mesh, &mut random));
+        faults.push(fault.happen(&mut mesh, &onlooker, &mut random));
         gauges.watch(&mesh, BETWEEN);
         if shown.elapsed() >= MINUTE {
             shown = Instant::now();

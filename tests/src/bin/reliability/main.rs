@@ -1,0 +1,40 @@
+//! `reliability`: runs the attacks that are functions of a front against Envoy and HAProxy, and writes `tests/RELIABILITY.md`
+//! from their figures and from those that our own tests have recorded.
+//!
+//! Usage: `reliability RECORDS OUTPUT`; RECORDS is the file that `YARDSTICK` named while the tests ran, and is added to.
+//! Invariant: every row of the yardstick has a line, also where nothing was recorded.
+
+#![forbid(unsafe_code)]
+
+mod attacks;
+mod rows;
+mod table;
+
+use std::fs;
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+use clap::Parser;
+
+#[derive(Parser)]
+#[command(about = "The table of reliability: the mesh beside Envoy and HAProxy")]
+struct Options {
+    /// Lines of JSON that tests have recorded; made if it is not there
+    records: PathBuf,
+    /// Where the table goes
+    output: PathBuf,
+    /// Leave the other proxies alone
+    #[arg(long)]
+    ours_only: bool,
+}
+
+fn main() -> anyhow::Result<()> {
+    let options = Options::parse();
+    let ours = fs::read_to_string(&options.records).unwrap_or_default();
+    let mut records = table::parse(&ours)?;
+    if !options.ours_only {
+        records.extend(attacks::all()?);
+    }
+    let text = table::render(&records);
+    fs::write(&options.output, text).with_context(|| options.output.display().to_string())
+}
