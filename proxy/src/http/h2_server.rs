@@ -77,7 +77,7 @@ fn builder(settings: &Settings, side: Side) -> Builder {
         Side::Application => (settings.stream_window, settings.connection_window, 20, 1024),
         Side::Tunnel => {
             let pending_resets = 4 * settings.max_streams as usize;
-            (settings.tunnel_stream_window, settings.tunnel_window(), pending_resets, 1 << 20)
+            (settings.tunnel_stream_window, settings.tunnel_window(), pending_resets, 8192)
         }
     };
     let mut builder = Builder::new();
@@ -88,6 +88,8 @@ fn builder(settings: &Settings, side: Side) -> Builder {
         .initial_connection_window_size(window)
         .max_send_buffer_size(settings.send_buffer)
         .max_pending_accept_reset_streams(pending_resets)
+        // What is still on its way on a stream that we have reset is no fault of the peer's.
+        .max_concurrent_reset_streams(4 * settings.max_streams as usize)
         .max_local_error_reset_streams(Some(our_resets));
     builder
 }

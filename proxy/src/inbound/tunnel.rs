@@ -24,8 +24,8 @@ use crate::sniff::Seen;
 impl Inbound {
     /// A connection to the tunnel port.
     pub(super) async fn serve_tunnel(self: Arc<Self>, tcp: TcpStream, drain: Drain) {
-        if !self.begins_with_tls(&tcp).await {
-            self.metrics.refused(DIRECTION, Reason::NotLocal.word());
+        if let Err(reason) = self.begins_with_tls(&tcp).await {
+            self.metrics.refused(DIRECTION, reason.word());
             abort_on_close(&tcp);
             return;
         }
@@ -56,11 +56,14 @@ impl Inbound {
 
     /// Whether the first byte is that of a TLS record: who dials the tunnel port in plaintext is cut off at once, not after
     /// the handshake's time limit.
-    async fn begins_with_tls(&self, tcp: &TcpStream) -> bool {
+    async fn begins_with_tls(&self, tcp: &TcpStream) -> Result<(), Reason> {
         const HANDSHAKE: u8 = 22;
         let mut first = [0];
-        let peeked = tokio::time::timeout(self.http.head_timeout, tcp.peek(&mut first)).await;
-        matches!(peeked, Ok(Ok(1))) && first[0] == HANDSHAKE
+        match tokio::time::timeout(self.http.head_timeout, tcp.peek(&mut first)).await {
+            Ok(Ok(1)) if first[0] == HANDSHAKE => Ok(()),
+            Ok(_) => Err(Reason::NotLocal),
+            Err(_) => Err(Reason::TooSlow),
+        }
     }
 }
 

@@ -9,12 +9,14 @@ mod front;
 mod group;
 mod process;
 mod record;
+mod source;
 
 pub use bystander::Bystander;
 pub use front::{Front, Mesh};
 pub use group::Group;
 pub use process::Process;
 pub use record::{Who, record};
+pub use source::{Counts, Source};
 
 /// Whether rows run at their full counts: the variable `TORTURE` is set and not empty.
 #[must_use]

@@ -7,6 +7,7 @@
 mod connections;
 mod descriptors;
 mod memory;
+mod slow;
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
