@@ -12,6 +12,14 @@ PROGRAMS := -p mesh-proxy -p mesh-destination -p mesh-identity -p mesh-init
 PROFILE := $(CURDIR)/proxy/profile.profdata
 # What it is trained with: each kind of traffic.
 TRAINING := idle,h1-small,h1-10k,h1-1m,h1-post,h2-small,grpc-unary,grpc-stream,h1-rate,h2-rate,tcp-rate,tcp-bulk-1,conn-churn,tcp-churn
+# Tools of Cargo, built from the registry into target/tools.
+TOOLS := target/tools
+CARGO_FUZZ := cargo-fuzz@0.13.2
+CARGO_DENY := cargo-deny@0.20.2
+CARGO_CYCLONEDX := cargo-cyclonedx@0.5.9
+NIGHTLY ?= nightly
+SECONDS ?= 60
+HOURS ?= 8
 RELEASE := CARGO_ENCODED_RUSTFLAGS="-Cprofile-use=$(PROFILE)" cargo build --release --locked
 
 .PHONY: help
@@ -47,6 +55,54 @@ lint: ## formatting, clippy, documentation
 
 .PHONY: check
 check: lint test ## all that CI does
+
+.PHONY: torture
+torture: root ## all tests at their full counts, with optimized programs (hours)
+	@tests/tools.sh test
+	@$(MAKE) --no-print-directory $(VENV)/ready
+	@echo "== building programs and tests"
+	cargo build --workspace --bins --locked --profile torture
+	TORTURE=1 cargo test --workspace --locked --no-fail-fast --profile torture
+
+.PHONY: soak
+soak: root ## a mixed load with faults for HOURS=8: nothing may fail, grow or leak
+	@tests/tools.sh test
+	cargo build --workspace --bins --locked --profile torture
+	@target/torture/soak --hours $(HOURS)
+
+.PHONY: fuzz
+fuzz: ## all fuzz targets, SECONDS=60 each (installs a nightly toolchain and cargo-fuzz)
+	@tests/tools.sh fuzz
+	@cargo +$(NIGHTLY) --version 2>/dev/null || { echo "== installing the toolchain $(NIGHTLY)"; rustup toolchain install $(NIGHTLY) --profile minimal; }
+	@$(MAKE) --no-print-directory TOOL=$(CARGO_FUZZ) tool
+	@PATH=$(CURDIR)/$(TOOLS)/bin:$$PATH NIGHTLY=$(NIGHTLY) fuzz/run.sh $(SECONDS)
+
+.PHONY: deny
+deny: ## licences, sources, banned versions and advisories of all dependencies (installs cargo-deny)
+	@tests/tools.sh build
+	@$(MAKE) --no-print-directory TOOL=$(CARGO_DENY) tool
+	$(TOOLS)/bin/cargo-deny --offline check bans licenses sources
+	@if $(TOOLS)/bin/cargo-deny fetch db >/dev/null 2>&1; then \
+	  $(TOOLS)/bin/cargo-deny --offline check advisories; \
+	else \
+	  echo "the advisory database (github.com/RustSec/advisory-db) cannot be reached: only the versions in deny.toml were checked"; \
+	fi
+
+.PHONY: sbom
+sbom: ## target/sbom/PROGRAM.cdx.json: what each program is made of (installs cargo-cyclonedx)
+	@tests/tools.sh build
+	@$(MAKE) --no-print-directory TOOL=$(CARGO_CYCLONEDX) tool
+	@$(TOOLS)/bin/cargo-cyclonedx cyclonedx --format json --spec-version 1.5 --no-build-deps --override-filename mesh-sbom --quiet
+	@mkdir -p target/sbom
+	@for part in proxy destination identity init; do mv $$part/mesh-sbom.json target/sbom/mesh-$$part.cdx.json; done
+	@rm -f */mesh-sbom.json
+	@wc -c target/sbom/*.cdx.json
+
+# TOOL, name@version, in target/tools.
+.PHONY: tool
+tool:
+	@cargo install --root $(TOOLS) --list | grep -q '^$(subst @, v,$(TOOL)):' || { echo "== installing $(TOOL) from the registry"; \
+	  cargo install --quiet --locked --root $(TOOLS) --target-dir $(TOOLS)/build $(TOOL); }
 
 .PHONY: measure
 measure: root ## memory, start-up and CPU per request of one pair of sidecars (release)

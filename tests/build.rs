@@ -1,8 +1,12 @@
-//! Generates the demo's gRPC service without a `protoc` binary, as the `proto` crate does.
+//! Generates the gRPC services of the demo and of the tests without a `protoc` binary, as the `proto` crate does.
+
+const PROTOS: [&str; 2] = ["proto/echo.proto", "proto/interop.proto"];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let descriptors = protox::compile(["proto/echo.proto"], ["proto"])?;
+    let descriptors = protox::compile(PROTOS, ["proto"])?;
     tonic_prost_build::configure().bytes(".").compile_fds(descriptors)?;
-    println!("cargo:rerun-if-changed=proto/echo.proto");
+    for proto in PROTOS {
+        println!("cargo:rerun-if-changed={proto}");
+    }
     Ok(())
 }

@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
 # Installs what the build, the demo, the tests or the bench call besides Cargo, from Debian's packages, and says so.
-# Usage: tools.sh build|demo|test|bench|order|profile
+# Usage: tools.sh build|demo|test|bench|order|profile|fuzz
 set -euo pipefail
 
 build=(cc:gcc)
 demo=("${build[@]}" ip:iproute2 iptables:iptables tcpdump:tcpdump setpriv:util-linux)
-tests=("${demo[@]}" curl:curl openssl:openssl h2load:nghttp2-client wrk:wrk promtool:prometheus python3:python3)
+tests=("${demo[@]}" curl:curl openssl:openssl h2load:nghttp2-client wrk:wrk promtool:prometheus python3:python3
+  sslscan:sslscan testssl:testssl.sh faketime:faketime dnsmasq:dnsmasq-base nft:nftables)
 bench=("${build[@]}" ip:iproute2 iptables:iptables setpriv:util-linux wrk:wrk h2load:nghttp2-client iperf3:iperf3
   haproxy:haproxy python3:python3)
 
@@ -14,8 +15,9 @@ case "${1:-}" in
   demo) wanted=("${demo[@]}") ;;
   test) wanted=("${tests[@]}") ;;
   bench | profile) wanted=("${bench[@]}") ;;
+  fuzz) wanted=("${build[@]}" c++:g++) ;;
   order) wanted=("${demo[@]}" valgrind:valgrind nm:binutils) ;;
-  *) echo "usage: $0 build|demo|test|bench|order|profile" >&2; exit 64 ;;
+  *) echo "usage: $0 build|demo|test|bench|order|profile|fuzz" >&2; exit 64 ;;
 esac
 
 missing=()

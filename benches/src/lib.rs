@@ -4,6 +4,8 @@
 //! wire makes it invalid, and the table says so.
 //! Non-goal: the speed of this machine; ratios within one run are what counts.
 
+#![forbid(unsafe_code)]
+
 pub mod bars;
 pub mod cell;
 pub mod certs;

@@ -9,6 +9,7 @@ mod cell;
 mod objects;
 mod relation;
 mod resolve;
+mod routes;
 mod snapshot;
 #[cfg(test)]
 mod tests;
@@ -23,7 +24,9 @@ use cell::Cell;
 pub use cell::{Marked, Marks, Watch};
 use objects::Objects;
 pub use resolve::{SIDECAR_PORTS, TUNNEL_PORT};
-pub use snapshot::{Backend, Endpoint, Proxy, Resource, Snapshot, State, Target};
+pub use snapshot::{
+    Backend, Dialed, Endpoint, Proxy, RankedMatch, Resource, Routed, RoutedRule, Routes, Snapshot, State, Target,
+};
 
 use crate::model::{Key, Kind, Name, Object};
 
@@ -66,7 +69,7 @@ impl Touched {
 
     fn concerns(&self, resource: &Resource) -> bool {
         match resource {
-            Resource::Outbound(addr) => self.addresses.contains(&addr.ip()),
+            Resource::Outbound(dialed) => self.addresses.contains(&dialed.addr.ip()),
             Resource::Endpoints(backend) => self.services.contains(&backend.service),
             Resource::Inbound(proxy) => {
                 let mut addresses = proxy.addresses.iter();

@@ -7,6 +7,8 @@
 //! [`service`] only, files in [`source`] only; [`manifest`] and [`index`] know neither clock nor runtime.
 //! Non-goal: carrying traffic; and storing anything, for the manifests are the store.
 
+#![forbid(unsafe_code)]
+
 pub mod app;
 pub mod cli;
 pub mod index;

@@ -7,6 +7,7 @@
 mod fields;
 mod finding;
 mod meta;
+mod route;
 mod service;
 mod slice;
 #[cfg(test)]
@@ -112,9 +113,11 @@ fn read(node: &Node, inherited: Inherited<'_>, findings: &mut Findings, objects:
         Kind::Service => service::read(&mut fields).map(Object::Service),
         Kind::EndpointSlice => slice::read(&mut fields).map(Object::EndpointSlice),
         Kind::Workload => workload::read(&mut fields).map(Object::Workload),
+        Kind::HttpRoute => route::read(&mut fields, route::Kind::Http).map(Object::HttpRoute),
+        Kind::GrpcRoute => route::read(&mut fields, route::Kind::Grpc).map(Object::GrpcRoute),
     };
     fields.finish(match known {
-        Kind::Workload => Severity::Error,
+        Kind::Workload | Kind::HttpRoute | Kind::GrpcRoute => Severity::Error,
         Kind::Service | Kind::EndpointSlice => Severity::Warning,
     });
     if let Some(object) = object.filter(|_| findings.errors() == before) {

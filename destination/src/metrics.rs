@@ -90,7 +90,7 @@ pub enum Reload {
 /// For the source of objects.
 #[derive(Debug)]
 pub struct Source {
-    objects: [(Kind, Gauge); 3],
+    objects: [(Kind, Gauge); Kind::ALL.len()],
     applied: Counter,
     partial: Counter,
     failed: Counter,

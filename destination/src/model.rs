@@ -8,6 +8,10 @@ use std::fmt;
 use std::net::IpAddr;
 use std::num::NonZeroU16;
 
+pub mod route;
+
+pub use route::Route;
+
 /// Labels of an object, or what a selector asks of them.
 pub type Labels = BTreeMap<String, String>;
 
@@ -47,7 +51,7 @@ pub fn is_subdomain(text: &str) -> bool {
     text.len() <= 253 && text.split('.').all(is_label)
 }
 
-/// What kind of object; routes and policies will be further ones.
+/// What kind of object; policies will be further ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Kind {
     /// `v1` Service.
@@ -56,11 +60,15 @@ pub enum Kind {
     EndpointSlice,
     /// `mesh.internal/v1alpha1` Workload.
     Workload,
+    /// `gateway.networking.k8s.io/v1` HTTPRoute.
+    HttpRoute,
+    /// `gateway.networking.k8s.io/v1` GRPCRoute.
+    GrpcRoute,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::Service, Self::EndpointSlice, Self::Workload];
+    pub const ALL: [Self; 5] = [Self::Service, Self::EndpointSlice, Self::Workload, Self::HttpRoute, Self::GrpcRoute];
 
     /// As manifests spell it.
     pub fn as_str(self) -> &'static str {
@@ -68,6 +76,8 @@ impl Kind {
             Self::Service => "Service",
             Self::EndpointSlice => "EndpointSlice",
             Self::Workload => "Workload",
+            Self::HttpRoute => "HTTPRoute",
+            Self::GrpcRoute => "GRPCRoute",
         }
     }
 
@@ -77,6 +87,7 @@ impl Kind {
             Self::Service => "v1",
             Self::EndpointSlice => "discovery.k8s.io/v1",
             Self::Workload => "mesh.internal/v1alpha1",
+            Self::HttpRoute | Self::GrpcRoute => "gateway.networking.k8s.io/v1",
         }
     }
 }
@@ -105,6 +116,10 @@ pub enum Object {
     EndpointSlice(EndpointSlice),
     /// An address that something of ours, or nothing, stands behind.
     Workload(Workload),
+    /// Where requests to a Service go.
+    HttpRoute(Route),
+    /// Where gRPC calls to a Service go.
+    GrpcRoute(Route),
 }
 
 impl Object {
@@ -114,6 +129,8 @@ impl Object {
             Self::Service(service) => (Kind::Service, &service.name),
             Self::EndpointSlice(slice) => (Kind::EndpointSlice, &slice.name),
             Self::Workload(workload) => (Kind::Workload, &workload.name),
+            Self::HttpRoute(route) => (Kind::HttpRoute, &route.name),
+            Self::GrpcRoute(route) => (Kind::GrpcRoute, &route.name),
         };
         let name = name.clone();
         Key { kind, name }

@@ -27,6 +27,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 pub use admission::{Admission, Place};
 pub use connection::Client;
+pub use wire::encode;
 
 use crate::index::Index;
 use crate::metrics::Service as Metrics;
@@ -41,7 +42,7 @@ pub struct Settings {
     pub interval: Duration,
     /// From the first byte to Hello, and from the handshake to the first stream.
     pub hello_within: Duration,
-    /// A proxy that has not taken what waits for it within this time is disconnected.
+    /// A proxy that has not taken a message within this time, and a second for each 64 KiB of it, is disconnected.
     pub stall: Duration,
     /// Between pings.
     pub ping_interval: Duration,

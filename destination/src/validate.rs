@@ -9,7 +9,8 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use crate::manifest::{Finding, Severity};
-use crate::model::{EndpointSlice, Name, Object, Service, TargetPort, Workload};
+use crate::model::route::{BackendTo, Parent, Route};
+use crate::model::{EndpointSlice, Name, Object, Service, ServicePort, TargetPort, Workload};
 use crate::source::directory::{self, Error, Look, Placed, Report};
 
 /// The outcome.
@@ -68,6 +69,7 @@ struct All<'a> {
     services: BTreeMap<&'a Name, (&'a Service, &'a Placed)>,
     slices: Vec<(&'a EndpointSlice, &'a Placed)>,
     workloads: Vec<(&'a Workload, &'a Placed)>,
+    routes: Vec<(&'a Route, &'a Placed)>,
 }
 
 fn together(look: &Look) -> Vec<Report> {
@@ -79,10 +81,11 @@ fn together(look: &Look) -> Vec<Report> {
             }
             Object::EndpointSlice(slice) => all.slices.push((slice, placed)),
             Object::Workload(workload) => all.workloads.push((workload, placed)),
+            Object::HttpRoute(route) | Object::GrpcRoute(route) => all.routes.push((route, placed)),
         }
     }
     let addresses = all.addresses().into_iter();
-    addresses.chain(all.orphans()).chain(all.selectors()).collect()
+    addresses.chain(all.orphans()).chain(all.selectors()).chain(all.dangling()).collect()
 }
 
 impl All<'_> {
@@ -116,6 +119,42 @@ impl All<'_> {
                     let message = format!("Service {service} has no port called \"{}\"", port.name);
                     reports.push(warning(placed, message));
                 }
+            }
+        }
+        reports
+    }
+
+    /// Parents and backends of routes that are not there.
+    fn dangling(&self) -> Vec<Report> {
+        let mut reports = Vec::new();
+        for (route, placed) in &self.routes {
+            for Parent { service, port, section } in &route.parents {
+                let Some((found, _)) = self.services.get(service) else {
+                    reports.push(warning(placed, format!("there is no Service {service} to attach to")));
+                    continue;
+                };
+                let mut ports = found.ports.iter();
+                let fits = |p: &ServicePort| {
+                    port.is_none_or(|port| p.port == port) && section.as_ref().is_none_or(|name| p.name == *name)
+                };
+                if !ports.any(fits) {
+                    reports.push(warning(placed, format!("Service {service} has no such port to attach to")));
+                }
+            }
+            let backends = route.rules.iter().flat_map(|rule| &rule.backends);
+            for backend in backends {
+                let problem = match &backend.to {
+                    BackendTo::Invalid(why) => Some(why.clone()),
+                    BackendTo::Service { service, port } => match self.services.get(service) {
+                        None => Some(format!("there is no Service {service}")),
+                        Some((found, _)) if !found.ports.iter().any(|p| p.port == *port) => {
+                            Some(format!("Service {service} has no port {port}"))
+                        }
+                        Some(_) => None,
+                    },
+                };
+                let answered = |why| format!("{why}: requests for that backend are answered with 500");
+                reports.extend(problem.map(|why| warning(placed, answered(why))));
             }
         }
         reports

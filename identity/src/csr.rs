@@ -4,6 +4,8 @@
 //! for, and that asks for nothing our template does not give. Its key is all that goes on.
 //! Non-goal: keys other than ECDSA P-256.
 
+mod shape;
+
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1, UnparsedPublicKey};
 use mesh_mtls::spiffe::Id;
 use rcgen::SubjectPublicKeyInfo;
@@ -43,7 +45,7 @@ pub enum Refusal {
     /// More than [`SIZE_LIMIT`].
     #[error("the CSR is longer than {SIZE_LIMIT} bytes")]
     Size,
-    /// Not a PKCS#10 request, or bytes follow it.
+    /// Not a PKCS#10 request, or it has bytes that nobody looks at, in it or behind it.
     #[error("the CSR is malformed")]
     Malformed,
     /// The key is not ECDSA P-256.
@@ -94,6 +96,9 @@ impl Refusal {
 pub fn check(der: &[u8], claim: Claim<'_>) -> Result<Csr, Refusal> {
     if der.len() > SIZE_LIMIT {
         return Err(Refusal::Size);
+    }
+    if !shape::is_whole(der) {
+        return Err(Refusal::Malformed);
     }
     let (rest, csr) = X509CertificationRequest::from_der(der).map_err(|_| Refusal::Malformed)?;
     let info = &csr.certification_request_info;

@@ -8,6 +8,8 @@
 //! Invariant: a certificate comes from our template alone; a CSR contributes its key and nothing else.
 //! Non-goal: revocation. Leaves are short-lived, and anchors can be replaced live.
 
+#![forbid(unsafe_code)]
+
 pub mod app;
 pub mod authority;
 pub mod cli;

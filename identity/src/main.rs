@@ -3,6 +3,8 @@
 //! Invariant: a bad command line ends with status 64, a failure with 1. Non-goal: anything that could be in the
 //! library.
 
+#![forbid(unsafe_code)]
+
 use std::process::ExitCode;
 
 use anyhow::Context as _;

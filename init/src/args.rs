@@ -10,41 +10,61 @@ use std::path::PathBuf;
 
 use clap::error::ErrorKind;
 use clap::{CommandFactory as _, Parser, ValueEnum};
-use mesh_init::{Options, Ports, Subnets, Valid, ports};
+
+use crate::{Options, Ports, Subnets, Valid, ports};
 
 /// The longest `--wait`.
 const LONGEST_WAIT: i64 = 600;
 
 /// What to do, all arguments being sound.
-pub(crate) struct Request {
-    pub(crate) mode: Mode,
-    pub(crate) options: Valid,
-    pub(crate) ipv6: Ipv6,
-    pub(crate) backend: Choice,
+#[derive(Debug)]
+pub struct Request {
+    /// What to do.
+    pub mode: Mode,
+    /// With which rules.
+    pub options: Valid,
+    /// Whether for IPv6 as well.
+    pub ipv6: Ipv6,
+    /// In which iptables.
+    pub backend: Choice,
     /// The namespace to act in and the path it was opened by; `None` is our own.
-    pub(crate) netns: Option<(PathBuf, File)>,
-    pub(crate) wait_seconds: u32,
+    pub netns: Option<(PathBuf, File)>,
+    /// How long to wait for others who are changing the rules.
+    pub wait_seconds: u32,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Mode {
+/// What to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Put the rules in.
     Apply,
+    /// Print what would be put in.
     DryRun,
+    /// Take them out.
     Cleanup,
+    /// Prove that they work.
     Verify,
 }
 
+/// Whether IPv6 is redirected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Ipv6 {
+pub enum Ipv6 {
+    /// Yes, or it is an error.
     On,
+    /// No.
     Off,
+    /// If the kernel has it.
     Auto,
 }
 
+/// Which iptables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Choice {
+pub enum Choice {
+    /// The one that is in use.
     Auto,
+    /// `iptables-nft`.
     Nft,
+    /// `iptables-legacy`.
     Legacy,
 }
 
@@ -138,12 +158,12 @@ Examples:
   mesh-init --cleanup                             take it all away";
 
 impl Request {
-    /// Reads the arguments of this process.
+    /// Reads arguments, the program's name being the first.
     ///
     /// # Errors
     /// What clap reports, `--help` and `--version` among it.
-    pub(crate) fn from_args() -> Result<Self, clap::Error> {
-        let args = Args::try_parse()?;
+    pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
+        let args = Args::try_parse_from(args)?;
         let netns = args.netns.clone().map(open_namespace).transpose().map_err(refused)?;
         let ipv6_skipped = args.skip_subnets.iter().flat_map(Subnets::iter).find(|subnet| subnet.is_ipv6());
         if let (Ipv6::Off, Some(subnet)) = (args.ipv6, ipv6_skipped) {
@@ -182,7 +202,7 @@ impl Args {
 }
 
 /// Clap's report without the control characters, line ends among them, that a hostile value may have brought in.
-pub(crate) fn printable(error: &clap::Error, args: impl Iterator<Item = OsString>) -> String {
+pub fn printable(error: &clap::Error, args: impl Iterator<Item = OsString>) -> String {
     let mut report = error.render().to_string();
     for arg in args {
         let arg = arg.to_string_lossy();

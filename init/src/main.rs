@@ -3,8 +3,9 @@
 //! Invariant: the order is arguments, namespace, lock, look, plan, act; nothing is changed before "act", and only one
 //! mesh-init acts in a namespace at a time; a signal to end waits until "act" is over. Rules go to stdout on `--dry-run`; everything said goes to stderr.
 
+#![forbid(unsafe_code)]
+
 mod apply;
-mod args;
 mod namespace;
 mod plan;
 mod probe;
@@ -16,8 +17,8 @@ use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use args::{Ipv6, Mode, Request};
 use mesh_init::Family;
+use mesh_init::args::{self, Ipv6, Mode, Request};
 use plan::{Step, Support, Survey};
 use xtables::{Backend, Tables};
 
@@ -46,7 +47,7 @@ enum Failure {
 }
 
 fn main() -> ExitCode {
-    let request = match Request::from_args() {
+    let request = match Request::parse(std::env::args_os()) {
         Ok(request) => request,
         Err(error) if error.use_stderr() => {
             eprint!("{}", args::printable(&error, std::env::args_os()));

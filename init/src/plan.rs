@@ -2,9 +2,9 @@
 //!
 //! Invariant: at the end of a plan our rules are in one backend at most, since two would capture a connection twice.
 
+use mesh_init::args::{Choice, Ipv6};
 use mesh_init::{Family, Ruleset, Valid};
 
-use crate::args::{Choice, Ipv6};
 use crate::xtables::{Backend, Error, Found, Tables};
 
 /// One family's tables and what they hold, or why that is unknown.

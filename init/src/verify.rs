@@ -12,11 +12,11 @@ use std::fs::{self, File};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 
+use mesh_init::args::Ipv6;
 use mesh_init::{Family, Ports, Valid};
 use nix::sched::{CloneFlags, unshare};
 use nix::unistd::{Uid, setfsuid};
 
-use crate::args::Ipv6;
 use crate::probe::{self, PATIENCE};
 use crate::{info, namespace, xtables};
 

@@ -1,4 +1,4 @@
-//! What every daemon of the mesh needs: environment, logs, readiness, shutdown, listeners, metrics, the admin server.
+//! What every daemon of the mesh needs: environment, logs, readiness, shutdown, listeners, metrics, the admin server, patterns.
 //!
 //! Invariant: nothing here knows what a daemon does; each module stands alone and is wired in the daemon's `main`.
 //! Non-goal: a framework. There is no trait to implement and nothing starts by itself.
@@ -11,6 +11,7 @@ pub mod listen;
 pub mod log;
 pub mod memory;
 pub mod metrics;
+pub mod pattern;
 pub mod pressure;
 pub mod ready;
 pub mod shutdown;

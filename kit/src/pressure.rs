@@ -9,7 +9,7 @@
 use std::cell::Cell;
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering::Relaxed};
 use std::sync::{LazyLock, OnceLock};
 use std::time::Instant;
@@ -115,7 +115,7 @@ impl Group {
         }
     }
 
-    fn open(folder: &PathBuf, used: &str, limits: &[&str], inactive: &'static str) -> Option<Self> {
+    fn open(folder: &Path, used: &str, limits: &[&str], inactive: &'static str) -> Option<Self> {
         let open = |name: &str| File::open(folder.join(name)).ok();
         let limits = limits.iter().map(|name| open(name)).collect::<Option<_>>()?;
         Some(Self { used: open(used)?, limits, stat: open("memory.stat")?, inactive })

@@ -7,6 +7,8 @@
 //! Invariant: no peer is trusted but by a chain to the current anchors and one SPIFFE id in its leaf; nothing here
 //! falls back to plaintext, to an older TLS or to a resumed session. Non-goal: what a peer may do; that is policy.
 
+#![forbid(unsafe_code)]
+
 pub mod anchors;
 pub mod certify;
 pub mod chain;

@@ -63,6 +63,8 @@ struct Shared {
 struct Worker {
     inbound: Arc<Inbound>,
     outbound: Arc<Outbound>,
+    metrics: Metrics,
+    sweep_every: Duration,
 }
 
 /// One worker's sockets.
@@ -94,7 +96,8 @@ struct WorkerState {
 }
 
 const OUTBOUND_RESERVE: Duration = Duration::from_secs(5);
-const SWEEP_EVERY: Duration = Duration::from_secs(60);
+/// Bounds of the time between two sweeps; within them it is the shortest time after which something is idle.
+const SWEEP_EVERY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(60));
 
 /// Runs the proxy in this thread's runtime until it is told to end. True when all connections had finished.
 pub async fn run(config: Config, log: log::Handle, shutdown: Shutdown) -> Result<bool, Error> {
@@ -233,8 +236,9 @@ impl Worker {
             Connector::new(config.connect_in.clone()),
             metrics.clone(),
         );
-        let outbound = Outbound::new(config.outbound.clone(), http, discovery, local, reach, metrics);
-        Self { inbound, outbound }
+        let outbound = Outbound::new(config.outbound.clone(), http, discovery, local, reach, metrics.clone());
+        let idle = config.metrics.idle.min(config.outbound.targets.idle);
+        Self { inbound, outbound, metrics, sweep_every: idle.clamp(SWEEP_EVERY.0, SWEEP_EVERY.1) }
     }
 
     fn state(&self, now: Instant) -> WorkerState {
@@ -330,9 +334,11 @@ fn spawn_thread(worker: Worker, sockets: Listeners, sides: Sides) -> io::Result<
 
 async fn sweep(worker: Worker) {
     loop {
-        tokio::time::sleep(SWEEP_EVERY).await;
+        tokio::time::sleep(worker.sweep_every).await;
         let now = Instant::now();
         worker.inbound.sweep(now);
         worker.outbound.sweep(now);
+        // Last: what these two let go of is unused now.
+        worker.metrics.sweep(now);
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! Invariant: all bad variables are reported together, and nothing starts with one of them.
 
+use std::ffi::OsString;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -80,7 +81,9 @@ pub fn from_process() -> Result<Config, Vec<Error>> {
 }
 
 /// Reads variables that are given, not the process's. For programs that hold more than one proxy, or less.
-pub fn from_vars(vars: impl IntoIterator<Item = (&'static str, String)>) -> Result<Config, Vec<Error>> {
+pub fn from_vars<N: Into<OsString>, V: Into<OsString>>(
+    vars: impl IntoIterator<Item = (N, V)>,
+) -> Result<Config, Vec<Error>> {
     from_env(Env::from_vars(PREFIX, vars))
 }
 
@@ -140,6 +143,8 @@ fn read(env: &mut Env) -> Option<Config> {
     let max_series = count(env, "MESH_METRICS_MAX_SERIES", "4000", 100, 1_000_000, help);
     let help = "most connections at a time that are accepted of each direction; more are refused";
     let max_connections = count(env, "MESH_MAX_CONNECTIONS", "10000", 1, 1_000_000, help);
+    let help = "series of targets that nobody has used for so long end, and make room for others";
+    let idle = seconds(env, "MESH_METRICS_IDLE", "2m", help);
     let grace = seconds(env, "MESH_SHUTDOWN_GRACE", "30s", "longest time from SIGTERM to the end");
     let (certify, control, trust_anchors) = control_plane?;
     Some(Config {
@@ -160,7 +165,7 @@ fn read(env: &mut Env) -> Option<Config> {
         max_connections,
         connect_out,
         connect_in,
-        metrics: metrics::Settings { max_series },
+        metrics: metrics::Settings { max_series, idle },
         grace,
     })
 }
@@ -212,7 +217,7 @@ fn stories(env: &mut Env, own_ports: Vec<u16>, tunnel_port: u16) -> (outbound::S
     let help = "silence allowed once one direction has ended";
     let copy = copy::Settings { half_closed: seconds(env, "MESH_HALF_CLOSED_TIMEOUT", "5m", help) };
     let most = count(env, "MESH_MAX_TARGETS", "10000", 1, 1_000_000, "most destinations known at a time");
-    let idle = seconds(env, "MESH_TARGET_IDLE", "10m", "a destination not dialed for so long is let go");
+    let idle = seconds(env, "MESH_TARGET_IDLE", "5m", "a destination not dialed for so long is let go");
     let targets = idle_cache::Settings { most, idle };
     let help = "a new destination waits so long for discovery, then it is passed through as it is";
     let discovery_wait = millis(env, "MESH_DISCOVERY_WAIT", "500ms", 0, 60_000, help);
@@ -278,6 +283,12 @@ fn http_settings(env: &mut Env) -> http::Settings {
             "MESH_HTTP_CONTINUE_WAIT",
             "1s",
             "a body held back by expect: 100-continue is sent after this all the same",
+        ),
+        response_timeout: seconds(
+            env,
+            "MESH_RESPONSE_TIMEOUT",
+            "5m",
+            "from the end of a request to the head of its response; gRPC calls have their own deadlines",
         ),
         open_timeout: millis(
             env,

@@ -3,6 +3,9 @@
 //! Rooms import only downward (ARCHITECTURE.md has the table, `tests/tests/tidy.rs` holds it). Read `outbound` or `inbound`
 //! for the life of a connection, `app` for how the rooms are put together.
 
+#![forbid(unsafe_code)]
+#![cfg_attr(test, allow(clippy::duplicate_mod, reason = "models load the code that they check once more"))]
+
 pub mod admin;
 pub mod app;
 pub mod balance;

@@ -1,5 +1,7 @@
 //! `mesh-proxy`: process set-up, and nothing else.
 
+#![forbid(unsafe_code)]
+
 use std::process::ExitCode;
 
 use mesh_kit::shutdown::Shutdown;

@@ -3,12 +3,15 @@
 //! Invariant: everything started here ends with the value that owns it, and every wait has a deadline and names its fact.
 //! Non-goal: being used outside tests and the demo.
 
+#![forbid(unsafe_code)]
+
 pub mod app;
 pub mod attacks;
 pub mod bins;
 pub mod body;
 pub mod client;
 pub mod frames;
+pub mod fuzz;
 pub mod mesh;
 pub mod netns;
 pub mod pair;

@@ -5,6 +5,7 @@
 //! were killed. Whatever leaves for an address that no host has is answered "unreachable" by the bridge.
 //! Non-goal: isolating anything but the network.
 
+mod filter;
 mod proc;
 
 use std::ffi::OsStr;
@@ -22,6 +23,7 @@ use nix::sched::{CloneFlags, setns};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, geteuid};
 
+pub use filter::{Attempts, Filter};
 pub use proc::{Proc, until};
 
 const PREFIX: &str = "mesh-test";

@@ -20,7 +20,7 @@ use mesh_proxy::balance::{Backend, Reach};
 use mesh_proxy::config::{self, Config};
 use mesh_proxy::control::{Discovery, Hello};
 use mesh_proxy::http::h2_server::Tunnel;
-use mesh_proxy::http::{Abort, Body, BoxedRequest, Caller, Handler, TUNNEL_ALPN, h1};
+use mesh_proxy::http::{Abort, Body, BoxedRequest, Caller, Handler, TUNNEL_ALPN, answer, h1};
 use mesh_proxy::inbound::Inbound;
 use mesh_proxy::metrics::Metrics;
 use mesh_proxy::model::{Endpoint, Protocol, Sidecar, Traits};
@@ -66,12 +66,17 @@ impl Pair {
     /// # Errors
     /// When a port cannot be bound, or a certificate is not accepted.
     pub fn start(runtime: &Runtime, ip: IpAddr) -> anyhow::Result<Self> {
+        Self::start_with(runtime, app(ip).context("the application")?)
+    }
+
+    /// The same with another application, which listens at an address of this host that is not loopback.
+    pub fn start_with(runtime: &Runtime, app: SocketAddr) -> anyhow::Result<Self> {
+        let ip = app.ip();
         let _inside = runtime.enter();
         // The proxy's own way to listen, for what it sets on its sockets.
         let any_port = settings((ip, 0).into())?.inbound_listen;
         let tunnels = listen::bind_all(&any_port).context("the tunnel port")?.pop().context("a listener")?;
         let tunnel = tunnels.local_addr()?;
-        let app = app(ip).context("the application")?;
         let config = settings(tunnel)?;
         let web = spiffe::Id::new("cluster.local", "test", "web").context("an identity")?;
         let credentials = credentials(&web)?;
@@ -152,6 +157,10 @@ impl Handler for Forward {
         self.0.send(request, &caller).await.map_err(|_| Abort(h2::Reason::INTERNAL_ERROR))
     }
 
+    fn refuse(&self, reason: answer::Reason, headers: &http::HeaderMap, detail: &str) -> Response<Body> {
+        reason.answer(headers, detail)
+    }
+
     fn too_slow(&self) {}
 
     async fn connect(&self, tunnel: Tunnel) {
@@ -186,7 +195,7 @@ pub fn settings(tunnel: SocketAddr) -> anyhow::Result<Config> {
 }
 
 /// An authority that lives as long as this takes, and a leaf of it.
-fn credentials(id: &spiffe::Id) -> anyhow::Result<Credentials> {
+pub(crate) fn credentials(id: &spiffe::Id) -> anyhow::Result<Credentials> {
     let mut root = CertificateParams::default();
     root.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     let root = CertifiedIssuer::self_signed(root, KeyPair::generate()?)?;

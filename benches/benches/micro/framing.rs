@@ -73,6 +73,8 @@ impl Handler for Answers {
         Ok(Response::new(Body::full(Bytes::from_static(&[b'x'; BODY]))))
     }
 
+    fn too_slow(&self) {}
+
     async fn connect(&self, tunnel: Tunnel) {
         let Some(stream) = tunnel.accept() else { return };
         let (mut reader, mut writer) = tokio::io::split(stream);

@@ -1,5 +1,7 @@
 //! `bench-backend`: what the sidecars of the bench stand before.
 
+#![forbid(unsafe_code)]
+
 use std::io::Write as _;
 use std::net::SocketAddr;
 

@@ -3,6 +3,8 @@
 //! Invariant: release programs beside this one, in a network namespace that is gone afterwards; figures and bars are in
 //! `mesh_benches::control`. A run takes less than two minutes. Non-goal: sidecars.
 
+#![forbid(unsafe_code)]
+
 use std::fs;
 use std::path::PathBuf;
 

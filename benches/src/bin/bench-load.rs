@@ -1,5 +1,7 @@
 //! `bench-load`: a load, and one line of JSON about it.
 
+#![forbid(unsafe_code)]
+
 use std::io::Write as _;
 use std::time::Instant;
 

@@ -1,5 +1,7 @@
 //! `bench`: the mesh and its peers, side by side, as a table.
 
+#![forbid(unsafe_code)]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 

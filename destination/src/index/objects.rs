@@ -11,6 +11,7 @@ use mesh_mtls::spiffe;
 
 use super::Touched;
 use super::relation::{Link, Relation};
+use crate::model::route::{BackendTo, Route};
 use crate::model::{EndpointSlice, Key, Kind, Labels, Mesh, Name, Object, Service, Workload};
 
 #[derive(Debug)]
@@ -31,6 +32,12 @@ pub(super) struct Objects {
     pub(super) selected_by: Relation<Name, Name>,
     /// Services by the workload that they select.
     pub(super) selecting: Relation<Name, Name>,
+    /// HTTP and gRPC routes.
+    pub(super) routes: HashMap<Key, Arc<Route>>,
+    /// Routes by the Service that they are attached to.
+    pub(super) routes_of: Relation<Name, Key>,
+    /// Services with a route, by a Service that it leads to.
+    pub(super) routed_to: Relation<Name, Name>,
 }
 
 /// A workload, with what endpoints say of it ready to be shared.
@@ -64,6 +71,9 @@ impl Objects {
             services_over: Relation::default(),
             selected_by: Relation::default(),
             selecting: Relation::default(),
+            routes: HashMap::new(),
+            routes_of: Relation::default(),
+            routed_to: Relation::default(),
         }
     }
 
@@ -71,7 +81,8 @@ impl Objects {
         if self.has(&object) {
             return;
         }
-        self.delete(&object.key(), touched);
+        let key = object.key();
+        self.delete(&key, touched);
         match object {
             Object::Service(service) => {
                 self.link_service(Link::Add, &service, touched);
@@ -87,6 +98,10 @@ impl Objects {
                 let name = workload.name.clone();
                 let member = Member::new(&self.trust_domain, workload);
                 self.workloads.insert(name, Arc::new(member));
+            }
+            Object::HttpRoute(route) | Object::GrpcRoute(route) => {
+                self.link_route(Link::Add, &key, &route, touched);
+                self.routes.insert(key, Arc::new(route));
             }
         }
     }
@@ -108,6 +123,11 @@ impl Objects {
                     self.link_workload(Link::Remove, &member.workload, touched);
                 }
             }
+            Kind::HttpRoute | Kind::GrpcRoute => {
+                if let Some(route) = self.routes.remove(key) {
+                    self.link_route(Link::Remove, key, &route, touched);
+                }
+            }
         }
     }
 
@@ -116,6 +136,7 @@ impl Objects {
             Kind::Service => self.services.len(),
             Kind::EndpointSlice => self.slices.len(),
             Kind::Workload => self.workloads.len(),
+            Kind::HttpRoute | Kind::GrpcRoute => self.routes.keys().filter(|key| key.kind == kind).count(),
         }
     }
 
@@ -124,7 +145,7 @@ impl Objects {
         let services = self.services.keys().map(of(Kind::Service));
         let slices = self.slices.keys().map(of(Kind::EndpointSlice));
         let workloads = self.workloads.keys().map(of(Kind::Workload));
-        services.chain(slices).chain(workloads).collect()
+        services.chain(slices).chain(workloads).chain(self.routes.keys().cloned()).collect()
     }
 
     fn has(&self, object: &Object) -> bool {
@@ -141,6 +162,10 @@ impl Objects {
                 let old = self.workloads.get(&new.name);
                 old.is_some_and(|old| old.workload == *new)
             }
+            Object::HttpRoute(new) | Object::GrpcRoute(new) => {
+                let old = self.routes.get(&object.key());
+                old.is_some_and(|old| **old == *new)
+            }
         }
     }
 
@@ -150,6 +175,10 @@ impl Objects {
             touched.addresses.insert(*address);
         }
         touched.services.insert(service.name.clone());
+        for parent in self.routed_to.of(&service.name) {
+            let parent = self.services.get(parent);
+            touched.addresses.extend(parent.iter().flat_map(|parent| &parent.addresses));
+        }
         for member in of_namespace(&self.workloads, &service.name.namespace) {
             let workload = &member.workload;
             if !selects(&service.selector, &workload.labels) {
@@ -164,6 +193,20 @@ impl Objects {
         for slice in self.slices_of.of(&service.name) {
             let slice = self.slices.get(slice).into_iter();
             touched.addresses.extend(slice.flat_map(|slice| addresses(slice)));
+        }
+    }
+
+    /// What a Service's address leads to changes with its routes, and with what they lead to.
+    fn link_route(&mut self, link: Link, key: &Key, route: &Route, touched: &mut Touched) {
+        for parent in &route.parents {
+            self.routes_of.set(link, parent.service.clone(), key.clone());
+            for backend in route.rules.iter().flat_map(|rule| &rule.backends) {
+                if let BackendTo::Service { service, .. } = &backend.to {
+                    self.routed_to.set(link, service.clone(), parent.service.clone());
+                }
+            }
+            let service = self.services.get(&parent.service);
+            touched.addresses.extend(service.iter().flat_map(|service| &service.addresses));
         }
     }
 

@@ -24,13 +24,13 @@ pub const SIDECAR_PORTS: [u16; 3] = [TUNNEL_PORT, 4190, 4191];
 impl Objects {
     pub(super) fn resolve(&self, resource: &Resource) -> State {
         match resource {
-            Resource::Outbound(addr) => State::Outbound(self.outbound(*addr)),
+            Resource::Outbound(dialed) => State::Outbound(self.outbound(dialed.addr, &dialed.namespace)),
             Resource::Endpoints(backend) => State::Endpoints(self.endpoints(backend)),
             Resource::Inbound(proxy) => State::Inbound(self.inbound(proxy)),
         }
     }
 
-    fn outbound(&self, addr: SocketAddr) -> Target {
+    fn outbound(&self, addr: SocketAddr, namespace: &str) -> Target {
         let mut of_service = false;
         for name in self.services_at.of(&addr.ip()) {
             let Some(service) = self.services.get(name) else {
@@ -39,9 +39,10 @@ impl Objects {
             of_service = true;
             if let Some(port) = port_of(service, addr.port()) {
                 let protocol = service_protocol(port);
+                let routes = self.routes(service, port, namespace);
                 let (service, port) = (name.clone(), addr.port());
                 let backend = Backend { service, port };
-                return Target::Service { backend, protocol };
+                return Target::Service { backend, protocol, routes };
             }
         }
         if of_service || SIDECAR_PORTS.contains(&addr.port()) {

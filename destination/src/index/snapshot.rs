@@ -11,17 +11,26 @@ use std::time::Instant;
 use bytes::Bytes;
 use mesh_mtls::spiffe;
 
-use crate::model::{Name, Protocol};
+use crate::model::{Name, Protocol, route};
 
 /// Something that a proxy can ask for.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Resource {
-    /// What is behind an original destination. The address is canonical.
-    Outbound(SocketAddr),
+    /// What is behind an original destination, for clients of a namespace.
+    Outbound(Dialed),
     /// The endpoints of a backend.
     Endpoints(Backend),
     /// How the ports of a proxy's own workload are to be read.
     Inbound(Arc<Proxy>),
+}
+
+/// An original destination, and whose.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Dialed {
+    /// The address, canonical.
+    pub addr: SocketAddr,
+    /// The client's namespace, as it proved: its own routes act for it.
+    pub namespace: Arc<str>,
 }
 
 /// A port of a Service.
@@ -87,6 +96,8 @@ pub enum Target {
         backend: Backend,
         /// How to read the bytes.
         protocol: Protocol,
+        /// What requests meet in place of the backend; none when no route is attached.
+        routes: Option<Arc<Routes>>,
     },
     /// A workload: exactly this endpoint.
     Workload {
@@ -95,6 +106,48 @@ pub enum Target {
         /// How to read the bytes.
         protocol: Protocol,
     },
+}
+
+/// The routes of a Service's port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Routes {
+    /// In the order in which they are tried; a request that none fits has no route.
+    pub matches: Vec<RankedMatch>,
+    /// What they lead to.
+    pub rules: Vec<RoutedRule>,
+}
+
+/// A match of a rule.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RankedMatch {
+    /// The place of the rule.
+    pub rule: usize,
+    /// What has to fit.
+    pub on: route::Match,
+}
+
+/// A rule, with its references followed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RoutedRule {
+    /// `namespace/route`, and the rule's own name when it has one.
+    pub name: String,
+    /// What is done to each request.
+    pub filters: route::Filters,
+    /// Where requests go.
+    pub backends: Vec<Routed>,
+    /// How long they may take.
+    pub timeouts: route::Timeouts,
+}
+
+/// A share of a rule's requests.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Routed {
+    /// Where they go, or why they cannot.
+    pub to: Result<Backend, String>,
+    /// Relative.
+    pub weight: u32,
+    /// Done after those of the rule.
+    pub filters: route::Filters,
 }
 
 /// Where an application listens, and who it is.

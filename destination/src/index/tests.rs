@@ -1,7 +1,6 @@
 //! The index without a runtime: resources are applied, watches are looked at.
 
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
 use std::task::Waker;
 
 use super::*;
@@ -38,7 +37,7 @@ fn watch(index: &mut Index, resource: Resource) -> Watch {
 }
 
 fn outbound(addr: &str) -> Resource {
-    Resource::Outbound(addr.parse().unwrap())
+    Resource::Outbound(Dialed { addr: addr.parse().unwrap(), namespace: "shop".into() })
 }
 
 fn backend(service: &str, port: u16) -> Resource {
@@ -56,7 +55,7 @@ fn inbound(address: &str, service_account: &str) -> Resource {
 fn shown(watch: &Watch) -> String {
     match &watch.latest().state {
         State::Outbound(Target::Unknown) => "unknown".to_owned(),
-        State::Outbound(Target::Service { backend, protocol }) => {
+        State::Outbound(Target::Service { backend, protocol, .. }) => {
             format!("service {}:{} {protocol:?}", backend.service, backend.port)
         }
         State::Outbound(Target::Workload { endpoint, protocol }) => {
@@ -228,7 +227,7 @@ fn a_reset_leaves_nothing_of_before() {
     assert_eq!(shown(&endpoints), "10.1.0.2:8080 default");
     index.reset([]);
     index.publish(Instant::now());
-    assert_eq!(Kind::ALL.map(|kind| index.count(kind)), [0; 3]);
+    assert_eq!(Kind::ALL.map(|kind| index.count(kind)), [0; Kind::ALL.len()]);
 }
 
 #[test]
@@ -333,8 +332,7 @@ fn whatever_the_order_of_events_the_end_is_the_same() {
         slice("y", "web", "{addresses: [10.1.0.2], conditions: {ready: false}}"),
     ];
     let resources = || {
-        let addrs: [SocketAddr; 3] = ["10.96.0.1:80", "10.1.0.1:8080", "10.1.0.2:8080"].map(|a| a.parse().unwrap());
-        let outbound = addrs.map(Resource::Outbound).into_iter();
+        let outbound = ["10.96.0.1:80", "10.1.0.1:8080", "10.1.0.2:8080"].map(outbound).into_iter();
         outbound.chain([backend("web", 80), inbound("10.1.0.1", "a")])
     };
     let truth = |parts: &[String]| {

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::num::NonZeroU16;
+use std::ops::RangeInclusive;
 
 use super::finding::{Finding, Findings, Severity};
 use super::tree::{Key, Node, Value};
@@ -48,7 +49,8 @@ impl<'a, 'f> Fields<'a, 'f> {
         self.as_text(node, name)
     }
 
-    fn as_text(&mut self, node: &'a Node, name: &str) -> Option<&'a str> {
+    /// `node` as a string.
+    pub(super) fn as_text(&mut self, node: &'a Node, name: &str) -> Option<&'a str> {
         if let Value::Text(text) = &node.value {
             return Some(text);
         }
@@ -68,6 +70,21 @@ impl<'a, 'f> Fields<'a, 'f> {
         }
         self.expected(node, name, "true or false");
         None
+    }
+
+    /// A whole number within `range`.
+    pub(super) fn integer(&mut self, name: &'static str, range: RangeInclusive<i64>) -> Option<i64> {
+        let node = self.take(name)?;
+        let (first, last) = (range.start(), range.end());
+        let Value::Integer(number) = node.value else {
+            self.expected(node, name, &format!("a number from {first} to {last}"));
+            return None;
+        };
+        if !range.contains(&number) {
+            self.error(node, name, format!("{number} is not within {first} to {last}"));
+            return None;
+        }
+        Some(number)
     }
 
     /// A port number that must be there.
@@ -186,6 +203,12 @@ impl<'a, 'f> Fields<'a, 'f> {
     /// Says what is wrong with a field.
     pub(super) fn error(&mut self, node: &Node, name: &str, message: String) {
         self.findings.push(at(node, self.path_of(name), message));
+    }
+
+    /// Says what is wrong with a field that was read.
+    pub(super) fn error_at(&mut self, name: &str, message: String) {
+        let node = self.map.iter().find(|(key, _)| key.text == name).map_or(self.node, |(_, node)| node);
+        self.error(node, name, message);
     }
 
     /// Says what is wrong with the whole mapping.

@@ -9,10 +9,9 @@ use super::tree::{Node, Value};
 use crate::model::{Labels, Name, Protocol, is_label, is_subdomain};
 
 /// What `metadata` may hold beside what is read here.
-const OTHERS: [&str; 13] = [
+const OTHERS: [&str; 12] = [
     "annotations",
     "clusterName",
-    "creationTimestamp",
     "deletionGracePeriodSeconds",
     "deletionTimestamp",
     "finalizers",
@@ -29,6 +28,8 @@ const OTHERS: [&str; 13] = [
 pub(super) struct Meta {
     pub(super) name: Name,
     pub(super) labels: Labels,
+    /// `creationTimestamp`, empty when absent.
+    pub(super) created: String,
 }
 
 pub(super) fn read(object: &mut Fields<'_, '_>, unknown: Severity) -> Option<Meta> {
@@ -46,10 +47,11 @@ pub(super) fn read(object: &mut Fields<'_, '_>, unknown: Severity) -> Option<Met
         None => Some("default".to_owned()),
     };
     let labels = fields.texts("labels");
+    let created = fields.text("creationTimestamp").unwrap_or_default().to_owned();
     fields.ignore(&OTHERS);
     fields.finish(unknown);
     let name = Name::new(namespace?, name?);
-    Some(Meta { name, labels })
+    Some(Meta { name, labels, created })
 }
 
 /// `node` as a name of the form that `is_valid` tells.

@@ -17,7 +17,7 @@ use super::Shared;
 use super::grpc::Message;
 use super::pace::{Marked, Pace};
 use super::wire::{self, Malformed, Request, Wanted};
-use crate::index::{Backend, Marks, Proxy, Resource, Snapshot, Watch};
+use crate::index::{Backend, Dialed, Marks, Proxy, Resource, Snapshot, Watch};
 use crate::metrics::{Raised, Resource as Label, Service as Metrics};
 
 /// Snapshots whose acknowledgement is waited for; of more, only the older ones are measured.
@@ -112,7 +112,10 @@ impl Session {
             (_, None) => Err(Refusal::HelloMissing),
             (Request::Subscribe { id, to }, Some(proxy)) => {
                 let (resource, label) = match to {
-                    Wanted::Outbound(addr) => (Resource::Outbound(addr), Label::Outbound),
+                    Wanted::Outbound(addr) => {
+                        let namespace = proxy.id.namespace().into();
+                        (Resource::Outbound(Dialed { addr, namespace }), Label::Outbound)
+                    }
                     Wanted::Endpoints(backend) => (Resource::Endpoints(backend), Label::Endpoints),
                     Wanted::Inbound => (Resource::Inbound(Arc::clone(proxy)), Label::Inbound),
                 };

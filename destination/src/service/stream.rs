@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::{Buf as _, Bytes};
 use h2::{Reason, RecvStream, SendStream};
@@ -24,6 +24,9 @@ const REQUESTS_PER_TURN: usize = 256;
 /// Messages that are handed to the h2 crate before it gets to write them: with the response that makes four, for which it
 /// has room at once and keeps no more.
 const MESSAGES_PER_TURN: usize = 3;
+
+/// Bytes a second that a proxy takes at least, after the time that it may take for any message.
+const SLOWEST: u32 = 64 * 1024;
 
 /// Why a stream ended.
 #[derive(Debug)]
@@ -84,8 +87,9 @@ pub(super) struct Stream {
     received: Bytes,
     /// What the proxy has not made room for yet.
     sending: Option<Message>,
-    /// Since when there is something to send of which nothing goes.
-    waiting_since: Option<Instant>,
+    /// Until then the proxy has to have taken what is on its way to it, all of it: one that takes a byte now and then is no
+    /// better than one that takes none.
+    taken_by: Option<Instant>,
     /// Until then it has to have said Hello.
     hello_by: Instant,
     _open: Raised,
@@ -106,7 +110,7 @@ impl Stream {
             inbox: Inbox::new(shared.settings.request),
             received: Bytes::new(),
             sending: None,
-            waiting_since: None,
+            taken_by: None,
             hello_by: now + shared.settings.hello_within,
             _open: shared.metrics.stream(),
             shared,
@@ -121,7 +125,7 @@ impl Stream {
         }
         self.session.look(now, waker);
         let sent = self.send(now)?;
-        if self.stalled_at().is_some_and(|at| at <= now) {
+        if self.taken_by.is_some_and(|by| by <= now) {
             return Err(End::Stalled);
         }
         Ok(if received == Turn::Progress { received } else { sent })
@@ -130,7 +134,7 @@ impl Stream {
     /// When to take the next turn, whatever happens.
     pub(super) fn wake_at(&self) -> Option<Instant> {
         let hello_by = (!self.session.is_greeted()).then_some(self.hello_by);
-        [self.session.wake_at(), self.stalled_at(), hello_by].into_iter().flatten().min()
+        [self.session.wake_at(), self.taken_by, hello_by].into_iter().flatten().min()
     }
 
     /// Tells the proxy why it ended.
@@ -147,8 +151,10 @@ impl Stream {
         }
     }
 
-    fn stalled_at(&self) -> Option<Instant> {
-        self.waiting_since.map(|since| since + self.shared.settings.stall)
+    /// When a proxy that begins to take so many bytes now has to be done.
+    fn patience(&self, length: usize, now: Instant) -> Instant {
+        let length = u32::try_from(length).unwrap_or(u32::MAX);
+        now + self.shared.settings.stall + Duration::from_secs(1) * length / SLOWEST
     }
 
     fn receive(&mut self, now: Instant) -> Result<Turn, End> {
@@ -184,25 +190,36 @@ impl Stream {
         let mut turn = Turn::Rest;
         for _ in 0..MESSAGES_PER_TURN {
             if self.sending.is_none() && !self.session.is_due() {
+                self.taken_by = None;
+                // What it held of the connection's window another stream may wait for, and is not woken by this.
+                let freed = self.updates.capacity() > 0;
                 self.updates.reserve_capacity(0);
-                self.waiting_since = None;
-                return Ok(turn);
+                return Ok(if freed { Turn::Progress } else { turn });
             }
             let length = self.sending.as_ref().map_or(1, |message| message.remaining());
             self.updates.reserve_capacity(length);
             let room = self.updates.capacity();
             if room == 0 {
-                self.waiting_since.get_or_insert(now);
+                let patience = self.patience(0, now);
+                self.taken_by.get_or_insert(patience);
                 return Ok(turn);
             }
-            let Some(mut message) = self.sending.take().or_else(|| self.session.next(now)) else {
+            let message = self.sending.take().or_else(|| {
+                let message = self.session.next(now)?;
+                self.taken_by = Some(self.patience(message.remaining(), now));
+                Some(message)
+            });
+            let Some(mut message) = message else {
                 continue;
             };
             self.updates.reserve_capacity(message.remaining());
             let front = message.take_front(self.updates.capacity());
             self.updates.send_data(front, false).map_err(|error| broken(&error))?;
-            self.sending = message.has_remaining().then_some(message);
-            self.waiting_since = None;
+            if message.has_remaining() {
+                self.sending = Some(message);
+            } else {
+                self.taken_by = None;
+            }
             turn = Turn::Progress;
         }
         Ok(Turn::Progress)

@@ -1,5 +1,7 @@
 //! The stream over in-memory pipes: snapshots, changes, slow and hostile readers.
 
+mod slow;
+
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::Instant;

@@ -3,6 +3,8 @@
 //! Invariant: nothing a proxy sends panics or is taken on trust: lengths, ports and names are checked here.
 //! Non-goal: whether a request fits the stream (`session`).
 
+mod routes;
+
 use std::net::{IpAddr, SocketAddr};
 
 use bytes::Bytes;
@@ -121,7 +123,7 @@ fn fitting(endpoints: &[Endpoint]) -> impl Iterator<Item = wire::Endpoint> {
 /// All of the response but the subscription's id, so that all subscriptions share the bytes. Fields may stand in any
 /// order, and an id of zero is not written (both: protobuf's encoding). Beside it, how many endpoints it leaves out;
 /// other resources are small: their bounds are the length of a name, and the number of ports.
-pub(super) fn encode(snapshot: &Snapshot) -> (Bytes, usize) {
+pub fn encode(snapshot: &Snapshot) -> (Bytes, usize) {
     let message = wire::watch_response::Snapshot::from(&snapshot.state);
     let omitted = match (&snapshot.state, &message) {
         (State::Endpoints(all), wire::watch_response::Snapshot::Endpoints(kept)) => all.len() - kept.endpoints.len(),
@@ -155,13 +157,10 @@ impl From<&Target> for wire::OutboundTarget {
         use wire::outbound_target::Kind;
         let kind = match target {
             Target::Unknown => Kind::Unknown(wire::Unknown {}),
-            Target::Service { backend, protocol } => Kind::Service(wire::Service {
-                backend: Some(wire::BackendRef {
-                    namespace: backend.service.namespace.clone(),
-                    service: backend.service.name.clone(),
-                    port: u32::from(backend.port),
-                }),
+            Target::Service { backend, protocol, routes } => Kind::Service(wire::Service {
+                backend: Some(backend.into()),
                 protocol: wire::Protocol::from(*protocol).into(),
+                routes: routes.as_deref().map(Into::into),
             }),
             Target::Workload { endpoint, protocol } => Kind::Workload(wire::Workload {
                 endpoint: Some(endpoint.into()),

@@ -158,3 +158,87 @@ fn damage_never_panics_and_never_changes_what_was_signed() {
         }
     }
 }
+
+/// A CSR with `extra` at the end of one of the elements in what is signed, and a new signature. `path` leads there: the place
+/// of each element in the one around it.
+fn stuffed(path: &[usize], extra: &[u8], key: &KeyPair) -> Vec<u8> {
+    let der = signed(|params| params.distinguished_name.push(DnType::CommonName, id().as_str()), key);
+    let info = element(&der, &[0]);
+    let info = insert(info, path, extra);
+    let signature = rcgen::SigningKey::sign(key, &info).unwrap();
+    let algorithm = element(&der, &[1]).to_vec();
+    let bits = wrapped(3, &[&[0], signature.as_slice()].concat());
+    wrapped(0x30, &[info, algorithm, bits].concat())
+}
+
+/// The elements inside of `der`, with their heads.
+fn inside(der: &[u8]) -> Vec<&[u8]> {
+    let mut rest = &der[head(der)..];
+    let mut elements = Vec::new();
+    while !rest.is_empty() {
+        let (element, after) = rest.split_at(head(rest) + length(rest));
+        elements.push(element);
+        rest = after;
+    }
+    elements
+}
+
+fn element<'a>(der: &'a [u8], path: &[usize]) -> &'a [u8] {
+    path.iter().fold(der, |der, at| inside(der)[*at])
+}
+
+fn insert(der: &[u8], path: &[usize], extra: &[u8]) -> Vec<u8> {
+    let mut parts: Vec<Vec<u8>> = inside(der).into_iter().map(<[u8]>::to_vec).collect();
+    match path {
+        [] => parts.push(extra.to_vec()),
+        [at, path @ ..] => parts[*at] = insert(&parts[*at], path, extra),
+    }
+    wrapped(der[0], &parts.concat())
+}
+
+fn head(der: &[u8]) -> usize {
+    2 + usize::from(der[1].saturating_sub(0x80))
+}
+
+fn length(der: &[u8]) -> usize {
+    match der[1] {
+        short @ 0..=0x7f => usize::from(short),
+        _ => der[2..head(der)].iter().fold(0, |length, byte| length << 8 | usize::from(*byte)),
+    }
+}
+
+fn wrapped(tag: u8, content: &[u8]) -> Vec<u8> {
+    let length = u16::try_from(content.len()).unwrap().to_be_bytes();
+    let head = match content.len() {
+        0..=0x7f => vec![tag, length[1]],
+        0x80..=0xff => vec![tag, 0x81, length[1]],
+        _ => vec![tag, 0x82, length[0], length[1]],
+    };
+    [head.as_slice(), content].concat()
+}
+
+#[test]
+fn no_element_has_room_for_bytes_that_nobody_looks_at() {
+    let key = key();
+    // Nothing put in: the way of making them is right.
+    assert_eq!(verdict(&stuffed(&[], &[], &key)), Ok(()));
+    // In the request's body, the subject, its part, its attribute; the key; the attributes, one, its values, an extension.
+    let places: [&[usize]; 9] = [&[], &[1], &[1, 0], &[1, 0, 0], &[2], &[3], &[3, 0], &[3, 0, 1], &[3, 0, 1, 0, 0]];
+    for place in places {
+        for extra in [&[0x05, 0x00][..], &[0x31, 0x2e, 0x30]] {
+            let refused = verdict(&stuffed(place, extra, &key));
+            assert!(refused.is_err(), "{extra:x?} in {place:?}");
+        }
+    }
+}
+
+#[test]
+fn a_broken_subject_is_not_taken_for_an_empty_one() {
+    let key = key();
+    let nameless = signed(|_| (), &key);
+    let info = insert(element(&nameless, &[0]), &[1], &[0x31, 0x2e, 0x30, 0x2c]);
+    let signature = rcgen::SigningKey::sign(&key, &info).unwrap();
+    let bits = wrapped(3, &[&[0], signature.as_slice()].concat());
+    let broken = wrapped(0x30, &[info.as_slice(), element(&nameless, &[1]), &bits].concat());
+    assert_eq!(verdict(&broken), Err(Refusal::Malformed));
+}

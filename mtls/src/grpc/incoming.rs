@@ -120,7 +120,7 @@ impl Incoming {
     }
 
     fn report(&self, failed: &Failed) {
-        tracing::debug!(peer = %failed.addr, reason = failed.error.reason(), "handshake failed: {}", failed.error);
+        tracing::warn!(peer = %failed.addr, reason = failed.error.reason(), error = %failed.error, "handshake refused");
         (self.refused)(failed.addr, &failed.error);
     }
 }

@@ -165,8 +165,9 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Stream<IO> {
         let step = self.look(wish);
         if step.is_err() {
             self.failed = true;
-            // One more look takes out the alert; rustls does not bear a further one.
-            let _ = self.look(Wish::Agree);
+            // What is left to say goes out: the alert, and before it what was ready when the error came. Where nothing is left,
+            // rustls does not bear a further look.
+            while self.session.common().wants_write() && self.look(Wish::Agree).is_ok() {}
         }
         step
     }

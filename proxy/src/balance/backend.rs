@@ -3,7 +3,7 @@
 //! Invariant: a request is sent elsewhere only when it surely did not reach an application, and its body can be sent again.
 
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::pin::pin;
 use std::time::Instant;
 
 use http::{Response, StatusCode};
@@ -14,9 +14,10 @@ use super::list::{Business, List};
 use super::pick::two_choices;
 use super::reach::Reach;
 use super::request::Repeatable;
+use super::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::http::answer::Reason;
 use crate::http::headers::ERROR;
-use crate::http::{Body, BoxedRequest, Caller, Failure};
+use crate::http::{Body, BoxedRequest, Caller, Failure, patience};
 use crate::metrics;
 use crate::model::{EndpointSet, Protocol};
 use crate::net::Stream;
@@ -99,7 +100,7 @@ impl Backend {
         let mut request = Repeatable::new(request);
         let mut tried = Tried::default();
         loop {
-            let load = self.pick(&tried)?;
+            let mut load = self.pick(&tried)?;
             on_pick(load.endpoint());
             let failure = match once(load.endpoint(), &mut request, caller).await {
                 Ok(response) => {
@@ -108,7 +109,7 @@ impl Backend {
                 }
                 Err(failure) => failure,
             };
-            self.judge(&load, &failure);
+            self.judge(&mut load, &failure);
             let safe = failure.is_unprocessed() || (failure.is_lost() && request.is_harmless());
             if !safe || !request.restore() {
                 return Err(self.failed(Some(failure)));
@@ -121,14 +122,14 @@ impl Backend {
     pub async fn open(&self, protocol: Option<Protocol>) -> Result<(Stream, Load), Failed> {
         let mut tried = Tried::default();
         loop {
-            let load = self.pick(&tried)?;
+            let mut load = self.pick(&tried)?;
             match load.endpoint().open(protocol).await {
                 Ok(stream) => {
                     load.answered(Instant::now());
                     return Ok((stream, load));
                 }
                 Err(failure) => {
-                    self.judge(&load, &failure);
+                    self.judge(&mut load, &failure);
                     self.pass_by(&load, failure, &mut tried);
                 }
             }
@@ -159,7 +160,10 @@ impl Backend {
     }
 
     /// What a failure says of the endpoint.
-    fn judge(&self, load: &Load, failure: &Failure) {
+    fn judge(&self, load: &mut Load, failure: &Failure) {
+        if !matches!(failure, Failure::Silent(_)) {
+            load.settled(Instant::now());
+        }
         if failure.is_connect() {
             load.endpoint().failed();
             self.count();
@@ -214,8 +218,10 @@ impl Backend {
 /// One try. A request that was not sent stays in `request`.
 async fn once(endpoint: &Endpoint, request: &mut Repeatable, caller: &Caller) -> Result<Response<Body>, Failure> {
     let line = endpoint.line(request.version()).await?;
-    let Some(request) = request.take() else { return Err(Failure::Unprocessed) };
-    let response = endpoint.send(line, request, caller).await?;
+    let Some(next) = request.take() else { return Err(Failure::Unprocessed) };
+    let limit = patience::limit(endpoint.http(), next.headers());
+    let sent = pin!(endpoint.send(line, next, caller));
+    let response = patience::within(limit, || request.is_out(), sent).await?;
     match undelivered(&response) {
         Some(said) if endpoint.model.is_meshed() => Err(Failure::App(said)),
         _ => Ok(response),

@@ -3,16 +3,16 @@
 //! Invariant: health is about connecting only. It is bad from a failed attempt until an attempt in the background succeeds;
 //! the pauses between attempts grow until a response has come from the endpoint.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::OnceLock;
 use std::time::Instant;
 
 use http::{Response, Version};
 
 use super::ewma::Ewma;
 use super::reach::Reach;
-use crate::http::headers;
-use crate::http::{Body, BoxedRequest, Caller, Failure, h1_pool, h2_client, h2_pool};
+use super::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use super::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use crate::http::{self as web, Body, BoxedRequest, Caller, Failure, h1_pool, h2_client, h2_pool, headers};
 use crate::metrics::Tls;
 use crate::model::{self, Protocol};
 use crate::net::Stream;
@@ -48,6 +48,8 @@ pub(super) enum Line {
 pub struct Load {
     endpoint: Arc<Endpoint>,
     since: Instant,
+    /// Neither answered nor failed.
+    owed: bool,
 }
 
 impl Endpoint {
@@ -83,6 +85,11 @@ impl Endpoint {
         if self.model.is_meshed() { Tls::Mutual } else { Tls::None }
     }
 
+    /// How HTTP is spoken with it.
+    pub(super) fn http(&self) -> &web::Settings {
+        &self.reach.http
+    }
+
     /// Whether the last attempt to connect failed.
     pub fn is_failing(&self) -> bool {
         self.failing.load(Ordering::Relaxed)
@@ -90,7 +97,7 @@ impl Endpoint {
 
     /// Expected latency in seconds.
     pub fn latency(&self, now: Instant) -> f64 {
-        self.latency.lock().unwrap_or_else(PoisonError::into_inner).seconds(now)
+        self.expected().seconds(now)
     }
 
     /// Requests and connections that it serves for us now.
@@ -101,7 +108,12 @@ impl Endpoint {
     /// Counts a request or connection.
     pub(super) fn take(self: &Arc<Self>, now: Instant) -> Load {
         self.in_flight.fetch_add(1, Ordering::Relaxed);
-        Load { endpoint: Arc::clone(self), since: now }
+        self.expected().asked(now);
+        Load { endpoint: Arc::clone(self), since: now, owed: true }
+    }
+
+    fn expected(&self) -> MutexGuard<'_, Ewma> {
+        self.latency.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A connection for one request of `version`.
@@ -191,15 +203,25 @@ impl Load {
     }
 
     /// A response has begun: the latency is known, and the endpoint is well.
-    pub(super) fn answered(&self, now: Instant) {
-        let latency = now.saturating_duration_since(self.since);
-        self.endpoint.latency.lock().unwrap_or_else(PoisonError::into_inner).observe(latency, now);
+    pub(super) fn answered(&mut self, now: Instant) {
+        self.owed = false;
+        self.endpoint.expected().answered(now.saturating_duration_since(self.since), now);
         *self.endpoint.backoff.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    /// It has failed, and the endpoint or the way to it said so.
+    pub(super) fn settled(&mut self, now: Instant) {
+        self.owed = false;
+        self.endpoint.expected().settled(now);
     }
 }
 
 impl Drop for Load {
     fn drop(&mut self) {
+        if self.owed {
+            let now = Instant::now();
+            self.endpoint.expected().given_up(now.saturating_duration_since(self.since), now);
+        }
         self.endpoint.in_flight.fetch_sub(1, Ordering::Relaxed);
     }
 }

@@ -1,6 +1,8 @@
 //! Peak-sensitive moving average of latency: a slow answer counts at once and fully, fast ones win back trust over time
 //! (the "peak EWMA" of Finagle's balancers).
 //!
+//! Invariant: an endpoint that owes answers is no faster than its silence. Were it judged by its past alone, one that hangs
+//! would look the better the longer it does, for latency fades.
 //! Pure: `now` is an argument.
 
 use std::time::{Duration, Instant};
@@ -11,15 +13,46 @@ pub(super) struct Ewma {
     seconds: f64,
     updated: Instant,
     decay: f64,
+    owed: u32,
+    /// When it last answered, or was first owed something since nothing was.
+    heard: Instant,
 }
 
 impl Ewma {
     pub(super) fn new(initial: Duration, decay: Duration, now: Instant) -> Self {
-        Self { seconds: initial.as_secs_f64(), updated: now, decay: decay.as_secs_f64().max(1e-3) }
+        let (seconds, decay) = (initial.as_secs_f64(), decay.as_secs_f64().max(1e-3));
+        Self { seconds, updated: now, decay, owed: 0, heard: now }
     }
 
-    /// An answer took `latency`.
-    pub(super) fn observe(&mut self, latency: Duration, now: Instant) {
+    /// An answer is owed.
+    pub(super) fn asked(&mut self, now: Instant) {
+        if self.owed == 0 {
+            self.heard = now;
+        }
+        self.owed = self.owed.saturating_add(1);
+    }
+
+    /// An answer came, after `latency`.
+    pub(super) fn answered(&mut self, latency: Duration, now: Instant) {
+        self.settled(now);
+        self.observe(latency, now);
+    }
+
+    /// What was owed has failed: that is a sign of life, and says nothing of latency.
+    pub(super) fn settled(&mut self, now: Instant) {
+        self.owed = self.owed.saturating_sub(1);
+        self.heard = now;
+    }
+
+    /// Nobody waits any longer for an answer that did not come in `waited`.
+    pub(super) fn given_up(&mut self, waited: Duration, now: Instant) {
+        self.owed = self.owed.saturating_sub(1);
+        if waited.as_secs_f64() > self.faded(now) {
+            self.observe(waited, now);
+        }
+    }
+
+    fn observe(&mut self, latency: Duration, now: Instant) {
         let latency = latency.as_secs_f64();
         let keep = self.weight(now);
         self.seconds =
@@ -29,6 +62,11 @@ impl Ewma {
 
     /// Expected latency in seconds. It fades while nothing is observed, so that a once slow endpoint is tried again.
     pub(super) fn seconds(&self, now: Instant) -> f64 {
+        let silent = if self.owed > 0 { now.saturating_duration_since(self.heard) } else { Duration::ZERO };
+        self.faded(now).max(silent.as_secs_f64())
+    }
+
+    fn faded(&self, now: Instant) -> f64 {
         self.seconds * self.weight(now)
     }
 
@@ -68,6 +106,30 @@ mod tests {
             last = ewma.seconds(now);
         }
         assert!(last < 0.1, "still at {last}");
+    }
+
+    #[test]
+    fn who_owes_an_answer_is_no_faster_than_its_silence() {
+        let start = Instant::now();
+        let mut ewma = fresh(start);
+        ewma.asked(start);
+        let later = start + Duration::from_secs(60);
+        assert!((ewma.seconds(later) - 60.0).abs() < 1e-9, "{}", ewma.seconds(later));
+        ewma.asked(later);
+        ewma.answered(MS, later);
+        assert!(ewma.seconds(later) < 0.03, "an answer is a sign of life: {}", ewma.seconds(later));
+        // The caller of the first one gives up: that it had to wait so long is not forgotten at once.
+        ewma.given_up(Duration::from_secs(60), later);
+        assert!(ewma.seconds(later + Duration::from_secs(10)) > 20.0);
+    }
+
+    #[test]
+    fn a_caller_that_leaves_early_says_nothing_of_latency() {
+        let now = Instant::now();
+        let mut ewma = fresh(now);
+        ewma.asked(now);
+        ewma.given_up(MS, now);
+        assert!((ewma.seconds(now) - 0.03).abs() < 1e-9);
     }
 
     #[test]

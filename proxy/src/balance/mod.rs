@@ -9,11 +9,14 @@ mod backend;
 mod endpoint;
 mod ewma;
 mod list;
+#[cfg(test)]
+mod models;
 mod pick;
 mod reach;
 mod request;
 
-use std::sync::Arc;
+// By this name, so that models can put their own in its place.
+use std::sync::{self, Arc};
 use std::time::Duration;
 
 pub use backend::{Backend, EndpointState, Failed, Tried};

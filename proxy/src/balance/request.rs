@@ -4,7 +4,7 @@
 
 use http::Version;
 
-use crate::http::replay::Spare;
+use crate::http::replay::{Passing, Spare};
 use crate::http::{BoxedRequest, headers};
 
 /// A request, before and between its tries.
@@ -12,6 +12,8 @@ pub(super) struct Repeatable {
     version: Version,
     next: Option<BoxedRequest>,
     spare: Option<Spare>,
+    /// How far its body is; `None`: it has none.
+    passing: Option<Passing>,
     harmless: bool,
 }
 
@@ -19,12 +21,18 @@ impl Repeatable {
     pub(super) fn new(request: BoxedRequest) -> Self {
         let (version, harmless) = (request.version(), headers::is_idempotent(request.method()));
         let (request, spare) = Spare::of(request);
-        Self { version, next: Some(request), spare: Some(spare), harmless }
+        let passing = spare.passing();
+        Self { version, next: Some(request), spare: Some(spare), passing, harmless }
     }
 
     /// The application's HTTP version.
     pub(super) fn version(&self) -> Version {
         self.version
+    }
+
+    /// All of it has come from the application and been passed on.
+    pub(super) fn is_out(&self) -> bool {
+        self.passing.as_ref().is_none_or(Passing::is_over)
     }
 
     /// A second copy does no harm.

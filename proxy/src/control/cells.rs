@@ -7,9 +7,9 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::hash::Hash;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::Notify;
+use super::Notify;
+use super::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Somebody who hears of each value, as long as he exists.
 pub(super) trait Follower<T>: Send {

@@ -13,8 +13,8 @@ use mesh_mtls::tls;
 use mesh_proto::discovery as wire;
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
-use tonic::Streaming;
 use tonic::transport::Channel;
+use tonic::{Code, Streaming};
 use wire::discovery_client::DiscoveryClient;
 
 use super::{Settings, Shared};
@@ -115,8 +115,17 @@ fn report(shared: &Shared, ended: &Ended, pause: Duration) {
         Ended::Failed(status) => tls::reason_in(status),
         Ended::Unanswered(_) | Ended::Closed => None,
     };
+    if matches!(ended, Ended::Failed(status) if is_unreadable(status)) {
+        shared.metrics.rejected();
+    }
     tracing::warn!(error = %why, reason, "no discovery stream, trying again in {pause:.1?}");
     shared.disconnected(why);
+}
+
+/// Whether a message could not be decoded, or was too long to be: the codes that tonic has for that. Destination itself ends no
+/// stream with them.
+fn is_unreadable(status: &tonic::Status) -> bool {
+    matches!(status.code(), Code::Internal | Code::OutOfRange)
 }
 
 /// A status with its causes, as one short line. Some causes are already quoted by what wraps them.

@@ -11,6 +11,8 @@ mod cells;
 mod common;
 mod driver;
 mod ledger;
+#[cfg(test)]
+mod models;
 mod parse;
 mod status;
 mod subscription;
@@ -20,7 +22,8 @@ mod tests;
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+// By this name, so that models can put their own in its place.
+use std::sync::{self, Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use mesh_mtls::credentials::Credentials;
@@ -63,7 +66,8 @@ impl Settings {
         Settings {
             addr,
             id,
-            backoff: backoff::Settings::default(),
+            // What changed while it was away is known soon after it is back.
+            backoff: backoff::Settings { max: Duration::from_secs(4), ..backoff::Settings::default() },
             open_within: Duration::from_secs(10),
             max_targets: 10_000,
             max_message: 4 << 20,
@@ -140,6 +144,16 @@ impl Discovery {
     /// How the stream is, and how much is known.
     pub fn status(&self) -> Status {
         self.shared.lock().status(Instant::now())
+    }
+
+    /// The next thing to say on the stream, for programs that are their own destination instead of polling the task.
+    pub fn next_request(&self) -> Option<wire::WatchRequest> {
+        self.shared.lock().next_request()
+    }
+
+    /// Takes an update as if the stream had brought it; see [`Discovery::next_request`].
+    pub fn take(&self, update: wire::WatchResponse) {
+        self.shared.apply(update, Instant::now());
     }
 
     fn subscribe<T>(

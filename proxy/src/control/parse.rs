@@ -5,8 +5,11 @@
 //! endpoints came in.
 //! Not here: what values have in common (`common`), which subscription a message belongs to (`ledger`), what becomes of the value (`table`).
 
+mod routes;
+
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 
 use mesh_mtls::spiffe;
 use mesh_proto::discovery as wire;
@@ -51,6 +54,8 @@ pub enum Malformed {
     DuplicateEndpoint(SocketAddr),
     #[error("port {0} is there twice")]
     DuplicatePort(u16),
+    #[error("route {route}: {what}")]
+    Route { route: String, what: String },
 }
 
 /// The newest state of a resource, parsed.
@@ -84,6 +89,7 @@ impl TryFrom<wire::OutboundTarget> for Target {
             Kind::Service(service) => Target::Service {
                 backend: service.backend.ok_or(Malformed::Missing("backend"))?.try_into()?,
                 protocol: protocol(service.protocol)?,
+                routes: service.routes.map(routes::parse).transpose()?.map(Arc::new),
             },
             Kind::Workload(workload) => Target::Workload {
                 endpoint: workload.endpoint.ok_or(Malformed::Missing("endpoint"))?.try_into()?,

@@ -220,6 +220,15 @@ fn damage_inside_a_hello_loses_the_name_and_not_the_verdict() {
 }
 
 #[test]
+fn the_version_of_records_after_the_first_says_nothing() {
+    let mut bytes = records(&hello(&server_name("web")), 50);
+    for (at, byte) in [(56, 0x41), (57, 0xff)] {
+        bytes[at] = byte;
+        assert_eq!(detect(&bytes), tls(Some("web")), "{byte:#x} at {at}");
+    }
+}
+
+#[test]
 fn a_hello_whose_name_comes_after_max_bytes_is_tls_without_name() {
     let padding = extension(21, &[0; 16000]);
     let message = hello(&[padding.clone(), padding, server_name("web")].concat());

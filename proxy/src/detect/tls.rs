@@ -19,7 +19,7 @@ const HOST: usize = 253;
 
 /// Judges bytes that begin with [`HANDSHAKE`].
 pub(super) fn client_hello(bytes: &[u8]) -> Verdict {
-    let mut records = Records { bytes, left: 0 };
+    let mut records = Records { bytes, left: 0, has_begun: false };
     match opening(&mut records) {
         Ok(length) => named(&mut Message { records, left: length }, bytes.len()),
         Err(Stop::More) => Verdict::NeedMore,
@@ -136,6 +136,8 @@ struct Records<'a> {
     bytes: &'a [u8],
     /// Bytes of the current record that are still to come.
     left: usize,
+    /// Whether there was a record before.
+    has_begun: bool,
 }
 
 impl Records<'_> {
@@ -166,8 +168,10 @@ impl Records<'_> {
             return Ok(());
         }
         self.expect(|byte| byte == HANDSHAKE)?;
-        self.expect(|major| major == 3)?;
-        self.expect(|minor| minor <= 4)?;
+        // What begins with another version is no TLS. Behind that, RFC 8446 5.1 has the field ignored for all purposes.
+        let has_begun = std::mem::replace(&mut self.has_begun, true);
+        self.expect(|major| has_begun || major == 3)?;
+        self.expect(|minor| has_begun || minor <= 4)?;
         let high = self.expect(|high| u16::from(high) <= RECORD >> 8)?;
         let length = u16::from_be_bytes([high, self.raw()?]);
         // Empty handshake records are forbidden.

@@ -1,7 +1,7 @@
 //! Answers that the mesh makes itself. One table: reason word, HTTP status, gRPC status.
 
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, HeaderValue};
+use http::header::{CONNECTION, CONTENT_TYPE, HeaderValue};
 use http::{HeaderMap, Response, StatusCode};
 
 use super::body::Body;
@@ -18,12 +18,18 @@ pub enum Reason {
     PeerIdentity,
     /// The upstream broke off before its response.
     UpstreamReset,
+    /// The upstream did not answer in time.
+    ResponseTimeout,
     /// More is asked for than the proxy is set to hold.
     Overload,
     /// The request would come back to this proxy.
     Loop,
     /// The request is not one that can be forwarded.
     BadRequest,
+    /// Routes are attached to the destination, and none fits.
+    NoRoute,
+    /// The route leads to something that is not there.
+    BackendInvalid,
     /// The client did not send what it began, or did not take what it asked for, in time.
     TooSlow,
     /// The connection was made to the proxy's own port, or names an address that is not the workload's.
@@ -49,14 +55,18 @@ impl Reason {
         const INTERNAL: u16 = 13;
         const UNAVAILABLE: u16 = 14;
         const PERMISSION_DENIED: u16 = 7;
+        const UNIMPLEMENTED: u16 = 12;
         match self {
             Reason::NoEndpoints => ("no_endpoints", StatusCode::SERVICE_UNAVAILABLE, UNAVAILABLE),
             Reason::ConnectFailed => ("connect_failed", StatusCode::SERVICE_UNAVAILABLE, UNAVAILABLE),
             Reason::PeerIdentity => ("peer_identity", StatusCode::SERVICE_UNAVAILABLE, UNAVAILABLE),
             Reason::UpstreamReset => ("upstream_reset", StatusCode::BAD_GATEWAY, UNAVAILABLE),
+            Reason::ResponseTimeout => ("response_timeout", StatusCode::GATEWAY_TIMEOUT, DEADLINE_EXCEEDED),
             Reason::Overload => ("overload", StatusCode::SERVICE_UNAVAILABLE, UNAVAILABLE),
             Reason::Loop => ("loop", StatusCode::LOOP_DETECTED, INTERNAL),
             Reason::BadRequest => ("bad_request", StatusCode::BAD_REQUEST, INTERNAL),
+            Reason::NoRoute => ("no_route", StatusCode::NOT_FOUND, UNIMPLEMENTED),
+            Reason::BackendInvalid => ("backend_invalid", StatusCode::INTERNAL_SERVER_ERROR, INTERNAL),
             Reason::TooSlow => ("too_slow", StatusCode::REQUEST_TIMEOUT, DEADLINE_EXCEEDED),
             Reason::NotLocal => ("not_local", StatusCode::FORBIDDEN, PERMISSION_DENIED),
         }
@@ -85,6 +95,10 @@ impl Reason {
             response
         };
         response.headers_mut().insert(ERROR, visible(&error));
+        if self == Reason::BadRequest {
+            // Whoever sends one bad request over HTTP/1 may mean something else by what follows.
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
         response
     }
 

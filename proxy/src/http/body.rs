@@ -75,7 +75,11 @@ impl BodyError {
 
 impl From<h2::Error> for BodyError {
     fn from(error: h2::Error) -> Self {
-        error.reason().map_or_else(|| BodyError::Cut(error.to_string()), BodyError::Reset)
+        match error.reason() {
+            // A reset by the sender is passed on; that the sender broke a rule is between it and us.
+            Some(reason) if !error.is_library() => BodyError::Reset(reason),
+            _ => BodyError::Cut(error.to_string()),
+        }
     }
 }
 
@@ -233,7 +237,7 @@ impl http_body::Body for Body {
         match &mut frame {
             Some(Ok(frame)) => {
                 if let Some(trailers) = frame.trailers_mut() {
-                    super::headers::strip_ours(trailers);
+                    super::headers::strip_trailers(trailers);
                 }
                 self.ride(frame);
             }
@@ -318,6 +322,9 @@ impl H2Body {
 pub struct Gate {
     open: AtomicBool,
     waiting: AtomicWaker,
+    /// The body has been asked for since the gate is open, or never will be.
+    passed: AtomicBool,
+    answer: AtomicWaker,
 }
 
 impl Gate {
@@ -325,6 +332,22 @@ impl Gate {
     pub fn open(&self) {
         self.open.store(true, Ordering::Release);
         self.waiting.wake();
+    }
+
+    /// Waits until an open gate has been passed. A 100 that comes with the answer behind it must reach the client first (RFC
+    /// 9110 15.2), and it is by asking for the body that it does.
+    pub async fn passed(&self) {
+        std::future::poll_fn(|cx| {
+            self.answer.register(cx.waker());
+            let kept_back = self.open.load(Ordering::Acquire) && !self.passed.load(Ordering::Acquire);
+            if kept_back { Poll::Pending } else { Poll::Ready(()) }
+        })
+        .await;
+    }
+
+    fn pass(&self) {
+        self.passed.store(true, Ordering::Release);
+        self.answer.wake();
     }
 }
 
@@ -341,7 +364,15 @@ impl Gated {
             ready!(self.latest.as_mut().poll(cx));
             self.gate.open();
         }
-        http_body::Body::poll_frame(Pin::new(&mut self.body), cx)
+        let polled = http_body::Body::poll_frame(Pin::new(&mut self.body), cx);
+        self.gate.pass();
+        polled
+    }
+}
+
+impl Drop for Gated {
+    fn drop(&mut self) {
+        self.gate.pass();
     }
 }
 
@@ -357,6 +388,9 @@ impl Watched {
         self.connection.asking(self.turn);
         let polled = http_body::Body::poll_frame(Pin::new(&mut self.body), cx);
         self.connection.waiting_for_body(self.turn, polled.is_pending());
+        if matches!(polled, Poll::Ready(Some(Err(_)))) {
+            self.connection.body_broke();
+        }
         polled
     }
 }
@@ -385,5 +419,23 @@ mod tests {
 
         let mut late = Body::full("late").gated(Arc::new(Gate::default()), Duration::from_secs(1));
         assert!(late.frame().await.is_some(), "time opens the gate too");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_waits_for_an_open_gate_to_be_passed_and_for_no_other() {
+        let gate = Arc::new(Gate::default());
+        gate.passed().await;
+        let mut body = Body::full("data").gated(Arc::clone(&gate), Duration::from_secs(1));
+        gate.open();
+        let early = tokio::time::timeout(Duration::from_secs(9), gate.passed()).await;
+        assert!(early.is_err(), "nobody has asked for the body");
+        body.frame().await.expect("a frame").expect("no error");
+        gate.passed().await;
+
+        let gate = Arc::new(Gate::default());
+        let body = Body::full("data").gated(Arc::clone(&gate), Duration::from_secs(1));
+        gate.open();
+        drop(body);
+        gate.passed().await;
     }
 }

@@ -11,6 +11,7 @@ use h2::server::SendResponse;
 use http::{Response, StatusCode};
 use mesh_kit::pressure::{self, Level};
 
+use super::framing::Bad;
 use super::h1_io;
 
 /// A cheap handle on the caller.
@@ -48,6 +49,14 @@ impl Caller {
                 let _ = caller.lock().send_informational(response);
             }
             Caller::H1(_) | Caller::Deaf => {}
+        }
+    }
+
+    /// What is wrong with the body that the caller sends; whoever asks says so in his answer.
+    pub fn blame(&self) -> Option<Bad> {
+        match self {
+            Caller::H1(shared) => shared.blame(),
+            Caller::H2(_) | Caller::Deaf => None,
         }
     }
 

@@ -22,9 +22,10 @@ use tokio::time::{Instant, Sleep};
 use super::answer::Reason;
 use super::body::Body;
 use super::caller::Caller;
+use super::framing::Bad;
 use super::h1_io::{HeadClock, ServerIo, Shared};
 use super::h1_wait::{Due, Wait};
-use super::{BoxedRequest, Handler, Settings};
+use super::{BoxedRequest, Handler, Settings, headers, upgrade};
 use crate::net::{Drain, Stream};
 
 /// Why a served connection ended before its time.
@@ -97,11 +98,15 @@ async fn serve_requests(
         let handler = Arc::clone(&handler);
         let draining = draining.clone();
         let shared = Arc::clone(&shared);
+        let leaving = headers::leaves_http(&request).then(|| request.method().clone());
         let unasked = request.headers().contains_key(EXPECT) && !http_body::Body::is_end_stream(request.body());
         let request = watch_body(request, &shared);
         async move {
             let answer = handler.handle(request, caller).await;
             shared.answering();
+            if leaving.is_some_and(|method| !answer.as_ref().is_ok_and(|answer| upgrade::is_agreed(&method, answer))) {
+                shared.declined();
+            }
             // The client will not send a body that nobody has asked for, or sends it in vain: neither way can the
             // connection go on.
             let unasked = unasked && !shared.body_was_asked();
@@ -133,11 +138,13 @@ async fn serve_requests(
             None => Turn::Ended(Ended::Cleanly),
         },
         Stop::Due(_) => Turn::Ended(too_slow(connection.into_parts().map(|parts| parts.io)).await),
-        Stop::Done(Ok(())) => Turn::Ended(Ended::Cleanly),
-        Stop::Done(Err(error)) => {
-            tracing::debug!(error = %describe(&error), "HTTP/1 connection ended early");
+        Stop::Done(result) => {
             let io = connection.into_parts().map(|parts| parts.io);
-            Turn::Ended(end(io, &error).await)
+            Turn::Ended(match (shared.unanswered(), result) {
+                (Some((bad, in_body)), result) if bad != Bad::Cut => refuse(io, bad, in_body, result.is_err()).await,
+                (_, Ok(())) => Ended::Cleanly,
+                (_, Err(error)) => end(io, &error).await,
+            })
         }
     }
 }
@@ -176,8 +183,22 @@ fn poll_wait(wait: &mut Wait, mut timer: Pin<&mut Sleep>, shared: &Shared, cx: &
     }
 }
 
+/// The end of a connection whose bytes must not be read on.
+async fn refuse(io: Option<ServerIo>, bad: Bad, in_body: bool, cut: bool) -> Ended {
+    if let Some(io) = io {
+        let (mut stream, _) = io.into_inner();
+        if !in_body {
+            tell(&mut stream, Reason::BadRequest, StatusCode::BAD_REQUEST, &bad.to_string()).await;
+        } else if cut {
+            stream.abort();
+        }
+    }
+    Ended::BadRequest
+}
+
 /// The end of a connection on which hyper gave up.
 async fn end(io: Option<ServerIo>, error: &hyper::Error) -> Ended {
+    tracing::debug!(error = %describe(error), "HTTP/1 connection ended early");
     let bad_request = error.is_parse() || error.is_timeout();
     if let Some(io) = io {
         let (mut stream, refused) = io.into_inner();

@@ -8,7 +8,7 @@ use std::fmt::Write;
 use std::io;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
@@ -18,7 +18,9 @@ use http::{Response, StatusCode};
 use hyper::rt::{ReadBufCursor, Sleep, Timer};
 use tokio::io::AsyncWrite;
 
+use super::framing::Bad;
 use super::h1_wait::Phase;
+use super::judged::Judged;
 use crate::net::Stream;
 
 /// State that the socket's wrapper, hyper's clock and the caller's handle share.
@@ -34,6 +36,12 @@ pub struct Shared {
     flushed: AtomicBool,
     /// What hyper writes next is an answer of ours.
     answering: AtomicBool,
+    /// The answer declines to leave HTTP.
+    declined: AtomicBool,
+    /// What is wrong with the client's bytes, and whether it is so in a body.
+    bad: OnceLock<(Bad, bool)>,
+    /// It has been answered.
+    blamed: AtomicBool,
     /// Somebody has asked for the body of this turn's request.
     asking: AtomicBool,
     /// Somebody waits for more of that body.
@@ -127,6 +135,29 @@ impl Shared {
         self.answering.store(true, Ordering::Relaxed);
     }
 
+    /// The answer on its way declines to leave HTTP.
+    pub(super) fn declined(&self) {
+        self.declined.store(true, Ordering::Relaxed);
+    }
+
+    /// The body of the request that is being answered has broken off.
+    pub(super) fn body_broke(&self) {
+        // The first reason stays: it is the one.
+        let _ = self.bad.set((Bad::Trailers, true));
+    }
+
+    /// What is wrong with the body of the request that is being answered. Whoever asks says so in his answer.
+    pub fn blame(&self) -> Option<Bad> {
+        let (bad, _) = self.bad.get().filter(|(_, in_body)| *in_body)?;
+        self.blamed.store(true, Ordering::Relaxed);
+        Some(*bad)
+    }
+
+    /// What is wrong with the client's bytes and nobody has answered, and whether it is so in a body.
+    pub(super) fn unanswered(&self) -> Option<(Bad, bool)> {
+        self.bad.get().copied().filter(|_| !self.blamed.load(Ordering::Relaxed))
+    }
+
     fn waiting(&self) -> std::sync::MutexGuard<'_, Bytes> {
         self.interim.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -135,7 +166,7 @@ impl Shared {
 /// The socket as hyper sees it.
 #[derive(Debug)]
 pub(super) struct ServerIo {
-    stream: Stream,
+    stream: Judged,
     shared: Arc<Shared>,
     refused: Option<StatusCode>,
 }
@@ -143,7 +174,7 @@ pub(super) struct ServerIo {
 impl ServerIo {
     pub(super) fn new(stream: Stream) -> Self {
         let shared = Shared { flushed: AtomicBool::new(true), ..Shared::default() };
-        Self { stream, shared: Arc::new(shared), refused: None }
+        Self { stream: Judged::client(stream), shared: Arc::new(shared), refused: None }
     }
 
     pub(super) fn shared(&self) -> Arc<Shared> {
@@ -152,7 +183,7 @@ impl ServerIo {
 
     /// The socket, and the status with which hyper wanted to refuse a request by itself.
     pub(super) fn into_inner(self) -> (Stream, Option<StatusCode>) {
-        (self.stream, self.refused)
+        (self.stream.into_inner(), self.refused)
     }
 
     /// Whether the client has seen a part of an answer to its request.
@@ -171,6 +202,25 @@ impl ServerIo {
         let status = status.and_then(|rest| StatusCode::from_bytes(rest.get(..3)?).ok());
         self.refused = status.filter(|status| first && status.is_client_error());
         self.refused.is_some()
+    }
+
+    /// Before the first byte of an answer that declines to leave HTTP.
+    fn decline(&mut self) {
+        if self.shared.declined.load(Ordering::Relaxed) {
+            self.shared.declined.store(false, Ordering::Relaxed);
+            self.stream.decline();
+        }
+    }
+
+    /// Keeps what is wrong with the client's bytes, once it stands in the way.
+    fn blame(&self, read: &Poll<io::Result<()>>) {
+        let (failed, in_body) = (matches!(read, Poll::Ready(Err(_))), self.stream.is_in_body());
+        let bad = match self.stream.bad() {
+            Some(bad) if failed || bad == Bad::Cut => bad,
+            None if failed && in_body => Bad::Cut,
+            _ => return,
+        };
+        let _ = self.shared.bad.set((bad, in_body));
     }
 
     fn poll_interim(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -197,18 +247,20 @@ impl hyper::rt::Read for ServerIo {
         self.shared.moved(&polled);
         if polled.is_ready() {
             self.shared.reading.store(true, Ordering::Relaxed);
+            self.blame(&polled);
         }
         polled
     }
 }
 
 /// hyper's and tokio's read buffers are different types; TokioIo knows how to bridge them.
-fn read_into(stream: &mut Stream, cx: &mut Context<'_>, buf: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
+fn read_into(stream: &mut Judged, cx: &mut Context<'_>, buf: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
     hyper::rt::Read::poll_read(Pin::new(&mut hyper_util::rt::TokioIo::new(stream)), cx, buf)
 }
 
 impl hyper::rt::Write for ServerIo {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.decline();
         ready!(self.poll_interim(cx))?;
         if self.is_refusal(buf) {
             return Poll::Ready(Ok(buf.len()));
@@ -224,6 +276,7 @@ impl hyper::rt::Write for ServerIo {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        self.decline();
         ready!(self.poll_interim(cx))?;
         if self.is_refusal(bufs.first().map_or(&[], |buf| buf)) {
             return Poll::Ready(Ok(bufs.iter().map(|buf| buf.len()).sum()));
@@ -246,7 +299,7 @@ impl hyper::rt::Write for ServerIo {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.refused.is_some() {
+        if self.refused.is_some() || self.shared.unanswered().is_some_and(|(_, in_body)| !in_body) {
             // The better answer is still to come.
             return Poll::Ready(Ok(()));
         }

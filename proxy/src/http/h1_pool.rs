@@ -1,6 +1,7 @@
 //! HTTP/1 connections to one application or unmeshed endpoint, kept for a while after use.
 //!
-//! Invariant: a connection carries one exchange at a time and comes back only after a clean end. A request is sent twice only
+//! Invariant: a connection carries one exchange at a time and comes back only after a clean end, which a response before the
+//! end of its request is not. A request is sent twice only
 //! if it surely was not processed, or may be processed twice: the first try was never written, or it is idempotent, its body
 //! can be sent again, and a reused connection closed before any byte of a response. A connection has no task of its own,
 //! unless a request has a body, whose sending must go on while nobody reads the response: who waits for the response, or
@@ -9,7 +10,6 @@
 use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Instant;
@@ -23,6 +23,7 @@ use mesh_kit::pressure::{self, Level};
 use super::answer::MEMORY;
 use super::body::{Body, Gate};
 use super::caller::Caller;
+use super::judged::{Asked, Judged, Sending};
 use super::replay::Spare;
 use super::{BoxedRequest, Failure, Settings, headers};
 use crate::net::{Connector, Stream};
@@ -48,11 +49,10 @@ pub struct Client {
     sender: SendRequest<Body>,
     /// `None`: it has ended, or a task drives it.
     connection: Option<Box<Connection>>,
-    /// A byte has come since the last request was sent.
-    heard: Arc<AtomicBool>,
+    asked: Arc<Asked>,
 }
 
-type Connection = http1::Connection<TokioIo<Stream>, Body>;
+type Connection = http1::Connection<TokioIo<Judged>, Body>;
 
 /// A connection in use; `give_back` returns it to its pool.
 #[derive(Debug)]
@@ -175,12 +175,12 @@ async fn sweep(pool: std::sync::Weak<Pool>) {
 impl Client {
     /// Speaks HTTP/1 as a client on `stream`.
     async fn new(stream: Stream, settings: &Settings) -> Result<Self, Failure> {
-        let heard = Arc::new(AtomicBool::new(false));
-        let io = TokioIo::new(stream.noting(Arc::clone(&heard)));
+        let asked = Arc::new(Asked::default());
+        let io = TokioIo::new(Judged::server(stream, Arc::clone(&asked)));
         let handshake =
             http1::Builder::new().max_buf_size(settings.max_head).max_headers(settings.max_headers).handshake(io);
         let (sender, connection) = handshake.await.map_err(|error| failure(&error, false))?;
-        Ok(Self { sender, connection: Some(Box::new(connection)), heard })
+        Ok(Self { sender, connection: Some(Box::new(connection)), asked })
     }
 
     fn drive(&mut self, cx: &mut Context<'_>) {
@@ -225,16 +225,23 @@ pub async fn handshake(stream: Stream, settings: &Settings) -> Result<Client, Fa
 /// One exchange on a connection of its own or from a pool.
 async fn exchange(
     mut lease: Lease,
-    request: BoxedRequest,
+    mut request: BoxedRequest,
     caller: &Caller,
     settings: &Settings,
 ) -> Result<Response<Body>, (Failure, Option<BoxedRequest>)> {
     let keep = request.version() == Version::HTTP_11;
+    let has_body = !request.body().is_end_stream();
     // Without a lease nobody who reads the response could drive it.
-    if !keep || !request.body().is_end_stream() {
+    if !keep || has_body {
         lease.client.detach();
     }
+    if has_body {
+        let sending = Sending::begin(&lease.client.asked);
+        *request.body_mut() = std::mem::take(request.body_mut()).holding(sending);
+    }
     let response = send(&mut lease.client, request, caller, settings).await?;
+    // A server that answers before the end of a body may take what is left of it for requests, and answer those too.
+    let keep = keep && !lease.client.asked.is_sending();
     let lease = keep.then_some(lease);
     Ok(response.map(|incoming| {
         if incoming.is_end_stream() {
@@ -256,16 +263,19 @@ pub async fn send(
 ) -> Result<Response<hyper::body::Incoming>, (Failure, Option<BoxedRequest>)> {
     let (request, gate) = hold_body_if_expecting(request, settings);
     let request = listen_for_interim(request, caller, gate.as_ref());
-    client.heard.store(false, Ordering::Relaxed);
+    client.asked.ask(request.method());
     let mut answer = pin!(client.sender.try_send_request(*request));
     let result = poll_fn(|cx| {
         client.drive(cx);
         answer.as_mut().poll(cx)
     });
     let result = result.await;
+    if let Some(gate) = &gate {
+        gate.passed().await;
+    }
     result.map_err(|mut error| {
         let unsent = error.take_message().map(Box::new);
-        (failure(error.error(), client.heard.load(Ordering::Relaxed)), unsent)
+        (failure(error.error(), client.asked.is_heard()), unsent)
     })
 }
 
@@ -301,5 +311,14 @@ fn listen_for_interim(mut request: BoxedRequest, caller: &Caller, gate: Option<&
 
 fn failure(error: &hyper::Error, heard: bool) -> Failure {
     let text = super::h1::describe(error);
-    if error.is_parse() || heard { Failure::Protocol(text) } else { Failure::Closed(text) }
+    if error.is_parse() || heard {
+        return Failure::Protocol(text);
+    }
+    // The kernel gave it up: nobody has closed it, the network has gone.
+    if has_timed_out(error) { Failure::Lost(text) } else { Failure::Closed(text) }
+}
+
+fn has_timed_out(error: &hyper::Error) -> bool {
+    let source = std::error::Error::source(error).and_then(|source| source.downcast_ref::<std::io::Error>());
+    source.is_some_and(|error| error.kind() == std::io::ErrorKind::TimedOut)
 }

@@ -30,6 +30,9 @@ pub async fn send(
     let request = if end { RequestHalf::Sent(stream) } else { RequestHalf::send(stream, body) };
     let mut exchange = Exchange { response, request: Some(request), caller, gate, interim: false };
     let response = poll_fn(|cx| exchange.poll(cx)).await?;
+    if let Some(gate) = &exchange.gate {
+        gate.passed().await;
+    }
     let request = exchange.request.take();
     Ok(response.map(|recv| if recv.is_end_stream() { Body::empty() } else { Body::h2_response(recv, request, slot) }))
 }

@@ -6,14 +6,12 @@
 
 use std::future::poll_fn;
 use std::net::SocketAddr;
-use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
 use h2::client::{Builder, SendRequest};
-use h2::{Ping, PingPong};
 use http::{Method, Request, StatusCode, Uri};
 use mesh_mtls::cork::cork;
 use mesh_mtls::tls;
@@ -21,6 +19,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::timeout;
 
 use super::answer::Reason;
+use super::h2_driver::Driver;
 use super::{Failure, Settings, headers};
 use crate::metrics::{self, Direction};
 use crate::model::{Peer, Protocol};
@@ -61,9 +60,12 @@ struct Connection {
     state: Arc<State>,
 }
 
+/// What is known of a connection.
 #[derive(Debug, Default)]
-struct State {
+pub(super) struct State {
     closed: AtomicBool,
+    /// The far end owes a sign of life.
+    doubtful: AtomicBool,
     streams: AtomicUsize,
     /// A stream was opened since the last look.
     used: AtomicBool,
@@ -79,6 +81,23 @@ pub struct Ready {
 pub struct Slot {
     state: Arc<State>,
     _counted: Option<metrics::Open>,
+}
+
+impl State {
+    /// How many streams are open.
+    pub(super) fn streams(&self) -> usize {
+        self.streams.load(Ordering::Relaxed)
+    }
+
+    /// It has ended, or takes no new streams.
+    pub(super) fn close(&self) {
+        self.closed.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the far end may be gone.
+    pub(super) fn doubt(&self, doubtful: bool) {
+        self.doubtful.store(doubtful, Ordering::Relaxed);
+    }
 }
 
 impl Slot {
@@ -107,12 +126,14 @@ enum Room {
 /// A connection with so many streams gets a sibling, up to `MOST_CONNECTIONS`.
 const BUSY_STREAMS: usize = 100;
 const MOST_CONNECTIONS: usize = 128;
+/// Streams before the far end has said how many it takes: were there more, it would refuse those beyond its limit.
+const AT_FIRST: usize = 1;
 /// How often it is looked for siblings that nobody uses any more.
 const LOOK: Duration = Duration::from_secs(2);
 
 impl Connection {
     fn streams(&self) -> usize {
-        self.state.streams.load(Ordering::Relaxed)
+        self.state.streams()
     }
 
     /// Whether nothing is on it, and nothing was since this was asked before.
@@ -120,9 +141,10 @@ impl Connection {
         !self.state.used.swap(false, Ordering::Relaxed) && self.streams() == 0
     }
 
-    /// How many the far end takes.
+    /// How many the far end takes. At first, and where it is one at a time, others wait on the connection: another one would
+    /// not be faster.
     fn most_streams(&self) -> usize {
-        self.sender.current_max_send_streams()
+        Some(self.sender.current_max_send_streams()).filter(|most| *most != AT_FIRST).unwrap_or(usize::MAX)
     }
 }
 
@@ -151,7 +173,7 @@ impl Pool {
             match poll_fn(|cx| sender.poll_ready(cx)).await {
                 Ok(()) => return Ok(Ready { sender, slot }),
                 // GOAWAY, or broken since: not for new streams.
-                Err(_) => state.closed.store(true, Ordering::Relaxed),
+                Err(_) => state.close(),
             }
         }
     }
@@ -192,7 +214,8 @@ impl Pool {
         open.connections.retain(|connection| !connection.state.closed.load(Ordering::Relaxed));
         let has_room = |connection: &&Connection| {
             let most = connection.most_streams();
-            connection.streams() < if let Room::ToSpare = room { most.min(BUSY_STREAMS) } else { most }
+            let doubtful = connection.state.doubtful.load(Ordering::Relaxed);
+            !doubtful && connection.streams() < if let Room::ToSpare = room { most.min(BUSY_STREAMS) } else { most }
         };
         open.connections.iter().find(has_room).cloned()
     }
@@ -238,7 +261,7 @@ impl Pool {
         let cause = format!("no HTTP/2 connection within {:?}", self.settings.open_timeout);
         match &self.dial {
             Dial::Plain(addr) => ConnectError { addr: *addr, cause, is_ours: false }.into(),
-            Dial::Mutual(peer, _) => Failure::Peer(format!("{} at {}: {cause}", peer.id, peer.addr)),
+            Dial::Mutual(peer, _) => ConnectError { addr: peer.addr, cause, is_ours: false }.into(),
         }
     }
 
@@ -246,7 +269,8 @@ impl Pool {
         match &self.dial {
             Dial::Plain(addr) => {
                 let tcp = self.connector.connect(*addr).await?;
-                Ok(self.start(tcp).await?.0)
+                let (connection, driver) = self.handshake(tcp).await?;
+                Ok(self.start(connection, driver))
             }
             Dial::Mutual(peer, tls) => {
                 let tcp = self.connector.connect(peer.addr).await?;
@@ -254,26 +278,27 @@ impl Pool {
                     self.metrics.handshake(Direction::Outbound, error.reason());
                     Failure::Peer(format!("mutual TLS with {} at {}: {error}", peer.id, peer.addr))
                 })?;
-                let refused = |error: h2::Error| {
+                let refused = |error: String| {
                     self.metrics.handshake(Direction::Outbound, "refused");
                     Failure::Peer(format!("refused by {} at {}: {error}", peer.id, peer.addr))
                 };
-                let (connection, mut ping) = self.start(stream).await?;
+                let (connection, mut driver) = self.handshake(stream).await?;
                 // In TLS 1.3 a client is done before the server has judged its certificate: wait for a sign of life.
-                ping.ping(Ping::opaque()).await.map_err(refused)?;
+                driver.greet().await.map_err(refused)?;
                 self.metrics.handshake(Direction::Outbound, "ok");
-                Ok(connection)
+                Ok(self.start(connection, driver))
             }
         }
     }
 
-    async fn start<IO>(&self, io: IO) -> Result<(Connection, PingPong), Failure>
+    async fn handshake<IO>(&self, io: IO) -> Result<(Connection, Driver<IO>), Failure>
     where
-        IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        IO: AsyncRead + AsyncWrite + Unpin,
     {
         let mut builder = Builder::new();
         builder
             .enable_push(false)
+            .initial_max_send_streams(AT_FIRST)
             .initial_window_size(self.settings.tunnel_stream_window)
             .initial_connection_window_size(self.settings.tunnel_window())
             // Many clients share the connection.
@@ -281,19 +306,37 @@ impl Pool {
             .max_send_buffer_size(self.settings.send_buffer)
             .max_header_list_size(u32::try_from(self.settings.max_head).unwrap_or(u32::MAX));
         let (io, uncork) = cork(io);
-        let (sender, mut connection) = builder.handshake::<_, Bytes>(io).await?;
-        let ping = connection.ping_pong().expect("taken once, here");
+        let (sender, connection) = builder.handshake::<_, Bytes>(io).await?;
         let state = Arc::new(State::default());
-        let shared = Arc::clone(&state);
+        let driver = Driver::new(connection, uncork, &state);
+        Ok((Connection { sender, state }, driver))
+    }
+
+    fn start<IO>(self: &Arc<Self>, connection: Connection, driver: Driver<IO>) -> Connection
+    where
+        IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
         let open = self.tunnels.as_ref().map(|tunnels| tunnels.connection(Direction::Outbound));
+        // Not held: the connection ends when its pool does.
+        let pool = Arc::downgrade(self);
         tokio::spawn(async move {
             let _open = open;
-            if let Err(error) = poll_fn(|cx| uncork.rest(Pin::new(&mut connection).poll(cx), cx)).await {
-                tracing::debug!(%error, "HTTP/2 connection to the upstream ended early");
+            if driver.run().await
+                && let Some(pool) = pool.upgrade()
+            {
+                pool.silent();
             }
-            shared.closed.store(true, Ordering::Relaxed);
         });
-        Ok((Connection { sender, state }, ping))
+        connection
+    }
+
+    /// A far end was given up.
+    fn silent(&self) {
+        const REASON: &str = "silent";
+        if let Dial::Mutual(peer, _) = &self.dial {
+            self.metrics.error(Direction::Outbound, REASON);
+            tracing::warn!(reason = REASON, peer = %peer.id, addr = %peer.addr, "tunnel given up: no answer to a ping");
+        }
     }
 
     fn open(&self) -> std::sync::MutexGuard<'_, Open> {

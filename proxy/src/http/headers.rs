@@ -38,6 +38,16 @@ pub fn strip_ours(headers: &mut HeaderMap) {
     }
 }
 
+/// Removes what has no place behind a body (RFC 9110 6.5.1): what frames, addresses or routes a message, and our own fields.
+pub fn strip_trailers(trailers: &mut HeaderMap) {
+    strip_ours(trailers);
+    let misplaced =
+        [CONNECTION, CONTENT_LENGTH, HOST, KEEP_ALIVE, PROXY_CONNECTION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE];
+    for name in &misplaced {
+        trailers.remove(name);
+    }
+}
+
 /// Removes what concerns one connection only (RFC 9110 7.6.1), with the fields that Connection names.
 pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
     if headers.contains_key(CONNECTION) {
@@ -110,11 +120,15 @@ pub enum BadAuthority {
     /// `:authority` and Host differ.
     #[error(":authority and Host differ")]
     Differ,
+    /// Neither a path nor a URI, nor `*` with OPTIONS (RFC 9112 3.2).
+    #[error("malformed target")]
+    Target,
 }
 
 /// Makes the request name exactly one authority: an absolute target wins over Host (RFC 9112 3.2.2), and Host is made to
 /// agree with it. HTTP/1.0 may name none.
 pub fn settle_authority<B>(request: &mut Request<B>) -> Result<(), BadAuthority> {
+    check_target(request)?;
     let mut hosts = request.headers().get_all(HOST).iter();
     let host = hosts.next();
     if hosts.next().is_some() {
@@ -122,7 +136,7 @@ pub fn settle_authority<B>(request: &mut Request<B>) -> Result<(), BadAuthority>
     }
     let host = host.map(parse_authority).transpose()?;
     let target = request.uri().authority();
-    if target.is_some_and(|target| target.as_str().contains('@')) {
+    if target.is_some_and(is_malformed) {
         return Err(BadAuthority::Malformed);
     }
     if request.version() >= Version::HTTP_2 {
@@ -147,9 +161,23 @@ pub fn settle_authority<B>(request: &mut Request<B>) -> Result<(), BadAuthority>
 
 fn parse_authority(value: &HeaderValue) -> Result<UriAuthority, BadAuthority> {
     let authority = UriAuthority::try_from(value.as_bytes()).map_err(|_| BadAuthority::Malformed)?;
+    if is_malformed(&authority) { Err(BadAuthority::Malformed) } else { Ok(authority) }
+}
+
+/// User information, or a port that is none.
+fn is_malformed(authority: &UriAuthority) -> bool {
     let port = authority.as_str().rsplit_once(':').filter(|(_, port)| !port.ends_with(']')).map(|(_, port)| port);
     let bad_port = port.is_some_and(|port| !port.is_empty() && port.parse::<u16>().is_err());
-    if authority.as_str().contains('@') || bad_port { Err(BadAuthority::Malformed) } else { Ok(authority) }
+    bad_port || authority.as_str().contains('@')
+}
+
+/// A host alone is the target of CONNECT only: of other methods nobody could say what path it means.
+fn check_target<B>(request: &Request<B>) -> Result<(), BadAuthority> {
+    let (uri, connect) = (request.uri(), request.method() == Method::CONNECT);
+    let host_alone = uri.authority().is_some() && uri.scheme().is_none();
+    let path = uri.path_and_query().map_or("/", PathAndQuery::as_str);
+    let good = path.starts_with('/') || path.starts_with('?') || (path == "*" && request.method() == Method::OPTIONS);
+    if host_alone == connect && (connect || good) { Ok(()) } else { Err(BadAuthority::Target) }
 }
 
 /// How an application spoke HTTP, as told to the far sidecar: its version, and whether its target was in absolute form.

@@ -9,14 +9,18 @@ pub mod answer;
 pub mod body;
 pub mod bytes;
 pub mod caller;
+pub mod framing;
 pub mod h1;
 pub mod h1_io;
 pub mod h1_pool;
 mod h1_wait;
 pub mod h2_client;
+mod h2_driver;
 pub mod h2_pool;
 pub mod h2_server;
 pub mod headers;
+pub mod judged;
+pub mod patience;
 pub mod pump;
 pub mod replay;
 pub mod request_half;
@@ -63,6 +67,8 @@ pub struct Settings {
     pub pool_size: usize,
     /// A request with `expect: 100-continue` sends its body after this, even when nobody said so.
     pub continue_wait: Duration,
+    /// From the end of a request to the head of its response.
+    pub response_timeout: Duration,
     /// To set up an HTTP/2 connection, and to open a byte stream through it.
     pub open_timeout: Duration,
     /// A tunnel from another sidecar is asked to end after this, so that none outlives its certificates for long.
@@ -91,6 +97,9 @@ pub trait Handler: Send + Sync + 'static {
         request: BoxedRequest,
         caller: Caller,
     ) -> impl Future<Output = Result<http::Response<Body>, Abort>> + Send;
+
+    /// The mesh's answer to a request that goes no further, counted.
+    fn refuse(&self, reason: answer::Reason, headers: &http::HeaderMap, detail: &str) -> http::Response<Body>;
 
     /// A client was too slow, and its exchange ended.
     fn too_slow(&self);
@@ -124,6 +133,9 @@ pub enum Failure {
     /// A connection that carries many exchanges was lost before the first byte of a response.
     #[error("connection lost before a response: {0}")]
     Lost(String),
+    /// The upstream took the request, and has said nothing for so long.
+    #[error("no response within {0:?}")]
+    Silent(Duration),
     /// The proxy itself has no more of something: connections that take one more exchange, descriptors, memory.
     #[error("{0}")]
     Busy(&'static str),
@@ -167,6 +179,7 @@ impl Failure {
             Failure::Peer(_) => "peer_identity",
             Failure::Unprocessed => "unprocessed",
             Failure::Closed(_) | Failure::Lost(_) => "closed",
+            Failure::Silent(_) => "response_timeout",
             Failure::Busy(_) => "overload",
             Failure::Reset(_) => "reset",
             Failure::Protocol(_) => "protocol",
@@ -187,6 +200,8 @@ impl From<h2::Error> for Failure {
             return Failure::Unprocessed;
         }
         match error.reason() {
+            // It broke a rule of HTTP/2, and we have told it so. That code is not for our caller, who did nothing wrong.
+            Some(_) if error.is_library() => Failure::Protocol(error.to_string()),
             Some(reason) => Failure::Reset(reason),
             None => Failure::Lost(error.to_string()),
         }

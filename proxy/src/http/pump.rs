@@ -64,7 +64,10 @@ pub async fn pump(stream: &mut SendStream<Bytes>, mut body: Body, patience: Opti
                 }
                 Err(frame) => {
                     let Ok(trailers) = frame.into_trailers() else { continue };
-                    let _ = stream.send_trailers(trailers);
+                    if stream.send_trailers(trailers).is_err() {
+                        // They have no form in HTTP/2: the far end must not wait for them.
+                        stream.send_reset(Reason::INTERNAL_ERROR);
+                    }
                     return Ok(());
                 }
             },

@@ -39,6 +39,11 @@ impl Spare {
         (request, Self { head, body: Some(replay) })
     }
 
+    /// How far the body is; `None`: there is none.
+    pub fn passing(&self) -> Option<Passing> {
+        self.body.as_ref().map(|replay| Passing(Arc::clone(&replay.0)))
+    }
+
     /// The request from its beginning; `None` when too much of its body is gone.
     pub fn again(self) -> Option<BoxedRequest> {
         let body = match self.body {
@@ -46,6 +51,17 @@ impl Spare {
             Some(replay) => Body::replayed(replay.again()?),
         };
         Some(Box::new(self.head.map(|()| body)))
+    }
+}
+
+/// How far a body is, whichever try sends it.
+pub struct Passing(Arc<Mutex<State>>);
+
+impl Passing {
+    /// All of it has passed.
+    pub fn is_over(&self) -> bool {
+        let state = lock(&self.0);
+        state.complete || state.trailers.is_some() || state.source.is_end_stream()
     }
 }
 

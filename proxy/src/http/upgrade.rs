@@ -3,6 +3,7 @@
 //! Invariant: bytes flow only after both sides have agreed (101, or 2xx to CONNECT); otherwise the answer is an ordinary one
 //! and the upstream connection is not used again.
 
+use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::{Method, Response, StatusCode};
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
@@ -10,6 +11,7 @@ use hyper_util::rt::TokioIo;
 use super::body::Body;
 use super::caller::Caller;
 use super::h1_io::ServerIo;
+use super::judged::Judged;
 use super::{BoxedRequest, Failure, Settings, h1_pool};
 use crate::net::Stream;
 
@@ -22,12 +24,11 @@ pub async fn exchange(
     settings: &Settings,
     joined: impl FnOnce(Stream, Stream) + Send + 'static,
 ) -> Result<Response<Body>, Failure> {
-    let connect = request.method() == Method::CONNECT;
+    let method = request.method().clone();
     let client_side = hyper::upgrade::on(&mut *request);
     let mut client = h1_pool::handshake(upstream, settings).await?;
     let mut response = h1_pool::send(&mut client, request, caller, settings).await.map_err(|(failure, _)| failure)?;
-    let leaves = response.status() == StatusCode::SWITCHING_PROTOCOLS || (connect && response.status().is_success());
-    if !leaves {
+    if !is_agreed(&method, &response) {
         return Ok(response.map(|incoming| Body::h1(incoming, None)));
     }
     let upstream_side = hyper::upgrade::on(&mut response);
@@ -37,7 +38,16 @@ pub async fn exchange(
             joined(client, upstream);
         }
     });
+    // RFC 9110 9.3.6: they have no meaning here, and a client has to ignore them.
+    response.headers_mut().remove(CONTENT_LENGTH);
+    response.headers_mut().remove(TRANSFER_ENCODING);
     Ok(response.map(|_| Body::empty()))
+}
+
+/// Whether the answer to a request that wants to leave HTTP agrees to that.
+pub fn is_agreed<B>(method: &Method, response: &Response<B>) -> bool {
+    let status = response.status();
+    status == StatusCode::SWITCHING_PROTOCOLS || (method == Method::CONNECT && status.is_success())
 }
 
 fn client_stream(upgraded: Upgraded) -> Option<Stream> {
@@ -46,6 +56,6 @@ fn client_stream(upgraded: Upgraded) -> Option<Stream> {
 }
 
 fn upstream_stream(upgraded: Upgraded) -> Option<Stream> {
-    let parts = upgraded.downcast::<TokioIo<Stream>>().ok()?;
-    Some(parts.io.into_inner().unread(&parts.read_buf))
+    let parts = upgraded.downcast::<TokioIo<Judged>>().ok()?;
+    Some(parts.io.into_inner().into_inner().unread(&parts.read_buf))
 }

@@ -1,15 +1,17 @@
 //! One address of the application behind the proxy: connections to it, and its metrics.
 
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use http::{Response, Version};
+use http_body::Body as _;
 use serde::Serialize;
 use tokio::net::TcpStream;
 
-use super::{DIRECTION, Deliverable};
-use crate::http::{Body, BoxedRequest, Caller, Failure, Settings, h1_pool, h2_client, h2_pool, headers};
+use super::{DIRECTION, Deliverable, Peer};
+use crate::http::{Body, BoxedRequest, Caller, Failure, Settings, h1_pool, h2_client, h2_pool, headers, patience};
 use crate::metrics::{self, Metrics, Tls};
 use crate::net::Connector;
 use crate::net::connect::ConnectError;
@@ -56,8 +58,29 @@ impl App {
         self.connector.connect(self.addr).await
     }
 
-    /// One exchange, in the version that `request` says.
-    pub(super) async fn send(&self, mut request: BoxedRequest, caller: &Caller) -> Result<Response<Body>, Failure> {
+    /// One exchange, in the version that `request` says. The sidecar of a client in the mesh watches over the time itself.
+    pub(super) async fn send(
+        &self,
+        mut request: BoxedRequest,
+        peer: &Peer,
+        caller: &Caller,
+    ) -> Result<Response<Body>, Failure> {
+        if let Peer::Mesh(_) = peer {
+            return self.exchange(request, caller).await;
+        }
+        let limit = patience::limit(&self.settings, request.headers());
+        let sending = (!request.body().is_end_stream()).then(|| {
+            let sending = Arc::new(());
+            let body = std::mem::take(request.body_mut());
+            *request.body_mut() = body.holding(Arc::clone(&sending));
+            Arc::downgrade(&sending)
+        });
+        let is_out = || sending.as_ref().is_none_or(|sending| sending.strong_count() == 0);
+        let exchange = pin!(self.exchange(request, caller));
+        patience::within(limit, is_out, exchange).await
+    }
+
+    async fn exchange(&self, mut request: BoxedRequest, caller: &Caller) -> Result<Response<Body>, Failure> {
         let response = if request.version() < Version::HTTP_2 {
             headers::into_h1_hop(&mut request);
             self.h1.lease().await?.send(request, caller).await

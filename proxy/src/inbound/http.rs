@@ -1,5 +1,6 @@
 //! HTTP requests to the application, from a client without a sidecar or through a tunnel's byte stream.
 
+use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -60,6 +61,10 @@ impl Handler for Connection {
         self.inbound.deliver(request, &self.app, &self.peer, &caller, leaving).await
     }
 
+    fn refuse(&self, reason: Reason, headers: &HeaderMap, detail: &str) -> Response<Body> {
+        self.inbound.refuse(reason, headers, detail)
+    }
+
     fn too_slow(&self) {
         self.inbound.too_slow();
     }
@@ -92,7 +97,7 @@ impl Inbound {
         let result = match leaving {
             // Boxed: it is rare, and larger than what other requests need.
             Some(leaving) => Box::pin(self.leave_http(request, app, peer, caller, leaving)).await,
-            None => app.send(request, caller).await,
+            None => app.send(request, peer, caller).await,
         };
         match result {
             Ok(response) => Ok(web::body::measure(response, measured)),
@@ -100,14 +105,16 @@ impl Inbound {
                 if let (Version::HTTP_2, Some(reason)) = (version, failure.reset()) {
                     return Err(Abort(reason));
                 }
-                let reason = match &failure {
-                    Failure::Busy(_) => Reason::Overload,
-                    failure if failure.is_connect() => Reason::ConnectFailed,
-                    _ => Reason::UpstreamReset,
+                let (reason, detail) = match (caller.blame(), &failure) {
+                    (Some(bad), _) => (Reason::BadRequest, bad.to_string()),
+                    (None, Failure::Silent(_)) => (Reason::ResponseTimeout, format!("application: {failure}")),
+                    (None, Failure::Busy(_)) => (Reason::Overload, format!("application: {failure}")),
+                    (None, _) if failure.is_connect() => (Reason::ConnectFailed, format!("application: {failure}")),
+                    (None, _) => (Reason::UpstreamReset, format!("application: {failure}")),
                 };
                 self.metrics.error(DIRECTION, reason.word());
-                tracing::info!(reason = reason.word(), %failure, "answered by the mesh");
-                let answer = asked_as.answer(reason, &format!("application: {failure}"));
+                tracing::info!(reason = reason.word(), %detail, "answered by the mesh");
+                let answer = asked_as.answer(reason, &detail);
                 Ok(web::body::measure(answer, measured))
             }
         }
@@ -130,7 +137,10 @@ impl Inbound {
             let connection = app.tcp(tls).open();
             web::bytes::spawn_copy(client, upstream, &inbound.settings.copy, connection, (app, drain));
         };
-        let response = upgrade::exchange(request, upstream, caller, &self.http, joined).await;
+        let limit = Some(self.http.response_timeout);
+        let exchanged = pin!(upgrade::exchange(request, upstream, caller, &self.http, joined));
+        // What asks to leave HTTP has no body to wait for.
+        let response = web::patience::within(limit, || true, exchanged).await;
         response.map(headers::from_stranger)
     }
 

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::Response;
+use http::{HeaderMap, Response};
 use mesh_kit::pressure::{self, Level};
 use mesh_mtls::credentials::Anchors;
 use tokio::net::TcpStream;
@@ -29,11 +29,12 @@ impl Inbound {
             abort_on_close(&tcp);
             return;
         }
+        let addr = tcp.peer_addr().ok();
         let (stream, peer) = match self.tls.accept(tcp).await {
             Ok((stream, peer)) => (stream, peer),
             Err(error) => {
                 self.metrics.handshake(DIRECTION, error.reason());
-                tracing::warn!(reason = error.reason(), %error, "tunnel refused");
+                tracing::warn!(peer = addr.map(tracing::field::display), reason = error.reason(), %error, "tunnel refused");
                 return;
             }
         };
@@ -117,6 +118,10 @@ impl Handler for Connection {
         let open = self.inbound.metrics.tunnels().stream(DIRECTION);
         let response = self.inbound.deliver(request, &app, &self.peer, &caller, None).await;
         response.map(|response| response.map(|body| body.holding(open)))
+    }
+
+    fn refuse(&self, reason: Reason, headers: &HeaderMap, detail: &str) -> Response<Body> {
+        self.inbound.refuse(reason, headers, detail)
     }
 
     fn too_slow(&self) {

@@ -6,9 +6,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
-use metrics::{Gauge, Label};
-
-use super::registry::{Registry, label};
+use super::registry::{Gauge, Label, Registry, label};
 use super::table::Reasons;
 use super::{Direction, family};
 
@@ -28,7 +26,7 @@ impl Target {
         let endpoints = |state: &'static str| {
             let mut labels = labels.clone();
             labels.push(label("state", state));
-            registry.gauge(&family::BALANCER_ENDPOINTS, labels)
+            registry.gauge(&family::BALANCER_ENDPOINTS, &labels)
         };
         Self {
             available: endpoints("available"),
@@ -94,9 +92,8 @@ pub struct Tunnels {
 
 impl Tunnels {
     pub(super) fn new(registry: &Registry) -> Self {
-        let both = |family| {
-            Direction::BOTH.map(|direction| registry.gauge(family, vec![label("direction", direction.as_str())]))
-        };
+        let both =
+            |family| Direction::BOTH.map(|direction| registry.gauge(family, &[label("direction", direction.as_str())]));
         Self { connections: both(&family::TUNNEL_CONNECTIONS), streams: both(&family::TUNNEL_STREAMS) }
     }
 

@@ -1,15 +1,14 @@
 //! Handles by labels that come from outside: target names and server names of foreign TLS.
 //!
 //! Invariant: what is asked for beyond the bound shares one entry named [`OVERFLOW`] and is not remembered, so neither
-//! series nor memory grow with what others invent.
+//! series nor memory grow with what others invent; and a target that nobody has used for a while is forgotten.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
 
-use metrics::{Counter, Label};
-
-use super::registry::{Registry, label};
+use super::registry::{Counter, Label, Registry, label};
 use super::{Direction, family};
 
 /// The value of a label for all that came after the bound was reached.
@@ -23,8 +22,14 @@ const SERVER_NAMES: usize = 100;
 
 /// One handle per target.
 pub(super) struct Targets<T> {
-    known: Mutex<HashMap<Arc<str>, Arc<T>>>,
+    known: Mutex<HashMap<Arc<str>, Known<T>>>,
     overflow: OnceLock<Arc<T>>,
+}
+
+struct Known<T> {
+    handle: Arc<T>,
+    /// Since when a sweep has found that nobody else holds it, without a break.
+    unused_since: Option<Instant>,
 }
 
 impl<T> Targets<T> {
@@ -36,16 +41,35 @@ impl<T> Targets<T> {
     pub(super) fn find(&self, registry: &Registry, target: &str, series: usize, make: impl Fn(Label) -> T) -> Arc<T> {
         let target = clean(target, |byte| byte.is_ascii_graphic() && !matches!(byte, b'"' | b'\\'));
         let mut known = lock(&self.known);
-        if let Some(handle) = known.get(&*target) {
-            return Arc::clone(handle);
+        if let Some(known) = known.get_mut(&*target) {
+            known.unused_since = None;
+            return Arc::clone(&known.handle);
         }
         if !registry.has_room(series) {
             return Arc::clone(self.overflow.get_or_init(|| Arc::new(make(label("target", OVERFLOW)))));
         }
         let target: Arc<str> = target.into();
         let handle = Arc::new(make(label("target", Arc::clone(&target))));
-        known.insert(target, Arc::clone(&handle));
+        known.insert(target, Known { handle: Arc::clone(&handle), unused_since: None });
         handle
+    }
+
+    /// Lets go of the handles that nobody has held for `idle`; whether there were any. A request in flight and a connection
+    /// that is open hold theirs.
+    pub(super) fn sweep(&self, now: Instant, idle: Duration) -> bool {
+        let mut known = lock(&self.known);
+        let before = known.len();
+        known.retain(|_, known| {
+            if Arc::strong_count(&known.handle) > 1 {
+                known.unused_since = None;
+                return true;
+            }
+            now.saturating_duration_since(*known.unused_since.get_or_insert(now)) < idle
+        });
+        if known.capacity() > 64 && known.len() < known.capacity() / 4 {
+            known.shrink_to_fit();
+        }
+        known.len() < before
     }
 }
 
@@ -74,8 +98,8 @@ impl ServerNames {
             return;
         };
         let make = || {
-            let labels = vec![label("direction", direction.as_str()), label("sni", name.as_ref().to_owned())];
-            registry.counter(&family::PASSTHROUGH, labels)
+            let labels = [label("direction", direction.as_str()), label("sni", name.as_ref().to_owned())];
+            registry.counter(&family::PASSTHROUGH, &labels)
         };
         counters[direction as usize].get_or_init(make).increment(1);
     }

@@ -3,11 +3,9 @@
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use metrics::{Counter, Gauge};
-
 use super::balancer::float;
 use super::family;
-use super::registry::{Registry, label};
+use super::registry::{Counter, Gauge, Registry, label};
 use super::table::{Reasons, Table};
 
 /// The state of our own certificate.
@@ -24,9 +22,9 @@ struct IdentityHandles {
 impl Identity {
     pub(super) fn new(registry: Arc<Registry>) -> Self {
         Self(Arc::new(IdentityHandles {
-            expiry: registry.gauge(&family::CERTIFICATE_EXPIRY, vec![]),
+            expiry: registry.gauge(&family::CERTIFICATE_EXPIRY, &[]),
             renewals: Reasons::new(&family::RENEWALS, vec![], "result"),
-            bundles: registry.counter(&family::TRUST_BUNDLE_UPDATES, vec![]),
+            bundles: registry.counter(&family::TRUST_BUNDLE_UPDATES, &[]),
             registry,
         }))
     }
@@ -63,9 +61,9 @@ struct DiscoveryHandles {
 impl Discovery {
     pub(super) fn new(registry: Arc<Registry>) -> Self {
         Self(Arc::new(DiscoveryHandles {
-            connected: registry.gauge(&family::DISCOVERY_CONNECTED, vec![]),
+            connected: registry.gauge(&family::DISCOVERY_CONNECTED, &[]),
             updates: Reasons::new(&family::DISCOVERY_UPDATES, vec![], "kind"),
-            rejections: registry.counter(&family::DISCOVERY_REJECTIONS, vec![]),
+            rejections: registry.counter(&family::DISCOVERY_REJECTIONS, &[]),
             subscriptions: Table::new(),
             registry,
         }))
@@ -88,10 +86,7 @@ impl Discovery {
 
     /// How many subscriptions of this kind there are now. At most 8 kinds are shown.
     pub fn subscriptions(&self, kind: &'static str, now: usize) {
-        let make = || {
-            let labels = vec![label("kind", kind)];
-            self.0.registry.gauge(&family::DISCOVERY_SUBSCRIPTIONS, labels)
-        };
+        let make = || self.0.registry.gauge(&family::DISCOVERY_SUBSCRIPTIONS, &[label("kind", kind)]);
         if let Some(gauge) = self.0.subscriptions.find(kind, || true, make) {
             gauge.set(float(now));
         }

@@ -3,12 +3,24 @@
 //! Invariant: names and units follow Prometheus' naming rules (`promtool check metrics` finds nothing), and a family is
 //! listed in [`ALL`] by the same line that defines it. `process` has those that Prometheus itself names.
 
+use std::fmt;
+
 /// What a family counts with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     Counter,
     Gauge,
     Histogram,
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Counter => "counter",
+            Self::Gauge => "gauge",
+            Self::Histogram => "histogram",
+        })
+    }
 }
 
 /// A metric with all its label sets.

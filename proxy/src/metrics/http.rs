@@ -6,11 +6,8 @@
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
-use metrics::{Counter, Gauge, Label};
-
 use super::family::{self, HISTOGRAM_SERIES};
-use super::registry::{Registry, label};
-use super::samples::Histogram;
+use super::registry::{Counter, Gauge, Histogram, Label, Registry, label};
 use super::table::Table;
 
 /// Series of an [`Http`] from its begin; its statuses come on top, one each.
@@ -82,10 +79,10 @@ impl End {
 impl Http {
     pub(super) fn new(registry: Arc<Registry>, labels: Vec<Label>) -> Self {
         Self {
-            requests: registry.counter(&family::HTTP_REQUESTS, labels.clone()),
-            in_flight: registry.gauge(&family::HTTP_IN_FLIGHT, labels.clone()),
-            duration: registry.histogram(&family::HTTP_DURATION, labels.clone()),
-            first_byte: registry.histogram(&family::HTTP_FIRST_BYTE, labels.clone()),
+            requests: registry.counter(&family::HTTP_REQUESTS, &labels),
+            in_flight: registry.gauge(&family::HTTP_IN_FLIGHT, &labels),
+            duration: registry.histogram(&family::HTTP_DURATION, &labels),
+            first_byte: registry.histogram(&family::HTTP_FIRST_BYTE, &labels),
             statuses: Table::new(),
             other: Table::new(),
             grpc: OnceLock::new(),
@@ -108,7 +105,7 @@ impl Http {
             labels.push(label("status", status.to_owned()));
             labels.push(label("class", CLASSES[class]));
             labels.push(label("end", end.as_str()));
-            self.registry.counter(&family::HTTP_RESPONSES, labels)
+            self.registry.counter(&family::HTTP_RESPONSES, &labels)
         };
         let exact = || match status {
             NO_STATUS => make("none"),
@@ -129,7 +126,7 @@ impl Http {
         let make = || {
             let mut labels = self.labels.clone();
             labels.push(label("grpc_status", GRPC[usize::from(status)]));
-            self.registry.counter(&family::GRPC_RESPONSES, labels)
+            self.registry.counter(&family::GRPC_RESPONSES, &labels)
         };
         let known = self.grpc.get_or_init(Box::default);
         known[usize::from(status)].get_or_init(make).increment(1);
@@ -163,7 +160,7 @@ impl Request {
         }
         if self.status == NO_STATUS {
             let waited = now.saturating_duration_since(self.began);
-            self.http.registry.samples.record(&self.http.first_byte, waited);
+            self.http.first_byte.record(waited);
         }
         self.status = status;
     }
@@ -184,7 +181,7 @@ impl Request {
         self.http.ended(self.status, end);
         if self.status != NO_STATUS {
             let took = now.saturating_duration_since(self.began);
-            self.http.registry.samples.record(&self.http.duration, took);
+            self.http.duration.record(took);
         }
         if self.grpc != NO_GRPC {
             self.http.grpc_ended(self.grpc);

@@ -2,34 +2,34 @@
 //! name.
 //!
 //! [`Metrics`] gives out handles (`http`, `tcp`, `balancer`, ..) that are made once per label set and are then a few
-//! atomic operations per event: no hash and no allocation for a request, and one lock, held for as long as it takes to
-//! put a number into a buffer (`samples` says why). What goes up comes down in the `Drop` of a guard ([`Request`], [`Connection`], [`Balancer`], [`Open`]).
+//! atomic operations per event: no lock, no hash and no allocation for a request. What goes up comes down in the `Drop` of a
+//! guard ([`Request`], [`Connection`], [`Balancer`], [`Open`]).
 //!
 //! Invariant: the number of series is bounded. New label sets stop at [`Settings::max_series`]; what comes after counts
 //! under `target="overflow"` (statuses: `status="other"`), so sums stay right and only the detail is lost. On top of
 //! the cap come only series that the code bounds: reasons, kinds, and per label set at most 14 `status="other"` and 18
 //! of gRPC.
 //!
-//! Absent: an end of series. The exporter cannot take a series out but by its own idle timeout, which forgets the
-//! counts and leaves handles that are still held counting into nowhere; Prometheus would see sums that fall. So the
-//! series of a target that is gone stay until the process ends, under the cap.
+//! The series of a target end when nobody has used it for [`Settings::idle`], and make room for others: [`Metrics::sweep`].
+//! A counter that comes back begins at 0, as after a restart, which Prometheus' `rate` knows.
 
 mod balancer;
 mod cache;
 mod control;
 mod family;
 mod http;
+#[cfg(test)]
+mod models;
 mod registry;
-mod samples;
 mod table;
 mod tcp;
 
 #[cfg(test)]
 mod tests;
 
-use std::sync::Arc;
-
-use ::metrics::{Counter, Gauge, Label};
+// By this name, so that models can put their own in its place.
+use std::sync::{self, Arc};
+use std::time::{Duration, Instant};
 
 pub use self::balancer::{Balancer, Open, Tunnels};
 pub use self::control::{Discovery, Identity};
@@ -37,7 +37,7 @@ pub use self::http::{Http, Request};
 pub use self::tcp::{Connection, Tcp};
 
 use self::cache::{ServerNames, Targets};
-use self::registry::{Registry, label};
+use self::registry::{Counter, Gauge, Label, Registry, label};
 use self::table::Reasons;
 
 /// Bounds of the measuring.
@@ -46,11 +46,13 @@ pub struct Settings {
     /// New label sets are counted as overflow from this many series on. A target of HTTP takes about 40, one of TCP
     /// about 6.
     pub max_series: usize,
+    /// The series of a target that nobody uses any more end after this time.
+    pub idle: Duration,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { max_series: 4000 }
+        Self { max_series: 4000, idle: Duration::from_mins(2) }
     }
 }
 
@@ -107,6 +109,8 @@ pub struct Metrics(Arc<Shared>);
 struct Shared {
     // Handles hold the registry and not this struct, which holds the handles.
     registry: Arc<Registry>,
+    idle: Duration,
+    _build: Gauge,
     series: Gauge,
     http: PerLabels<Http>,
     tcp: PerLabels<Tcp>,
@@ -136,7 +140,7 @@ impl PerDirection {
             handshakes: Reasons::new(&family::HANDSHAKES, labels(), "result"),
             refused: Reasons::new(&family::REFUSED, labels(), "reason"),
             http2_abuse: Reasons::new(&family::HTTP2_ABUSE, labels(), "reason"),
-            accept_errors: registry.counter(&family::ACCEPT_ERRORS, labels()),
+            accept_errors: registry.counter(&family::ACCEPT_ERRORS, &labels()),
         }
     }
 }
@@ -146,9 +150,11 @@ impl Metrics {
     pub fn new(settings: Settings) -> Self {
         let registry = Arc::new(Registry::new(settings.max_series));
         let version = label("version", mesh_kit::build::VERSION);
-        registry.gauge(&family::BUILD_INFO, vec![version]).set(1.0);
+        let build = registry.gauge(&family::BUILD_INFO, &[version]);
+        build.set(1.0);
         Self(Arc::new(Shared {
-            series: registry.gauge(&family::SERIES, vec![]),
+            _build: build,
+            series: registry.gauge(&family::SERIES, &[]),
             http: std::array::from_fn(|_| Targets::new()),
             tcp: std::array::from_fn(|_| Targets::new()),
             balancers: Targets::new(),
@@ -157,6 +163,7 @@ impl Metrics {
             tunnels: Tunnels::new(&registry),
             identity: Identity::new(Arc::clone(&registry)),
             discovery: Discovery::new(Arc::clone(&registry)),
+            idle: settings.idle,
             registry,
         }))
     }
@@ -164,9 +171,20 @@ impl Metrics {
     /// All metrics in Prometheus' text format.
     pub fn render(&self) -> String {
         self.0.series.set(balancer::float(self.0.registry.series()));
-        let mut text = self.0.registry.samples.render();
+        let mut text = self.0.registry.render();
         mesh_kit::metrics::process::render(&mut text);
         text
+    }
+
+    /// Ends the series of targets that nobody has used for a while; to be called now and then.
+    pub fn sweep(&self, now: Instant) {
+        let Shared { http, tcp, balancers, idle, registry, .. } = &*self.0;
+        // Each of them, whatever the others had: `|` does not stop at the first.
+        let http = http.iter().fold(false, |ended, targets| targets.sweep(now, *idle) | ended);
+        let tcp = tcp.iter().fold(false, |ended, targets| targets.sweep(now, *idle) | ended);
+        if http | tcp | balancers.sweep(now, *idle) {
+            registry.prune();
+        }
     }
 
     /// The handles of an HTTP target, to be kept for as long as it is in use.

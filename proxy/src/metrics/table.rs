@@ -3,12 +3,9 @@
 //! Invariant: slots are filled from the left and never emptied, so a scan that meets an empty slot has seen all. Meant
 //! for a few keys each, the usual ones coming first: a lookup of the first key is one load and one comparison.
 
-use std::sync::OnceLock;
-
-use metrics::{Counter, Label};
-
 use super::family::Family;
-use super::registry::{Registry, label};
+use super::registry::{Counter, Label, Registry, label};
+use super::sync::OnceLock;
 
 /// At most `N` handles. There are tables for each target, and most hold one or two: room for more is made when it is needed.
 pub(super) struct Table<K, V, const N: usize> {
@@ -67,7 +64,7 @@ impl<const N: usize> Reasons<N> {
         let make = |word| {
             let mut labels = self.labels.clone();
             labels.push(label(self.varies, word));
-            registry.counter(self.family, labels)
+            registry.counter(self.family, &labels)
         };
         // Reasons are words of our code, so the code bounds them: they are not held against the cap.
         match self.table.find(reason, || true, || make(reason)) {

@@ -4,10 +4,8 @@
 
 use std::sync::Arc;
 
-use metrics::{Counter, Gauge, Label};
-
 use super::family;
-use super::registry::Registry;
+use super::registry::{Counter, Gauge, Label, Registry};
 use super::table::Reasons;
 
 /// Series of a [`Tcp`] from its begin; the reasons of closing come on top, one each.
@@ -26,10 +24,10 @@ pub struct Tcp {
 impl Tcp {
     pub(super) fn new(registry: Arc<Registry>, labels: Vec<Label>) -> Self {
         Self {
-            opened: registry.counter(&family::TCP_OPENED, labels.clone()),
-            open: registry.gauge(&family::TCP_OPEN, labels.clone()),
-            sent: registry.counter(&family::TCP_SENT, labels.clone()),
-            received: registry.counter(&family::TCP_RECEIVED, labels.clone()),
+            opened: registry.counter(&family::TCP_OPENED, &labels),
+            open: registry.gauge(&family::TCP_OPEN, &labels),
+            sent: registry.counter(&family::TCP_SENT, &labels),
+            received: registry.counter(&family::TCP_RECEIVED, &labels),
             closed: Reasons::new(&family::TCP_CLOSED, labels, "reason"),
             registry,
         }

@@ -227,7 +227,7 @@ fn opaque_connections_are_counted_with_bytes_and_reasons() {
 
 #[test]
 fn r36_targets_beyond_the_cap_count_as_overflow_and_nothing_is_lost() {
-    let metrics = Metrics::new(Settings { max_series: 1000 });
+    let metrics = Metrics::new(Settings { max_series: 1000, ..Settings::default() });
     let now = Instant::now();
     for n in 0..10_000 {
         let target = format!("192.0.2.1:{n}");
@@ -251,8 +251,52 @@ fn r36_targets_beyond_the_cap_count_as_overflow_and_nothing_is_lost() {
 }
 
 #[test]
+fn r36_series_of_targets_that_nobody_uses_end_and_make_room() {
+    let idle = Duration::from_secs(120);
+    let metrics = Metrics::new(Settings { max_series: 1000, idle });
+    let start = Instant::now();
+    let bare = series(&metrics.render());
+    let fill = |round: u32| {
+        for n in 0..100 {
+            let target = format!("192.0.2.{round}:{n}");
+            drop(metrics.http(Direction::Outbound, &target, Tls::None).request(start));
+            metrics.tcp(Direction::Inbound, &target, Tls::None).open().close("eof");
+            metrics.balancer(&target).endpoints(3, 0);
+        }
+    };
+    let held = web(&metrics).request(start);
+    fill(1);
+    let full = series(&metrics.render());
+    assert!(full > 900, "{full}");
+    // Not before its time, counted from the sweep that found it unused; and a look in between begins it anew.
+    metrics.sweep(start);
+    metrics.sweep(start + idle / 2);
+    drop(metrics.http(Direction::Outbound, "192.0.2.1:0", Tls::None));
+    metrics.sweep(start + idle - Duration::from_millis(1));
+    assert_eq!(series(&metrics.render()), full);
+    metrics.sweep(start + idle);
+    let text = metrics.render();
+    let kept = r#"direction="outbound",target="192.0.2.1:0",tls="none""#;
+    assert_eq!(find(&text, &format!("mesh_http_requests_total{{{kept}}}")), Some(1.0), "{text}");
+    assert_eq!(find(&text, &format!("mesh_http_requests_in_flight{{{WEB}}}")), Some(1.0), "in use");
+    assert!(!text.contains("192.0.2.1:1\""), "{text}");
+    assert_eq!(find(&text, "mesh_series"), Some(balancer::float(series(&text))), "{text}");
+    // There is room for as many as before.
+    let overflowed = find(&text, "mesh_series_overflow_total");
+    fill(2);
+    assert!(metrics.render().contains("192.0.2.2:1\""));
+    held.finish(start);
+    for n in 1..5 {
+        metrics.sweep(start + idle * 2 * n);
+    }
+    let text = metrics.render();
+    assert!(series(&text) < bare + 140, "what overflowed stays: {text}");
+    assert!(find(&text, "mesh_series_overflow_total") > overflowed);
+}
+
+#[test]
 fn a_status_that_is_new_beyond_the_cap_is_counted_by_class() {
-    let metrics = Metrics::new(Settings { max_series: 80 });
+    let metrics = Metrics::new(Settings { max_series: 80, ..Settings::default() });
     let http = web(&metrics);
     let now = Instant::now();
     for status in 400..500 {

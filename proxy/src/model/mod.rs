@@ -1,8 +1,10 @@
 //! What the control plane says, as plain data, and the pure decisions on it.
 //!
 //! Invariant: values of this room were checked when they were made (`control` parses the wire), so nobody downstream checks
-//! again. No tokio, no clock, no I/O here. Routes, limits and authorization get their place beside `Target` and
-//! `InboundPolicy`.
+//! again. No tokio, no clock, no I/O here. `route` is what requests meet; limits
+//! and authorization get their place beside `Target` and `InboundPolicy`.
+
+pub mod route;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -23,6 +25,8 @@ pub enum Target {
         backend: BackendId,
         /// How the bytes are read.
         protocol: Protocol,
+        /// What requests meet in place of the backend; `None`: no route is attached.
+        routes: Option<Arc<route::Routes>>,
     },
     /// A workload's own address: exactly this endpoint.
     Workload {

@@ -73,6 +73,10 @@ impl Draining {
 
 #[cfg(test)]
 mod tests {
+    use std::pin::Pin;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use super::*;
 
     #[tokio::test(start_paused = true)]
@@ -85,5 +89,42 @@ mod tests {
         assert!(!draining.finished(Duration::from_secs(1)).await, "one connection still lives");
         drop(connection);
         assert!(draining.finished(Duration::from_secs(1)).await);
+    }
+
+    /// Under a scheduler that tries many orders of what tasks do.
+    #[test]
+    fn r66_a_drain_is_over_when_all_connections_are_and_every_one_hears_of_it() {
+        // For the time limit, which never runs out here.
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
+        let model = move || {
+            let _inside = runtime.enter();
+            let (mut draining, drain) = channel();
+            let open = Arc::new(AtomicUsize::new(0));
+            for _ in 0..3 {
+                shuttle::future::spawn(connection(drain.clone(), Arc::clone(&open), 1));
+            }
+            drop(drain);
+            draining.start();
+            let whole = shuttle::future::block_on(draining.finished(Duration::from_secs(60)));
+            assert!(whole, "nobody is left, and nobody says so");
+            assert_eq!(open.load(Ordering::SeqCst), 0, "connections that are still open");
+        };
+        shuttle::check_random(model, 2_000);
+    }
+
+    /// Works, opens another one meanwhile, and ends when it is told to.
+    fn connection(mut drain: Drain, open: Arc<AtomicUsize>, more: usize) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+        Box::pin(async move {
+            open.fetch_add(1, Ordering::SeqCst);
+            shuttle::future::yield_now().await;
+            if more > 0 {
+                shuttle::future::spawn(connection(drain.clone(), Arc::clone(&open), more - 1));
+            }
+            drain.started().await;
+            assert!(drain.is_draining());
+            shuttle::future::yield_now().await;
+            open.fetch_sub(1, Ordering::SeqCst);
+            drop(drain);
+        })
     }
 }

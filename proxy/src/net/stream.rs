@@ -6,10 +6,9 @@
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
 use std::net::Shutdown;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -32,7 +31,6 @@ thread_local! {
 pub struct Stream {
     seen: BytesMut,
     io: Io,
-    heard: Option<Arc<AtomicBool>>,
 }
 
 #[derive(Debug)]
@@ -44,13 +42,13 @@ enum Io {
 
 impl From<TcpStream> for Stream {
     fn from(tcp: TcpStream) -> Self {
-        Self { seen: BytesMut::new(), io: Io::Tcp(tcp), heard: None }
+        Self { seen: BytesMut::new(), io: Io::Tcp(tcp) }
     }
 }
 
 impl From<H2Io> for Stream {
     fn from(h2: H2Io) -> Self {
-        Self { seen: BytesMut::new(), io: Io::H2(Box::new(h2)), heard: None }
+        Self { seen: BytesMut::new(), io: Io::H2(Box::new(h2)) }
     }
 }
 
@@ -73,11 +71,18 @@ impl Stream {
         self
     }
 
-    /// Sets `heard` whenever bytes are read.
-    #[must_use]
-    pub fn noting(mut self, heard: Arc<AtomicBool>) -> Self {
-        self.heard = Some(heard);
-        self
+    /// The same for bytes that were read last, by whoever still reads.
+    pub fn put_back(&mut self, bytes: &[u8]) {
+        self.seen = [bytes, &self.seen].concat().as_slice().into();
+    }
+
+    /// Whether a read would bring bytes at once. Of a tunnel stream only what was read of it counts.
+    pub fn has_bytes(&self) -> bool {
+        let waits = |tcp: &TcpStream| {
+            let mut byte = [MaybeUninit::uninit()];
+            SockRef::from(tcp).peek(&mut byte).is_ok_and(|n| n > 0)
+        };
+        !self.seen.is_empty() || matches!(&self.io, Io::Tcp(tcp) if waits(tcp))
     }
 
     /// Waits for bytes and appends them to `seen`; 0 is the end of the stream. Cancel safe.
@@ -255,17 +260,10 @@ impl AsyncRead for Stream {
             }
             return Poll::Ready(Ok(()));
         }
-        let before = buf.filled().len();
-        let polled = match &mut self.io {
+        match &mut self.io {
             Io::Tcp(tcp) => Pin::new(tcp).poll_read(cx, buf),
             Io::H2(h2) => Pin::new(&mut **h2).poll_read(cx, buf),
-        };
-        if let Some(heard) = &self.heard
-            && buf.filled().len() > before
-        {
-            heard.store(true, Ordering::Relaxed);
         }
-        polled
     }
 }
 

@@ -1,11 +1,14 @@
 //! One application's HTTP connection: each request by itself gets a route, an endpoint and an answer.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Instant;
 
 use http::{HeaderMap, Method, Response, Version};
 
-use super::target::{FIRST_ENDPOINTS, Route, Target};
+use super::leg::Leg;
+use super::routed::{Routed, Way};
+use super::target::Target;
 use super::{DIRECTION, Outbound, reason_of};
 use crate::balance::Failed;
 use crate::http::answer::{MEMORY, Reason};
@@ -30,56 +33,86 @@ impl Connection {
     async fn forward(
         &self,
         request: BoxedRequest,
-        route: &Route,
+        leg: &Leg,
         caller: &Caller,
         measured: &mut Option<metrics::Request>,
     ) -> Result<Response<Body>, Failed> {
         let started = Instant::now();
-        let backend = route.backend(FIRST_ENDPOINTS).await;
+        let backend = leg.backend().await;
         let on_pick = |endpoint: &crate::balance::Endpoint| {
-            measured.get_or_insert_with(|| route.http(endpoint.tls()).request(started));
+            measured.get_or_insert_with(|| leg.http(endpoint.tls()).request(started));
         };
         backend.send(request, caller, on_pick).await
+    }
+
+    /// By the rule that the request takes.
+    async fn by_route(
+        &self,
+        mut request: BoxedRequest,
+        routed: &Routed,
+        caller: &Caller,
+        measured: &mut Option<metrics::Request>,
+    ) -> Result<Response<Body>, Failed> {
+        match routed.take(&mut request) {
+            Way::Onward(leg, answered) => {
+                let mut response = self.send(request, &leg, caller, measured).await?;
+                answered.apply(response.headers_mut());
+                Ok(response)
+            }
+            Way::Answer(response) => Ok(response),
+            Way::Refused(reason, detail) => Ok(self.refuse(reason, request.headers(), &detail)),
+        }
+    }
+
+    async fn send(
+        &self,
+        request: BoxedRequest,
+        leg: &Arc<Leg>,
+        caller: &Caller,
+        measured: &mut Option<metrics::Request>,
+    ) -> Result<Response<Body>, Failed> {
+        if headers::leaves_http(&request) {
+            // Boxed: it is rare, and larger than what other requests need.
+            return Box::pin(self.leave_http(request, leg, caller, measured)).await;
+        }
+        self.forward(request, leg, caller, measured).await
     }
 
     /// An upgrade or CONNECT: a connection of its own to one endpoint, then bytes.
     async fn leave_http(
         &self,
         mut request: BoxedRequest,
-        route: &Arc<Route>,
+        leg: &Arc<Leg>,
         caller: &Caller,
         measured: &mut Option<metrics::Request>,
     ) -> Result<Response<Body>, Failed> {
-        let (upstream, load) = route.open(Some(Protocol::Http1)).await?;
+        let (upstream, load) = leg.open(Some(Protocol::Http1)).await?;
         let tls = load.endpoint().tls();
-        *measured = Some(route.http(tls).request(Instant::now()));
+        *measured = Some(leg.http(tls).request(Instant::now()));
         headers::strip_ours(request.headers_mut());
         let joined = {
             let (outbound, target) = (Arc::clone(&self.outbound), Arc::clone(&self.target));
-            let (route, drain) = (Arc::clone(route), self.drain.clone());
+            let (leg, drain) = (Arc::clone(leg), self.drain.clone());
             move |client, upstream| {
-                let connection = route.tcp(tls, &crate::sniff::Seen::Opaque).open();
+                let connection = leg.tcp(tls, &crate::sniff::Seen::Opaque).open();
                 web::bytes::spawn_copy(
                     client,
                     upstream,
                     &outbound.settings.copy,
                     connection,
-                    (load, target, route, drain),
+                    (load, target, leg, drain),
                 );
             }
         };
-        let result = upgrade::exchange(request, upstream, caller, &self.outbound.http, joined).await;
+        let limit = Some(self.outbound.http.response_timeout);
+        let exchanged = pin!(upgrade::exchange(request, upstream, caller, &self.outbound.http, joined));
+        // What asks to leave HTTP has no body to wait for.
+        let result = web::patience::within(limit, || true, exchanged).await;
         let result = result.map(if tls == Tls::Mutual { headers::from_peer } else { headers::from_stranger });
         result.map_err(|failure| {
             let detail = format!("upgrade: {failure}");
             Failed { failure: Some(failure), detail }
         })
-    }
-
-    fn refuse(&self, reason: Reason, headers: &HeaderMap, detail: &str) -> Response<Body> {
-        self.outbound.metrics.error(DIRECTION, reason.word());
-        tracing::info!(reason = reason.word(), %detail, "answered by the mesh");
-        reason.answer(headers, detail)
     }
 }
 
@@ -90,20 +123,12 @@ impl Handler for Connection {
         let version = request.version();
         let asked_as = web::answer::AskedAs::of(request.headers());
         let mut measured = None;
-        let result = match headers::settle_authority(&mut request) {
-            Err(bad) => {
-                measured = Some(route.http(Tls::None).request(Instant::now()));
-                Ok(self.refuse(Reason::BadRequest, request.headers(), &bad.to_string()))
-            }
-            Ok(()) if caller.asks_too_much() => {
-                measured = Some(route.http(Tls::None).request(Instant::now()));
-                Ok(self.refuse(Reason::Overload, request.headers(), MEMORY))
-            }
-            // Boxed: it is rare, and larger than what other requests need.
-            Ok(()) if headers::leaves_http(&request) => {
-                Box::pin(self.leave_http(request, &route, &caller, &mut measured)).await
-            }
-            Ok(()) => self.forward(request, &route, &caller, &mut measured).await,
+        let result = match (headers::settle_authority(&mut request), route.routed()) {
+            (Err(bad), _) => Ok(self.refuse(Reason::BadRequest, request.headers(), &bad.to_string())),
+            (Ok(()), _) if caller.asks_too_much() => Ok(self.refuse(Reason::Overload, request.headers(), MEMORY)),
+            (Ok(()), None) => self.send(request, route.leg(), &caller, &mut measured).await,
+            // Boxed, as few destinations have routes.
+            (Ok(()), Some(routed)) => Box::pin(self.by_route(request, routed, &caller, &mut measured)).await,
         };
         let response = match result {
             Ok(response) => response,
@@ -112,14 +137,23 @@ impl Handler for Connection {
                 if let (Version::HTTP_2, Some(reason)) = (version, reset) {
                     return Err(Abort(reason));
                 }
-                let reason = reason_of(&failed);
+                let (reason, detail) = match caller.blame() {
+                    Some(bad) => (Reason::BadRequest, bad.to_string()),
+                    None => (reason_of(&failed), failed.detail),
+                };
                 self.outbound.metrics.error(DIRECTION, reason.word());
-                tracing::info!(reason = reason.word(), detail = %failed.detail, "answered by the mesh");
-                asked_as.answer(reason, &failed.detail)
+                tracing::info!(reason = reason.word(), %detail, "answered by the mesh");
+                asked_as.answer(reason, &detail)
             }
         };
-        let measured = measured.unwrap_or_else(|| route.http(Tls::None).request(Instant::now()));
+        let measured = measured.unwrap_or_else(|| route.leg().http(Tls::None).request(Instant::now()));
         Ok(web::body::measure(response, measured))
+    }
+
+    fn refuse(&self, reason: Reason, headers: &HeaderMap, detail: &str) -> Response<Body> {
+        self.outbound.metrics.error(DIRECTION, reason.word());
+        tracing::info!(reason = reason.word(), %detail, "answered by the mesh");
+        reason.answer(headers, detail)
     }
 
     fn too_slow(&self) {

@@ -5,6 +5,8 @@
 //! through mutual TLS; what discovery does not know is passed through as it is.
 
 mod http;
+mod leg;
+mod routed;
 mod target;
 
 use std::net::SocketAddr;
@@ -151,7 +153,7 @@ impl Outbound {
         route: Arc<Route>,
         drain: Drain,
     ) {
-        let opened = match Box::pin(route.open(None)).await {
+        let opened = match Box::pin(route.leg().open(None)).await {
             Ok(opened) => opened,
             Err(failed) => return self.reset(stream, &failed),
         };
@@ -169,9 +171,14 @@ impl Outbound {
         }
     }
 
+    /// Who answers the requests of a connection to `target`.
+    pub fn handler(self: Arc<Self>, target: Arc<Target>, drain: Drain) -> Arc<impl web::Handler> {
+        Arc::new(http::Connection::new(self, target, drain))
+    }
+
     async fn serve_http(self: Arc<Self>, stream: Stream, seen: &Seen, target: Arc<Target>, mut drain: Drain) {
         let (settings, metrics) = (Arc::clone(&self.http), self.metrics.clone());
-        let handler = Arc::new(http::Connection::new(self, target, drain.clone()));
+        let handler = self.handler(target, drain.clone());
         if *seen == Seen::Http1 {
             match h1::serve(stream, &settings, drain, handler).await {
                 h1::Ended::BadRequest => metrics.error(DIRECTION, Reason::BadRequest.word()),
@@ -194,7 +201,7 @@ impl Outbound {
 
     /// Opaque bytes: one endpoint for the whole connection.
     async fn forward(&self, stream: Stream, seen: &Seen, way: (Arc<Target>, Arc<Route>), drain: Drain) {
-        match way.1.open(Some(Protocol::Opaque)).await {
+        match way.1.leg().open(Some(Protocol::Opaque)).await {
             Ok((upstream, load)) => self.copy(stream, upstream, load, seen, way, drain),
             Err(failed) => self.reset(stream, &failed),
         }
@@ -213,7 +220,7 @@ impl Outbound {
         if let Seen::Tls(sni) = seen {
             self.metrics.foreign_sni(DIRECTION, sni.as_deref());
         }
-        let connection = route.tcp(load.endpoint().tls(), seen).open();
+        let connection = route.leg().tcp(load.endpoint().tls(), seen).open();
         web::bytes::spawn_copy(stream, upstream, &self.settings.copy, connection, (load, target, route, drain));
     }
 
@@ -248,6 +255,7 @@ fn reason_of(failed: &crate::balance::Failed) -> Reason {
         None => Reason::NoEndpoints,
         Some(Failure::Connect(_) | Failure::App(_)) => Reason::ConnectFailed,
         Some(Failure::Peer(_)) => Reason::PeerIdentity,
+        Some(Failure::Silent(_)) => Reason::ResponseTimeout,
         Some(Failure::Busy(_)) => Reason::Overload,
         Some(Failure::Unprocessed | Failure::Closed(_) | Failure::Lost(_)) => Reason::UpstreamReset,
         Some(Failure::Reset(_) | Failure::Protocol(_)) => Reason::UpstreamReset,

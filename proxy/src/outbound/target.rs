@@ -2,16 +2,17 @@
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use crate::balance::{Backend, EndpointState, Failed, Load, Reach};
+use super::leg::Leg;
+use super::routed::Routed;
+use crate::balance::{EndpointState, Reach};
 use crate::control::{Discovery, Subscription};
-use crate::metrics::{self, Direction, Metrics, Tls};
-use crate::model::{self, EndpointSet, Protocol};
-use crate::net::Stream;
+use crate::metrics::Metrics;
+use crate::model::{self, BackendId, Protocol};
 use crate::sniff::Seen;
 
 /// A destination that the application dials.
@@ -27,13 +28,10 @@ pub struct Target {
 pub struct Route {
     of: Option<Arc<model::Target>>,
     pub(super) protocol: Protocol,
-    backend: Backend,
-    /// Where `backend` has its endpoints from, when they are a Service's.
-    endpoints: Option<Subscription<EndpointSet>>,
-    metrics: Metrics,
-    http: [OnceLock<Arc<metrics::Http>>; 2],
-    /// Boxed, since few targets have both kinds.
-    tcp: OnceLock<Box<[OnceLock<Arc<metrics::Tcp>>; 3]>>,
+    /// Opaque connections go here, and requests when no route is attached.
+    leg: Arc<Leg>,
+    /// Boxed, since few destinations have routes.
+    routed: Option<Box<Routed>>,
 }
 
 /// A destination as `/state` shows it.
@@ -84,7 +82,7 @@ impl Target {
         {
             return Arc::clone(route);
         }
-        let new = Route::new(self.dialed, says, discovery, reach, metrics);
+        let new = Route::new(self.dialed, says, route.as_deref(), discovery, reach, metrics);
         *route = Some(Arc::clone(&new));
         new
     }
@@ -106,10 +104,10 @@ impl Target {
         let route = self.route.lock().unwrap_or_else(PoisonError::into_inner).clone();
         TargetState {
             address: self.dialed,
-            name: route.as_ref().map(|route| Arc::clone(route.backend.name())),
+            name: route.as_ref().map(|route| Arc::clone(route.leg.now().name())),
             protocol: route.as_ref().map(|route| route.protocol),
             server_first: self.is_server_first(),
-            endpoints: route.map(|route| route.backend.state(now)).unwrap_or_default(),
+            endpoints: route.map(|route| route.leg.now().state(now)).unwrap_or_default(),
         }
     }
 }
@@ -126,68 +124,44 @@ impl Route {
     fn new(
         dialed: SocketAddr,
         says: Option<Arc<model::Target>>,
+        before: Option<&Route>,
         discovery: &Discovery,
         reach: &Arc<Reach>,
         metrics: &Metrics,
     ) -> Arc<Self> {
         let unknown = model::Target::Unknown;
         let target = says.as_deref().unwrap_or(&unknown);
-        let backend = Backend::new(&name_of(target), reach);
-        let endpoints = match target {
-            model::Target::Unknown => {
-                backend.apply(as_it_is(dialed).into());
-                None
-            }
-            model::Target::Workload { endpoint, .. } => {
-                backend.apply(endpoint.clone().into());
-                None
-            }
-            model::Target::Service { backend: id, .. } => Some(discovery.endpoints(id)),
+        let name = name_of(target);
+        let to = |endpoint| Leg::of_endpoint(&name, endpoint, reach, metrics);
+        let service = |id: &BackendId| {
+            let known = before.and_then(|before| before.leg_of(id)).cloned();
+            known.unwrap_or_else(|| Leg::of_service(id, dialed.is_ipv4(), discovery, reach, metrics))
         };
-        let (protocol, http, tcp) = (target.protocol(), Default::default(), Default::default());
-        let route = Arc::new(Self { of: says, protocol, backend, endpoints, metrics: metrics.clone(), http, tcp });
-        if let Some(endpoints) = &route.endpoints {
-            let ipv4 = dialed.is_ipv4();
-            endpoints.follow(&route, move |route: &Route, set: &EndpointSet| route.backend.apply(set.of_family(ipv4)));
-        }
-        route
-    }
-
-    /// The endpoints behind it, once their first list is there; it is not waited for longer than `within`.
-    pub(super) async fn backend(&self, within: Duration) -> &Backend {
-        if let Some(endpoints) = &self.endpoints
-            && !endpoints.is_known()
-        {
-            // Boxed: later requests need no room for it.
-            Box::pin(endpoints.first(within)).await;
-        }
-        &self.backend
-    }
-
-    /// A byte stream to one of the endpoints.
-    pub(super) async fn open(&self, protocol: Option<Protocol>) -> Result<(Stream, Load), Failed> {
-        self.backend(FIRST_ENDPOINTS).await.open(protocol).await
-    }
-
-    /// Handles for HTTP over what protects the way to the endpoint.
-    pub(super) fn http(&self, tls: Tls) -> &Arc<metrics::Http> {
-        let name = self.backend.name();
-        self.http[usize::from(tls == Tls::Mutual)].get_or_init(|| self.metrics.http(Direction::Outbound, name, tls))
-    }
-
-    /// Handles for opaque connections; TLS of the application's own counts where the mesh adds none.
-    pub(super) fn tcp(&self, tls: Tls, seen: &Seen) -> &Arc<metrics::Tcp> {
-        let (slot, tls) = match (tls, seen) {
-            (Tls::None, Seen::Tls(_)) => (2, Tls::Foreign),
-            (tls, _) => (usize::from(tls == Tls::Mutual), tls),
+        let (leg, routed) = match target {
+            model::Target::Unknown => (to(as_it_is(dialed)), None),
+            model::Target::Workload { endpoint, .. } => (to(endpoint.clone()), None),
+            model::Target::Service { backend, routes, .. } => {
+                (service(backend), routes.as_ref().map(|routes| Box::new(Routed::new(routes, service))))
+            }
         };
-        self.tcp.get_or_init(Box::default)[slot]
-            .get_or_init(|| self.metrics.tcp(Direction::Outbound, self.backend.name(), tls))
+        Arc::new(Self { protocol: target.protocol(), of: says, leg, routed })
+    }
+
+    /// Where opaque connections go, and requests when no route is attached.
+    pub(super) fn leg(&self) -> &Arc<Leg> {
+        &self.leg
+    }
+
+    /// The routes, if any are attached.
+    pub(super) fn routed(&self) -> Option<&Routed> {
+        self.routed.as_deref()
+    }
+
+    fn leg_of(&self, id: &BackendId) -> Option<&Arc<Leg>> {
+        let own = matches!(self.of.as_deref(), Some(model::Target::Service { backend, .. }) if backend == id);
+        if own { Some(&self.leg) } else { self.routed.as_ref()?.leg_of(id) }
     }
 }
-
-/// How long the first list of a backend's endpoints is waited for.
-pub(super) const FIRST_ENDPOINTS: Duration = Duration::from_secs(1);
 
 fn name_of(target: &model::Target) -> String {
     match target {

@@ -3,4 +3,5 @@
 pub mod connections;
 pub mod floods;
 pub mod h2spec;
+pub mod http1;
 pub mod slow;

@@ -3,6 +3,8 @@
 //! Invariant: request metadata whose name begins with `x-echo-` comes back as response metadata, also with a failure.
 //! Non-goal: TLS; that is the mesh's part.
 
+#![forbid(unsafe_code)]
+
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;

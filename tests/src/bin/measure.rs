@@ -4,6 +4,8 @@
 //! what it is of. A run takes less than two minutes.
 //! Non-goal: comparing with others, or with yesterday; it prints what it sees.
 
+#![forbid(unsafe_code)]
+
 use std::fs;
 use std::net::SocketAddr;
 use std::path::Path;

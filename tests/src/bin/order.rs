@@ -6,6 +6,8 @@
 //! Invariant: the list follows from what ran, nothing is added by hand.
 //! Non-goal: counting; how often a function runs does not matter to where it lies.
 
+#![forbid(unsafe_code)]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::net::SocketAddr;

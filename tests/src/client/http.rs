@@ -5,6 +5,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response, StatusCode};
@@ -83,6 +84,10 @@ impl Connection {
     /// # Errors
     /// When the connection ends, or nothing comes in time.
     pub async fn send(&mut self, request: Request<Body>) -> io::Result<Response<Incoming>> {
+        self.send_within(request, PATIENCE).await
+    }
+
+    async fn send_within(&mut self, request: Request<Body>, patience: Duration) -> io::Result<Response<Incoming>> {
         let sent = async {
             match self {
                 Self::H1(sender) => {
@@ -95,7 +100,7 @@ impl Connection {
                 }
             }
         };
-        tokio::time::timeout(PATIENCE, sent).await?.map_err(io::Error::other)
+        tokio::time::timeout(patience, sent).await?.map_err(io::Error::other)
     }
 
     /// Sends a request and reads the whole answer.
@@ -103,8 +108,16 @@ impl Connection {
     /// # Errors
     /// When it breaks off before its end, or is not there in time.
     pub async fn fetch(&mut self, request: Request<Body>) -> io::Result<Answer> {
-        let (head, incoming) = self.send(request).await?.into_parts();
-        let collected = tokio::time::timeout(PATIENCE, incoming.collect()).await?;
+        self.fetch_within(request, PATIENCE).await
+    }
+
+    /// The same for callers with more patience, or less: for the head, and for the body.
+    ///
+    /// # Errors
+    /// As [`Connection::fetch`].
+    pub async fn fetch_within(&mut self, request: Request<Body>, patience: Duration) -> io::Result<Answer> {
+        let (head, incoming) = self.send_within(request, patience).await?.into_parts();
+        let collected = tokio::time::timeout(patience, incoming.collect()).await?;
         let collected = collected.map_err(io::Error::other)?;
         let trailers = collected.trailers().cloned();
         Ok(Answer { status: head.status, headers: head.headers, body: collected.to_bytes(), trailers })

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use http::StatusCode;
 use tokio::task::JoinSet;
 
+use super::PATIENCE;
 use super::http::{Connection, Version, get};
 use crate::netns::Host;
 
@@ -50,13 +51,19 @@ impl Load {
     /// Starts `connections` clients on `host`, each with one request at a time, `pause` after each answer.
     #[must_use]
     pub fn start(host: &Host, addr: SocketAddr, connections: usize, pause: Duration) -> Self {
+        Self::patient(host, addr, connections, pause, PATIENCE)
+    }
+
+    /// The same, with clients that wait for `patience` before a request counts as failed.
+    #[must_use]
+    pub fn patient(host: &Host, addr: SocketAddr, connections: usize, pause: Duration, patience: Duration) -> Self {
         let shared = Arc::new(Shared::default());
         let thread = host.run_in_thread({
             let shared = Arc::clone(&shared);
             move || {
                 let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
                 let runtime = runtime.expect("a runtime in a test");
-                runtime.block_on(run(shared, addr, connections, pause))
+                runtime.block_on(run(shared, addr, connections, (pause, patience)))
             }
         });
         Self { shared, thread }
@@ -117,11 +124,11 @@ impl Report {
     }
 }
 
-async fn run(shared: Arc<Shared>, addr: SocketAddr, connections: usize, pause: Duration) -> Report {
+async fn run(shared: Arc<Shared>, addr: SocketAddr, connections: usize, times: (Duration, Duration)) -> Report {
     let start = Instant::now();
     let mut clients = JoinSet::new();
     for _ in 0..connections {
-        clients.spawn(client(Arc::clone(&shared), addr, pause));
+        clients.spawn(client(Arc::clone(&shared), addr, times));
     }
     let mut report = Report::default();
     while let Some(one) = clients.join_next().await {
@@ -132,12 +139,12 @@ async fn run(shared: Arc<Shared>, addr: SocketAddr, connections: usize, pause: D
 }
 
 /// One connection, opened again when it breaks or the server asks for it.
-async fn client(shared: Arc<Shared>, addr: SocketAddr, pause: Duration) -> Report {
+async fn client(shared: Arc<Shared>, addr: SocketAddr, (pause, patience): (Duration, Duration)) -> Report {
     let mut report = Report::default();
     let mut connection = None;
     while !shared.stop.load(Ordering::Relaxed) {
         let start = Instant::now();
-        match one(&mut connection, addr).await {
+        match one(&mut connection, addr, patience).await {
             Ok(name) => {
                 report.answered += 1;
                 let micros = u32::try_from(start.elapsed().as_micros()).unwrap_or(u32::MAX);
@@ -157,12 +164,12 @@ async fn client(shared: Arc<Shared>, addr: SocketAddr, pause: Duration) -> Repor
 }
 
 /// One request; the name of who answered.
-async fn one(connection: &mut Option<Connection>, addr: SocketAddr) -> Result<String, String> {
+async fn one(connection: &mut Option<Connection>, addr: SocketAddr, patience: Duration) -> Result<String, String> {
     let mut open = match connection.take() {
         Some(open) => open,
         None => Connection::open(addr, Version::H1).await.map_err(|error| format!("connect: {error}"))?,
     };
-    let answer = open.fetch(get(addr, Version::H1, "/bytes?n=100")).await;
+    let answer = open.fetch_within(get(addr, Version::H1, "/bytes?n=100"), patience).await;
     let answer = answer.map_err(|error| format!("{error}: {error:?}"))?;
     if answer.status != StatusCode::OK {
         let reason = answer.headers.get("mesh-error").map(|value| String::from_utf8_lossy(value.as_bytes()));

@@ -78,6 +78,12 @@ pub async fn tls(addr: SocketAddr, name: &str) -> io::Result<(impl AsyncRead + A
     Ok((stream, chain))
 }
 
+/// Whoever takes any certificate, for a TLS client of a test's own.
+#[must_use]
+pub fn anybody(provider: Arc<CryptoProvider>) -> Arc<dyn ServerCertVerifier> {
+    Arc::new(Anybody(provider))
+}
+
 /// Takes any certificate, but has the handshake signed with it.
 #[derive(Debug)]
 struct Anybody(Arc<CryptoProvider>);

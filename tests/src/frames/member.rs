@@ -49,10 +49,18 @@ impl Member {
     /// # Errors
     /// When it cannot be reached, or the handshake fails.
     pub fn dial(&self, addr: SocketAddr, service_account: &str) -> std::io::Result<Connection> {
+        self.dial_in("default", addr, service_account)
+    }
+
+    /// As [`Member::dial`], for a service account of another namespace: the control plane's is `mesh-system`.
+    ///
+    /// # Errors
+    /// When it cannot be reached, or the handshake fails.
+    pub fn dial_in(&self, namespace: &str, addr: SocketAddr, service_account: &str) -> std::io::Result<Connection> {
         let tcp = self.host.enter(|| TcpStream::connect_timeout(&addr, PATIENCE))?;
         tcp.set_nodelay(true)?;
         tcp.set_nonblocking(true)?;
-        let expected = Id::new("cluster.local", "default", service_account).map_err(std::io::Error::other)?;
+        let expected = Id::new("cluster.local", namespace, service_account).map_err(std::io::Error::other)?;
         let connector = Connector::new(self.credentials.clone(), mesh_proxy::http::TUNNEL_ALPN);
         through_tls(async move {
             let tcp = tokio::net::TcpStream::from_std(tcp)?;

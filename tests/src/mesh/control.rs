@@ -8,9 +8,12 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use mesh_mtls::certify;
+use mesh_mtls::credentials::{Anchors, Credentials};
+use mesh_mtls::spiffe::Id;
 use nix::unistd::Uid;
 
-use super::{Daemon, PROXY_UID, SOON};
+use super::{Daemon, Metrics, PROXY_UID, SOON};
 use crate::bin;
 use crate::client;
 use crate::netns::{Host, until};
@@ -25,18 +28,31 @@ pub struct Control {
     host: Host,
     dir: PathBuf,
     identity_args: Vec<String>,
+    destination_args: Vec<String>,
     identity: Option<Daemon>,
     destination: Option<Daemon>,
 }
 
 impl Control {
     pub(super) fn new(host: Host, dir: &Path) -> Self {
-        Self { host, dir: dir.to_owned(), identity_args: Vec::new(), identity: None, destination: None }
+        Self {
+            host,
+            dir: dir.to_owned(),
+            identity_args: Vec::new(),
+            destination_args: Vec::new(),
+            identity: None,
+            destination: None,
+        }
     }
 
     /// More arguments for `mesh-identity`, before the mesh starts.
     pub fn identity_args(&mut self, args: &[&str]) {
         self.identity_args.extend(args.iter().map(|&arg| arg.to_owned()));
+    }
+
+    /// More arguments for `mesh-destination`, before the mesh starts.
+    pub fn destination_args(&mut self, args: &[&str]) {
+        self.destination_args.extend(args.iter().map(|&arg| arg.to_owned()));
     }
 
     /// Starts both, and waits for both.
@@ -67,13 +83,14 @@ impl Control {
     fn start_destination(&self, manifests: &Path, token: &Path) -> Daemon {
         let (host, anchors) = (self.host.clone(), self.anchors());
         let (manifests, token) = (manifests.to_owned(), token.to_owned());
-        let identity = self.identity_addr().to_string();
+        let (identity, args) = (self.identity_addr().to_string(), self.destination_args.clone());
         Daemon::start("destination", move || {
             let mut command = host.command(bin("mesh-destination"));
             command.arg("--manifests").arg(&manifests).arg("--token-file").arg(&token);
             command.arg("--trust-anchors").arg(&anchors).args(["--identity-addr", &identity]);
             command.arg(format!("--listen={}:{DESTINATION}", host.v4));
             command.arg(format!("--admin={}:{DESTINATION_ADMIN}", host.v4));
+            command.args(&args);
             command
         })
     }
@@ -92,6 +109,17 @@ impl Control {
         let addr = SocketAddr::new(self.host.v4.into(), DESTINATION_ADMIN);
         let page = self.host.enter(|| client::request("GET", addr, "/metrics"));
         page.unwrap_or_else(|error| panic!("destination: metrics: {error}")).1
+    }
+
+    /// The metrics of identity.
+    ///
+    /// # Panics
+    /// When they cannot be read.
+    #[must_use]
+    pub fn identity_metrics(&self) -> Metrics {
+        let addr = SocketAddr::new(self.host.v4.into(), IDENTITY_ADMIN);
+        let page = self.host.enter(|| client::request("GET", addr, "/metrics"));
+        Metrics::parse(&page.unwrap_or_else(|error| panic!("identity: metrics: {error}")).1)
     }
 
     /// Waits until both say that they are ready, as after a restart.
@@ -123,6 +151,30 @@ impl Control {
         let given = nix::unistd::chown(&path, Some(owner), None);
         given.unwrap_or_else(|error| panic!("{}: {error}", path.display()));
         path
+    }
+
+    /// A certificate of the mesh for a client of a test's own, who runs on `host`.
+    ///
+    /// # Panics
+    /// When identity does not give it.
+    #[must_use]
+    pub fn credentials(&self, host: &Host, service_account: &str) -> Credentials {
+        let token = self.token("default", service_account, Uid::from_raw(0));
+        let anchors = fs::read(self.anchors()).and_then(|pem| Anchors::from_pem(&pem).map_err(std::io::Error::other));
+        let credentials = Credentials::new(anchors.unwrap_or_else(|error| panic!("the trust anchors: {error}")));
+        let identity = Id::new("cluster.local", "mesh-system", "identity").expect("an identity");
+        let settings = certify::Settings::new(self.identity_addr().to_string(), identity, token);
+        client::within(host, async {
+            let certify = certify::run(settings, credentials.clone(), ());
+            let certified = async {
+                tokio::select! {
+                    () = certify => {}
+                    _ = credentials.certified() => {}
+                }
+            };
+            tokio::time::timeout(SOON, Box::pin(certified)).await.expect("a certificate in time");
+        });
+        credentials
     }
 
     pub(super) fn proxy_token(&self, namespace: &str, service_account: &str) -> PathBuf {

@@ -41,6 +41,7 @@ impl App {
 pub struct Spec<'mesh> {
     mesh: &'mesh mut Mesh,
     name: String,
+    namespace: String,
     service_account: String,
     labels: Vec<(String, String)>,
     is_meshed: bool,
@@ -58,6 +59,7 @@ impl<'mesh> Spec<'mesh> {
         Self {
             mesh,
             name: name.to_owned(),
+            namespace: "default".to_owned(),
             service_account: "default".to_owned(),
             labels: Vec::new(),
             is_meshed: true,
@@ -79,6 +81,13 @@ impl<'mesh> Spec<'mesh> {
     #[must_use]
     pub fn label(mut self, key: &str, value: &str) -> Self {
         self.labels.push((key.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// The namespace, when it is not `default`.
+    #[must_use]
+    pub fn namespace(mut self, name: &str) -> Self {
+        name.clone_into(&mut self.namespace);
         self
     }
 
@@ -131,14 +140,14 @@ impl<'mesh> Spec<'mesh> {
         // Before identity starts, if it has not: then it need not notice that its tokens file has changed.
         let sidecar = match self.is_meshed {
             true => {
-                let token = self.mesh.control.proxy_token("default", &self.service_account);
+                let token = self.mesh.control.proxy_token(&self.namespace, &self.service_account);
                 Sidecar::Planned(Plan { token, env: self.env, within: self.within })
             }
             false => Sidecar::Absent,
         };
         let manifest = manifest::Workload {
             name: &self.name,
-            namespace: "default",
+            namespace: &self.namespace,
             service_account: &self.service_account,
             labels: &self.labels,
             addresses: &host.addresses(),
@@ -148,6 +157,7 @@ impl<'mesh> Spec<'mesh> {
         let workload = Workload {
             manifest: manifest.yaml(),
             name: self.name,
+            namespace: self.namespace,
             host: host.clone(),
             sidecar,
             planned: self.apps,
@@ -162,6 +172,7 @@ impl<'mesh> Spec<'mesh> {
 pub struct Workload {
     /// Its name.
     pub name: String,
+    namespace: String,
     /// Its manifest.
     pub manifest: String,
     /// Its host.
@@ -214,7 +225,7 @@ impl Workload {
             ("MESH_DESTINATION_ID", format!("{SYSTEM}/destination")),
             ("MESH_TRUST_ANCHORS", control.anchors().display().to_string()),
             ("MESH_TOKEN_FILE", token.display().to_string()),
-            ("MESH_NAMESPACE", "default".to_owned()),
+            ("MESH_NAMESPACE", self.namespace.clone()),
             ("MESH_WORKLOAD", name.clone()),
             ("MESH_LOG", "info".to_owned()),
         ];

@@ -10,6 +10,7 @@ mod group;
 mod process;
 mod record;
 mod source;
+mod vitals;
 
 pub use bystander::Bystander;
 pub use front::{Front, Mesh};
@@ -17,6 +18,7 @@ pub use group::Group;
 pub use process::Process;
 pub use record::{Who, record};
 pub use source::{Counts, Source};
+pub use vitals::{Vitals, log_is_safe};
 
 /// Whether rows run at their full counts: the variable `TORTURE` is set and not empty.
 #[must_use]

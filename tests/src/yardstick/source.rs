@@ -1,8 +1,9 @@
-//! A back end for attacks: HTTP/1.1, endless or deaf as a path says, with counts of all that it did.
+//! A back end for attacks: HTTP/1.1 and HTTP/2, endless or deaf as a path says, with counts of all that it did.
 //!
 //! Invariant: it holds next to nothing, however many connections there are; it ends with its value.
 //! Non-goal: what HTTP allows beyond what the mesh's own client sends.
 
+use std::future::poll_fn;
 use std::io;
 use std::net::Ipv6Addr;
 use std::sync::Arc;
@@ -10,6 +11,10 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use bytes::Bytes;
+use h2::server::SendResponse;
+use h2::{Reason, RecvStream};
+use http::{Request, Response};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
@@ -97,7 +102,11 @@ async fn accept(listener: TcpListener, counts: Arc<Counts>) {
         tokio::spawn(async move {
             let _ = stream.set_nodelay(true);
             // Who breaks off is for the other end to see.
-            let _ = serve(stream, &counts).await;
+            let mut first = [0; 3];
+            let _ = match stream.peek(&mut first).await {
+                Ok(3) if first == *b"PRI" => serve_h2(stream, counts).await.map_err(io::Error::other),
+                _ => serve(stream, &counts).await,
+            };
         });
     }
 }
@@ -115,6 +124,48 @@ async fn serve(mut stream: TcpStream, counts: &Counts) -> io::Result<()> {
         }
         answered?;
     }
+}
+
+async fn serve_h2(stream: TcpStream, counts: Arc<Counts>) -> Result<(), h2::Error> {
+    let mut connection = h2::server::Builder::new().max_concurrent_streams(1000).handshake(stream).await?;
+    while let Some(accepted) = connection.accept().await {
+        let (request, respond) = accepted?;
+        let counts = Arc::clone(&counts);
+        tokio::spawn(async move {
+            counts.begun.fetch_add(1, Relaxed);
+            if stream_of(request, respond, &counts).await.is_err() {
+                counts.cancelled.fetch_add(1, Relaxed);
+            }
+        });
+    }
+    Ok(())
+}
+
+async fn stream_of(
+    request: Request<RecvStream>,
+    mut respond: SendResponse<Bytes>,
+    counts: &Counts,
+) -> Result<(), h2::Error> {
+    let path = request.uri().path();
+    let mut left = match path.strip_prefix("/bytes/") {
+        Some(size) => size.parse().unwrap_or(0),
+        None if path == "/endless" => u64::MAX >> 1,
+        None => 2,
+    };
+    if matches!(path, "/hold" | "/deaf") {
+        let code = poll_fn(|cx| respond.poll_reset(cx)).await?;
+        return Err(code.into());
+    }
+    let mut send = respond.send_response(Response::new(()), false)?;
+    while left > 0 {
+        send.reserve_capacity(PIECE);
+        let Some(room) = poll_fn(|cx| send.poll_capacity(cx)).await else { return Err(Reason::CANCEL.into()) };
+        let most = usize::try_from(left).unwrap_or(PIECE).min(PIECE).min(room?);
+        counts.pushed.fetch_add(most as u64, Relaxed);
+        left -= most as u64;
+        send.send_data(Bytes::from_static(&BYTES[..most]), left == 0)?;
+    }
+    Ok(())
 }
 
 /// Where the next head in `buffer` ends; none when the connection does.

@@ -11,8 +11,8 @@ use crate::with_pair;
 /// An accepted connection, from its first to its last byte.
 const OUTBOUND: usize = 1_300;
 const INBOUND: usize = 1_700;
-/// A request on its way to an endpoint, up to the response's head.
-const REQUEST: usize = 1_800;
+/// A request on its way to an endpoint, up to the response's head, with the timer that bounds its wait.
+const REQUEST: usize = 1_900;
 /// A byte stream that is being opened.
 const OPENING: usize = 900;
 

@@ -1,7 +1,11 @@
-//! Destination as an operator meets it: what its start makes of a folder that is not as it should be.
+//! Destination as an operator meets it: a folder that is not as it should be, readers that are slow, changes without end; and
+//! as a sidecar meets one that has gone mad.
 //!
 //! Invariant: proxies are told nothing that stands on half a folder. Non-goal: findings in detail, which the crate's own
 //! tests have.
+
+mod hostile;
+mod liar;
 
 use std::net::SocketAddr;
 

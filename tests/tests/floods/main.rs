@@ -11,13 +11,14 @@ mod headers;
 mod resets;
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use mesh_tests::frames::{Connection, GET, Member, code};
-use mesh_tests::mesh::{INBOUND_PORT, PROXY_UID};
+use mesh_tests::mesh::INBOUND_PORT;
 use mesh_tests::netns::until;
-use mesh_tests::yardstick::{Bystander, Front, Mesh, Process, Source, record};
+use mesh_tests::yardstick::{Bystander, Front, Group, Mesh, Process, Source, record};
 
 /// Where the app listens.
 const APP: u16 = 8000;
@@ -41,17 +42,30 @@ struct Surface<'scene> {
 
 impl Scene {
     fn start(variables: &[(&str, &str)]) -> Self {
-        let mesh = Mesh::start_with(
+        Self::of(Mesh::start_with(
             |_, spec| variables.iter().fold(spec, |spec, (name, value)| spec.env(name, value)),
             |_| {},
-        );
+        ))
+    }
+
+    /// With the app's sidecar in a control group.
+    fn start_in(group: &Arc<Group>) -> Self {
+        Self::of(Mesh::start_with(
+            |name, spec| {
+                let group = Arc::clone(group);
+                if name == "web" { spec.within(move |command| group.run(command)) } else { spec }
+            },
+            |_| {},
+        ))
+    }
+
+    fn of(mesh: Mesh) -> Self {
         let web = mesh.mesh.get("web").host.clone();
         let app = Source::start(&web, APP);
         let member = Member::of(&mesh.mesh, &mesh.mesh.get("outsider").host, "client").expect("a certificate");
         let destination = SocketAddr::from((web.v4, APP)).to_string();
         let tunnel_fields =
-            vec![("mesh-destination".to_owned(), destination), ("mesh-origin".to_owned(), "h2".to_owned())];
-        let _ = PROXY_UID;
+            vec![("mesh-destination".to_owned(), destination), ("mesh-origin".to_owned(), "1.1".to_owned())];
         Self { mesh, app, member, tunnel_fields }
     }
 
@@ -66,13 +80,18 @@ impl Scene {
 impl Surface<'_> {
     /// A connection that has begun honestly.
     fn dial(&self, settings: &[(u16, u32)]) -> Connection {
+        self.try_dial(settings).expect("a connection that begins honestly")
+    }
+
+    /// The same where it may be refused.
+    fn try_dial(&self, settings: &[(u16, u32)]) -> std::io::Result<Connection> {
         let mut peer = if self.is_tunnel {
-            self.scene.member.dial((self.front.back.v4, INBOUND_PORT).into(), "web").expect("a tunnel")
+            self.scene.member.dial((self.front.back.v4, INBOUND_PORT).into(), "web")?
         } else {
-            Connection::dial(&self.front.client, self.front.addr).expect("a connection")
+            Connection::dial(&self.front.client, self.front.addr)?
         };
-        peer.begin(settings).expect("an honest begin");
-        peer
+        peer.begin(settings)?;
+        Ok(peer)
     }
 
     /// The fields of a request that this surface forwards, with another path.

@@ -3,4 +3,5 @@
 //! Invariant: all cases run, and a test that fails names each one that did.
 //! Non-goal: floods; that is another test's.
 
+mod client;
 mod server;

@@ -6,14 +6,19 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpStream};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use mesh_tests::client::http::{Answer, Version, fetch};
+use mesh_tests::client::load::Load;
 use mesh_tests::client::{PATIENCE, within};
 use mesh_tests::mesh::{App, Mesh, SOON};
 use mesh_tests::netns::until;
+use mesh_tests::yardstick::{Who, count, record};
 
-use super::{HTTP, answers, endpoints, load, mesh, replica, unharmed};
+use super::{HTTP, PAUSE, absent, answers, endpoints, load, mesh, replica, unharmed};
+
+/// For a removed endpoint to be gone, once destination is back.
+const GONE: Duration = Duration::from_secs(5);
 
 fn get(mesh: &Mesh, from: &str, addr: SocketAddr) -> io::Result<Answer> {
     within(&mesh.get(from).host, fetch(addr, Version::H1, "/bytes?n=100"))
@@ -44,6 +49,9 @@ fn r52_f1_without_destination_a_new_sidecar_is_ready_and_passes_through() {
     assert_eq!(status(&mesh, "late", plain).0, 200);
     let waited = begin.elapsed();
     assert!(waited <= Duration::from_secs(3), "the first connection waited for {waited:?}");
+    let load = Load::start(&mesh.get("late").host, plain, 8, PAUSE);
+    absent(&load, 200);
+    let passed = unharmed(load).answered;
     // The address of a service is nobody's: an error with a name, in time.
     let begin = std::time::Instant::now();
     assert_eq!(status(&mesh, "late", service), (503, "connect_failed".to_owned()));
@@ -51,6 +59,8 @@ fn r52_f1_without_destination_a_new_sidecar_is_ready_and_passes_through() {
     mesh.control_mut().destination().restart();
     mesh.control().until_both_ready();
     until(SOON, || status(&mesh, "late", service).0 == 200);
+    let figure = format!("first after {waited:.1?}, 0 of {passed} passed through failed");
+    record(52, "F1, destination absent at the start", Who::Mesh, true, &figure);
 }
 
 #[test]
@@ -68,20 +78,25 @@ fn r52_f2_f3_destination_goes_in_midflight_and_returns_with_other_data() {
     mesh.control_mut().destination().kill();
     let disconnected = || mesh.get("client").metric("mesh_discovery_connected", &[]) == 0.0;
     until(SOON, disconnected);
-    answers(&load, 1000);
+    absent(&load, 1000);
     assert_eq!(endpoints(&mesh, "client", service), of(&mesh, &["web-1", "web-2"]), "what was known is kept");
     // It comes back to a folder in which one endpoint is gone and another is new.
     mesh.withdraw("web-2");
     replica(&mut mesh, "web-3");
     mesh.control_mut().destination().restart();
     mesh.control().until_both_ready();
+    let ready = Instant::now();
     until(SOON, || endpoints(&mesh, "client", service) == of(&mesh, &["web-1", "web-3"]));
+    let known = ready.elapsed();
+    assert!(known <= GONE, "what was removed was known for {known:?}");
     let inbound = |name: &str| mesh.get(name).metric("mesh_http_requests_total", &[("direction", "inbound")]);
     let removed = inbound("web-2");
     answers(&load, 400);
     assert_eq!(inbound("web-2").to_bits(), removed.to_bits(), "a removed endpoint was asked");
     assert!(inbound("web-3") > 0.0, "the new endpoint was not asked");
-    unharmed(load);
+    let report = unharmed(load);
+    let figure = format!("0 of {} failed, all known {known:.1?} after the return", report.answered);
+    record(52, "F2, F3, destination absent in mid-flight", Who::Mesh, true, &figure);
 }
 
 #[test]
@@ -91,12 +106,47 @@ fn r52_destination_and_identity_go_together_and_known_peers_are_served() {
     let load = load(&mesh, service);
     answers(&load, 200);
     mesh.control_mut().kill();
-    answers(&load, 1000);
+    absent(&load, 1000);
     mesh.control_mut().restart();
     until(SOON, || mesh.get("client").metric("mesh_discovery_connected", &[]) > 0.0);
     answers(&load, 200);
-    unharmed(load);
+    let report = unharmed(load);
     assert_eq!(in_plaintext(&mesh, "web-1") + in_plaintext(&mesh, "web-2"), 0.0);
+    let figure = format!("0 of {} failed, 0 in plaintext", report.answered);
+    record(52, "F2, F5, the whole control plane absent", Who::Mesh, true, &figure);
+}
+
+/// One after the other is ended and started again, as an upgrade does, while sidecars come that need both.
+#[test]
+fn r52_f16_destination_and_identity_are_replaced_again_and_again_without_a_failed_request() {
+    let (mut mesh, service) = mesh(&["web-1", "web-2"]);
+    mesh.start();
+    let load = load(&mesh, service);
+    answers(&load, 200);
+    let rounds = count(3, 30);
+    for round in 0..rounds {
+        let status = mesh.control_mut().destination().terminate(SOON);
+        assert!(status.success(), "destination: {status}");
+        answers(&load, 100);
+        mesh.control_mut().destination().restart();
+        mesh.control().until_both_ready();
+        let status = mesh.control_mut().identity().terminate(SOON);
+        assert!(status.success(), "identity: {status}");
+        answers(&load, 100);
+        mesh.control_mut().identity().restart();
+        mesh.control().until_both_ready();
+        until(SOON, || mesh.get("client").metric("mesh_discovery_connected", &[]) > 0.0);
+        // What changes is known, and who is new gets a certificate.
+        let name = format!("new-{round}");
+        replica(&mut mesh, &name);
+        until(SOON, || endpoints(&mesh, "client", service).len() == 3);
+        mesh.withdraw(&name);
+        until(SOON, || endpoints(&mesh, "client", service).len() == 2);
+    }
+    let report = unharmed(load);
+    assert_eq!(in_plaintext(&mesh, "web-1") + in_plaintext(&mesh, "web-2"), 0.0);
+    let figure = format!("{rounds} rounds, 0 of {} failed", report.answered);
+    record(52, "F16, both replaced in turns", Who::Mesh, true, &figure);
 }
 
 fn accepts(mesh: &Mesh, name: &str, addr: SocketAddr) -> bool {

@@ -12,6 +12,7 @@ use mesh_tests::client::load::Load;
 use mesh_tests::client::{PATIENCE, within};
 use mesh_tests::mesh::{Mesh, SOON};
 use mesh_tests::netns::{Host, until};
+use mesh_tests::yardstick::{Who, count, record};
 use nix::sys::signal::Signal;
 
 use super::conversations::{Conversations, Kind};
@@ -32,8 +33,7 @@ fn not_ready(mesh: &Mesh, name: &str) {
 /// The endpoints take turns. Each time everything lasts until both sides have seen the drain, then it ends in order.
 #[test]
 fn r54_server_sidecars_drain_in_turns_under_load_without_a_failed_request() {
-    const ROUNDS: usize = 12;
-    const REQUESTS: u64 = 20_000;
+    let (rounds, requests) = count((12, 20_000), (20, 100_000));
     const NAMES: [&str; 2] = ["web-1", "web-2"];
     let (mut mesh, http) = mesh(&NAMES);
     let grpc = mesh.service("web-grpc", GRPC, GRPC).over("web").add().v4;
@@ -46,22 +46,29 @@ fn r54_server_sidecars_drain_in_turns_under_load_without_a_failed_request() {
     let kinds: Vec<_> = kinds.into_iter().flat_map(|kind| [kind; 4]).collect();
     let load = Load::start(&mesh.get("client").host, http, 16, PAUSE);
     let (mut told, mut opened) = (0, 0);
-    for (round, name) in (1..=ROUNDS).zip(NAMES.into_iter().cycle()) {
+    for (round, name) in (1..=rounds).zip(NAMES.into_iter().cycle()) {
         let conversations = Conversations::start(&mesh.get("client").host, &kinds);
         until(SOON, || conversations.least() >= 3);
         let streams = connections(&mesh, name);
         opened += streams.len();
         told += drain(&mut mesh, name, conversations, streams);
         // The one that stays has all of it for the rest of the round.
-        let share = REQUESTS * u64::try_from(round).unwrap_or_default() / u64::try_from(ROUNDS).unwrap_or(1);
-        until(SOON, || load.answered() >= share);
+        let share = requests * round / rounds;
+        until(6 * SOON, || load.answered() >= share);
         mesh.get_mut(name).proxy_mut().restart();
         mesh.get(name).until_proxy_ready();
     }
     let report = unharmed(load);
-    assert!(report.answered >= REQUESTS, "only {} requests", report.answered);
+    assert!(report.answered >= requests, "only {} requests", report.answered);
     assert_eq!(told, opened, "HTTP/2 connections that were told with GOAWAY, of those that were open");
-    println!("{ROUNDS} rounds in {:?}, {told} of {opened} HTTP/2 connections told", report.elapsed);
+    println!("{rounds} rounds in {:?}, {told} of {opened} HTTP/2 connections told", report.elapsed);
+    let each = report.elapsed.as_secs().max(1);
+    let figure = format!(
+        "{rounds} rounds, 0 of {} failed at {}/s, GOAWAY to {told} of {opened}",
+        report.answered,
+        report.answered / each
+    );
+    record(54, "server sidecars drained in turns", Who::Mesh, true, &figure);
 }
 
 /// HTTP/2 connections to a sidecar's app from a host without one, whose frames can be seen.

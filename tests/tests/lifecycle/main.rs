@@ -11,11 +11,12 @@ mod rollout;
 mod rotation;
 
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use mesh_tests::client::load::{Load, Report};
 use mesh_tests::mesh::{App, Mesh, SOON};
 use mesh_tests::netns::until;
+use mesh_tests::yardstick::count;
 use serde_json::Value;
 
 const HTTP: u16 = 8000;
@@ -53,6 +54,20 @@ fn load(mesh: &Mesh, addr: SocketAddr) -> Load {
 fn answers(load: &Load, more: u64) {
     let enough = load.answered() + more;
     until(SOON, || load.answered() >= enough);
+}
+
+/// How long somebody is absent whom nobody may miss.
+fn absence() -> Duration {
+    count(Duration::ZERO, Duration::from_secs(600))
+}
+
+/// Waits for so many more answers, and until the absence is over.
+fn absent(load: &Load, more: u64) {
+    let begun = Instant::now();
+    answers(load, more);
+    while begun.elapsed() < absence() {
+        answers(load, more);
+    }
 }
 
 /// Ends the load, of which nothing may have failed.

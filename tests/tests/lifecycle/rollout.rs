@@ -10,6 +10,7 @@ use mesh_tests::client::http::{Version, fetch};
 use mesh_tests::client::within;
 use mesh_tests::mesh::{Mesh, SOON};
 use mesh_tests::netns::until;
+use mesh_tests::yardstick::{Who, count, record};
 
 use super::conversations::{Conversations, Kind};
 use super::{GRPC, HTTP, TCP, answers, endpoints, load, mesh, replica, unharmed};
@@ -46,6 +47,38 @@ fn an_endpoint_is_killed_removed_and_replaced_without_a_failed_request() {
     for name in ["web-1", "web-2", "web-3", "web-4"] {
         assert!(report.micros.contains_key(name), "{name} was never asked");
     }
+}
+
+/// All endpoints are replaced, again and again: who is new is ready before it is listed, who is old is taken out before it ends.
+#[test]
+fn r55_f15_generations_of_endpoints_follow_each_other_without_a_failed_request() {
+    const REPLICAS: u64 = 2;
+    let (generations, requests) = count((4, 4_000), (10, 100_000));
+    let named = |generation: u64| (0..REPLICAS).map(move |n| format!("web-{generation}-{n}"));
+    let (mut mesh, addr) = mesh(&[]);
+    named(0).for_each(|name| replica(&mut mesh, &name));
+    mesh.start();
+    let load = load(&mesh, addr);
+    answers(&load, 300);
+    for generation in 1..=generations {
+        for (old, new) in named(generation - 1).zip(named(generation)) {
+            replica(&mut mesh, &new);
+            until(SOON, || endpoints(&mesh, "client", addr).len() == 1 + 2);
+            mesh.withdraw(&old);
+            until(SOON, || endpoints(&mesh, "client", addr).len() == 2);
+            let status = mesh.get_mut(&old).proxy_mut().terminate(Duration::from_secs(30));
+            assert!(status.success(), "{old}: {status}");
+            mesh.get_mut(&old).kill();
+        }
+        let share = requests * generation / generations;
+        until(6 * SOON, || load.answered() >= share);
+    }
+    let report = unharmed(load);
+    for name in (0..=generations).flat_map(named) {
+        assert!(report.micros.contains_key(&name), "{name} was never asked");
+    }
+    let figure = format!("{generations} generations, 0 of {} failed", report.answered);
+    record(55, "rollout", Who::Mesh, true, &figure);
 }
 
 /// A sidecar that has just started knows nothing of the service that is asked for many times at once.

@@ -6,6 +6,7 @@
 
 mod connections;
 mod descriptors;
+mod endless;
 mod memory;
 mod slow;
 

@@ -7,6 +7,7 @@ mod budgets;
 mod crates;
 mod rooms;
 mod source;
+mod supply;
 
 use source::Workspace;
 
@@ -52,4 +53,14 @@ fn every_file_says_what_it_is_for_and_no_test_is_skipped() {
         }
     }
     verdict(&format!("{} files", workspace.files.len()), &findings);
+}
+
+#[test]
+fn r66_no_dependency_is_older_than_its_known_faults() {
+    verdict("", &supply::floors(&Workspace::read()));
+}
+
+#[test]
+fn r66_all_but_one_crate_forbid_unsafe_code() {
+    verdict("", &supply::unforbidden(&Workspace::read()));
 }

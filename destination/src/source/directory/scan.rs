@@ -2,7 +2,8 @@
 //!
 //! Invariant: a file that is broken, unreadable or still being written keeps its last good objects; a directory that is
 //! lost, or has no manifest left, keeps all; only a file that is gone from among others takes its objects along. Of two
-//! declarations of an object the first by path counts. Unchanged files are not read again, and where it is known which files
+//! declarations of an object the first by path counts. While a file is being written nothing is deleted, for a moment: an
+//! object that is gone from one file may be on its way into another. Unchanged files are not read again, and where it is known which files
 //! changed, and that suffices, no others are looked at. Non-goal: when to scan (`notice`), and the index.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -22,6 +23,8 @@ use crate::model::{Key, Object};
 pub(super) const SETTLE: Duration = Duration::from_millis(100);
 /// A writer that keeps a file open without writing is no reason to wait for it any longer.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// An object is not on its way from one file to another for longer.
+const MOVE: Duration = Duration::from_secs(1);
 
 /// What a source has to do to the index.
 #[derive(Debug)]
@@ -101,6 +104,10 @@ pub(super) struct Scanner {
     current: HashMap<Key, Arc<Object>>,
     clashes: BTreeSet<(PathBuf, u64)>,
     unreadable: BTreeSet<PathBuf>,
+    /// Since when files are being written, without a break.
+    held_since: Option<SystemTime>,
+    /// Objects that are gone and not deleted yet.
+    is_moving: bool,
 }
 
 /// A file as it was when last read.
@@ -155,13 +162,17 @@ impl Scanner {
             current: HashMap::new(),
             clashes: BTreeSet::new(),
             unreadable: BTreeSet::new(),
+            held_since: None,
+            is_moving: false,
         }
     }
 
     /// Looks at what may have changed. After an error, and where there is no manifest at all, nothing has.
     pub(super) fn scan(&mut self, suspects: &Suspects, writers: &Writers, now: SystemTime) -> Result<Scan, Error> {
         match suspects {
-            Suspects::Files(files) if self.are_plain(files) => Ok(self.scan_files(files, writers, now)),
+            Suspects::Files(files) if !self.is_moving && self.are_plain(files) => {
+                Ok(self.scan_files(files, writers, now))
+            }
             Suspects::Files(_) | Suspects::Everything => self.scan_everything(writers, now),
         }
     }
@@ -176,7 +187,7 @@ impl Scanner {
         for path in found.files {
             self.look_at(path, writers, now, &mut scan);
         }
-        self.merge(&mut scan);
+        self.merge(now, &mut scan);
         scan.directories = Some(found.directories);
         Ok(scan)
     }
@@ -193,8 +204,8 @@ impl Scanner {
         for path in files {
             self.look_at(path.clone(), writers, now, &mut scan);
         }
-        if !self.merge_files(files, &before, &mut scan) {
-            self.merge(&mut scan);
+        if scan.held || !self.merge_files(files, &before, &mut scan) {
+            self.merge(now, &mut scan);
         }
         scan
     }
@@ -308,8 +319,19 @@ impl Scanner {
         true
     }
 
+    /// Whether an object that is gone may be on its way into a file that is being written.
+    fn may_be_moving(&mut self, now: SystemTime, scan: &Scan) -> bool {
+        if !scan.held {
+            self.held_since = None;
+            return false;
+        }
+        let since = *self.held_since.get_or_insert(now);
+        now.duration_since(since).is_ok_and(|held| held < MOVE)
+    }
+
     /// Finds the first declaration of each object, and how that differs from before.
-    fn merge(&mut self, scan: &mut Scan) {
+    fn merge(&mut self, now: SystemTime, scan: &mut Scan) {
+        let may_be_moving = self.may_be_moving(now, scan);
         let mut merged: HashMap<Key, (&Path, &Held)> = HashMap::with_capacity(self.current.len());
         let mut clashes = BTreeSet::new();
         for (path, manifest) in &self.manifests {
@@ -328,8 +350,8 @@ impl Scanner {
                 clashes.insert(clash);
             }
         }
-        let gone = self.current.keys().filter(|key| !merged.contains_key(key));
-        scan.changes.extend(gone.cloned().map(Change::Delete));
+        let gone = self.current.iter().filter(|(key, _)| !merged.contains_key(key));
+        let gone: Vec<_> = gone.map(|(key, object)| (key.clone(), Arc::clone(object))).collect();
         for (key, (_, held)) in &merged {
             let before = self.current.get(key);
             if before.is_none_or(|before| !Arc::ptr_eq(before, &held.object)) {
@@ -339,6 +361,12 @@ impl Scanner {
         let objects = merged.into_iter();
         let current = objects.map(|(key, (_, held))| (key, Arc::clone(&held.object)));
         self.current = current.collect();
+        self.is_moving = may_be_moving && !gone.is_empty();
+        if self.is_moving {
+            self.current.extend(gone);
+        } else {
+            scan.changes.splice(0..0, gone.into_iter().map(|(key, _)| Change::Delete(key)));
+        }
         self.clashes = clashes;
     }
 }

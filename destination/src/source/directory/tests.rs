@@ -446,6 +446,33 @@ fn without_notices_a_fresh_file_is_left_alone_until_it_has_settled() {
     assert!(!settled.held && settled.changes.len() == 1);
 }
 
+#[test]
+fn an_object_that_moves_into_a_file_that_is_being_written_is_never_gone() {
+    let dir = tempfile::tempdir().unwrap();
+    write(dir.path(), "a.yaml", SERVICE);
+    write(dir.path(), "b.yaml", &workload("b", "10.0.0.1"));
+    let mut scanner = Scanner::new(dir.path().to_owned());
+    // All files are older than that.
+    let now = SystemTime::now() + Duration::from_millis(500);
+    let mut look = |writers: &Writers, now| {
+        let scan = scanner.scan(&Suspects::Everything, writers, now).unwrap();
+        let deleted = scan.changes.iter().filter(|change| matches!(change, Change::Delete(_))).count();
+        (scan.held, scan.changes.len(), deleted, scan.reports.len())
+    };
+    assert_eq!(look(&Writers::none(), now), (false, 2, 0, 0));
+    fs::remove_file(dir.path().join("a.yaml")).unwrap();
+    write(dir.path(), "c.yaml", SERVICE);
+    let writing = Writers::Known([dir.path().join("c.yaml")].into());
+    assert_eq!(look(&writing, now), (true, 0, 0, 0), "it is on its way");
+    assert_eq!(look(&Writers::none(), now).2, 0, "it has arrived");
+    // A writer that takes its time is not waited for.
+    fs::remove_file(dir.path().join("c.yaml")).unwrap();
+    write(dir.path(), "d.yaml", SERVICE);
+    let writing = Writers::Known([dir.path().join("d.yaml")].into());
+    assert_eq!(look(&writing, now).2, 0);
+    assert_eq!(look(&writing, now + Duration::from_secs(2)).2, 1);
+}
+
 #[tokio::test]
 async fn a_thousand_files_are_read() {
     let files: Vec<_> = (0..1000).map(|n| (format!("{n}.yaml"), workload(&format!("w{n}"), "10.0.0.1"))).collect();

@@ -88,12 +88,12 @@ fn wire_backend() -> wire::BackendRef {
 
 /// A Service with the given protocol, as wire and as model.
 fn service(protocol: wire::Protocol) -> Snapshot {
-    let service = wire::Service { backend: Some(wire_backend()), protocol: protocol.into() };
+    let service = wire::Service { backend: Some(wire_backend()), protocol: protocol.into(), routes: None };
     Snapshot::Outbound(wire::OutboundTarget { kind: Some(wire::outbound_target::Kind::Service(service)) })
 }
 
 fn target(protocol: Protocol) -> Target {
-    Target::Service { backend: backend(), protocol }
+    Target::Service { backend: backend(), protocol, routes: None }
 }
 
 /// A good endpoint, meshed, at 10.1.0.`last`:8080.

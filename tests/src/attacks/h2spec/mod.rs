@@ -6,6 +6,7 @@
 //! Non-goal: what the application behind sees; `hpack` and `generic` look at its answers.
 
 mod back_end;
+mod client_side;
 mod content;
 mod control;
 mod generic;
@@ -17,6 +18,7 @@ use std::io;
 use std::time::Duration;
 
 pub use back_end::{BODY, back_end};
+pub use client_side::{App, CLIENT_CASES, ClientCase, Sent, go_on};
 pub use peer::{Peer, Seen};
 
 use crate::client::PATIENCE;
@@ -47,6 +49,17 @@ pub struct Target<'a> {
     pub dial: Box<dyn Fn() -> io::Result<Connection> + Sync + 'a>,
     /// Fields that each request needs to get to the application.
     pub fields: Vec<(String, String)>,
+    /// What answers.
+    pub answers: Answers,
+}
+
+/// What answers requests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answers {
+    /// [`back_end`]: what it has seen is looked at, and its body is counted.
+    BackEnd,
+    /// Anything that answers with 200: an answer is all that is asked for, and it need not have a body.
+    Anything,
 }
 
 const fn case(rfc: &'static str, name: &'static str, run: fn(&mut Peer) -> Seen) -> Case {
@@ -60,7 +73,11 @@ impl<'a> Target<'a> {
     /// The way through a proxy in cleartext.
     #[must_use]
     pub fn front(front: &'a Front) -> Self {
-        Self { dial: Box::new(|| Connection::dial(&front.client, front.addr)), fields: Vec::new() }
+        Self {
+            dial: Box::new(|| Connection::dial(&front.client, front.addr)),
+            fields: Vec::new(),
+            answers: Answers::BackEnd,
+        }
     }
 }
 
@@ -73,5 +90,5 @@ pub fn run(target: &Target) -> Vec<Outcome> {
 fn one(target: &Target, case: &Case, patience: Duration) -> Seen {
     let mut frames = (target.dial)().map_err(|error| format!("no connection: {error}"))?;
     frames.patience(patience);
-    (case.run)(&mut Peer::new(frames, &target.fields))
+    (case.run)(&mut Peer::new(frames, &target.fields, target.answers))
 }

@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use super::Answers;
 use crate::frames::{Connection, Frame, Read, code, flag, hpack, kind};
 
 /// What was seen in a few words; as an error, what it should have been as well.
@@ -14,12 +15,15 @@ const BODY: &[u8] = b"test";
 pub struct Peer<'a> {
     /// The connection.
     pub frames: Connection,
+    pub(super) answers: Answers,
     fields: &'a [(String, String)],
 }
 
 impl<'a> Peer<'a> {
-    pub(super) fn new(frames: Connection, fields: &'a [(String, String)]) -> Self {
-        Self { frames, fields }
+    /// On `frames`; `fields` are what each request needs to get to the application.
+    #[must_use]
+    pub fn new(frames: Connection, fields: &'a [(String, String)], answers: Answers) -> Self {
+        Self { frames, answers, fields }
     }
 
     /// Preface and SETTINGS, both ways.
@@ -122,8 +126,8 @@ impl<'a> Peer<'a> {
     /// A frame; a reset of its stream or the end of the connection is a failure.
     pub(super) fn expect(&mut self, what: &str, wanted: impl Fn(&Frame) -> bool) -> Result<Frame, String> {
         let over = |frame: &Frame| match frame.kind {
-            kind::RST_STREAM => true,
-            kind::GOAWAY => frame.code() != Some(code::NO_ERROR),
+            // Without an error: the answer came before the end of the request, whose rest is not wanted (RFC 9113, 8.1).
+            kind::RST_STREAM | kind::GOAWAY => frame.code() != Some(code::NO_ERROR),
             _ => false,
         };
         match self.frames.until(|frame| wanted(frame) || over(frame)) {
@@ -150,7 +154,13 @@ impl<'a> Peer<'a> {
 
     /// As [`Peer::stream_error`], for a request that must not be answered with success.
     pub(super) fn malformed(&mut self, stream: u32) -> Seen {
-        let seen = self.stream_error(stream, &[code::PROTOCOL_ERROR]);
+        // What answers anything may have done so before it saw the end of the request, and then does not read on.
+        let early = (self.answers == Answers::Anything).then_some(code::NO_ERROR);
+        let codes: Vec<_> = [code::PROTOCOL_ERROR].into_iter().chain(early).collect();
+        let seen = self.stream_error(stream, &codes);
+        if self.frames.seen.iter().any(|frame| early.is_some_and(|code| frame.is_reset(stream, code))) {
+            return seen;
+        }
         let answer = self.frames.seen.iter().find_map(Frame::status);
         match (seen, answer) {
             // RFC 9113, 8.1.1: a server may answer before it resets.

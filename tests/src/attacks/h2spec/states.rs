@@ -154,9 +154,8 @@ pub(super) const CASES: &[Case] = &[
             return Err("the server sets no limit".to_owned());
         };
         let last = u32::try_from(2 * most + 1).map_err(|_| format!("the server's limit is {most}"))?;
-        for stream in (1..=last).step_by(2) {
-            peer.send(&peer.post(stream));
-        }
+        let all: Vec<_> = (1..=last).step_by(2).map(|stream| peer.post(stream)).collect();
+        peer.send_all(&all);
         peer.stream_error(last, &[REFUSED_STREAM])
     }),
     case("7540 5.3.1", "HEADERS that depend on themselves", |peer| {
@@ -205,7 +204,7 @@ pub(super) fn end_block() -> Frame {
 }
 
 /// What the server's SETTINGS say.
-fn allowed(peer: &Peer, setting: u16) -> Option<usize> {
+pub(super) fn allowed(peer: &Peer, setting: u16) -> Option<usize> {
     let settings = peer.frames.seen.iter().find(|frame| frame.kind == kind::SETTINGS && !frame.has(flag::ACK))?;
     let value = settings.payload.chunks(6).find_map(|pair| match *pair {
         [a, b, ref value @ ..] if u16::from_be_bytes([a, b]) == setting => value.try_into().ok(),

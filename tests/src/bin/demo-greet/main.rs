@@ -3,6 +3,8 @@
 //! Invariant: in `greet` mode the server speaks at accept, before it reads a byte; in every other mode the client does.
 //! Non-goal: any real protocol.
 
+#![forbid(unsafe_code)]
+
 mod conversation;
 mod tls;
 

@@ -23,6 +23,8 @@ use crate::upgrade;
 pub(crate) struct Site {
     pub(crate) name: String,
     pub(crate) delay: Duration,
+    /// Whether all paths answer as `/headers` does.
+    pub(crate) mirror: bool,
 }
 
 /// One answer; an error breaks the connection (HTTP/1) or the stream (HTTP/2) off.
@@ -40,6 +42,7 @@ pub(crate) async fn answer(
     let (close, version, is_head) = (query.has("close"), request.version(), request.method() == Method::HEAD);
     let mut response = match (request.method(), uri.path()) {
         (&Method::CONNECT, _) => upgrade::connect(request),
+        _ if site.mirror => headers(&request),
         (_, "/") => facts(site, &request),
         (_, "/headers") => headers(&request),
         (_, "/bytes") => Response::new(body::full(vec![b'x'; query.number("n", 100)])),

@@ -3,6 +3,8 @@
 //! Invariant: what it answers about a request is what came over the wire; nothing is normalised on the way.
 //! Non-goal: being a good web server; some paths break the protocol on purpose.
 
+#![forbid(unsafe_code)]
+
 mod answer;
 mod query;
 mod raw;
@@ -30,13 +32,16 @@ struct Options {
     /// Wait before each answer: `30ms`, `2s`
     #[arg(long, default_value = "0ms", value_parser = app::duration)]
     delay: Duration,
+    /// Answer to every path what came: method, target, version and fields
+    #[arg(long)]
+    mirror: bool,
 }
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> anyhow::Result<()> {
     let options = Options::parse();
     let listeners = app::bind(&options.listen).await?;
-    let site = Arc::new(answer::Site { name: options.name, delay: options.delay });
+    let site = Arc::new(answer::Site { name: options.name, delay: options.delay, mirror: options.mirror });
     app::run(listeners, move |stream| serve(Arc::clone(&site), stream)).await?;
     Ok(())
 }

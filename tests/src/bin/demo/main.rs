@@ -4,6 +4,8 @@
 //! by Ctrl-C, by a panic or a kill. The exit status says whether every step held.
 //! Non-goal: building; the Makefile does that.
 
+#![forbid(unsafe_code)]
+
 mod more;
 mod scene;
 mod steps;

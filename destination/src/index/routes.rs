@@ -1,0 +1,111 @@
+//! The routes of a Service's port, in the order in which a proxy tries them.
+//!
+//! Invariant: the order is the Gateway API's and does not depend on the order in which routes came: what is more specific
+//! first, then the older route, then its name, then the order within it. Routes of the client's own namespace act for that
+//! namespace only, and in place of those of the Service's. gRPC routes are tried before HTTP routes, for calls of gRPC only.
+
+use std::cmp::Reverse;
+use std::sync::Arc;
+
+use super::objects::Objects;
+use super::snapshot::{Backend, RankedMatch, Routed, RoutedRule, Routes};
+use crate::model::route::{BackendTo, Match, PathMatch, Route, Rule, TextMatch, WeightedBackend};
+use crate::model::{Key, Kind, Service, ServicePort};
+
+impl Objects {
+    /// None when no route is attached to the port for clients of `namespace`.
+    pub(super) fn routes(&self, service: &Service, port: &ServicePort, namespace: &str) -> Option<Arc<Routes>> {
+        let attached = |of: &str| -> Vec<(&Key, &Route)> {
+            let keys = self.routes_of.of(&service.name).filter(|key| key.name.namespace == of);
+            let routes = keys.filter_map(|key| Some((key, &**self.routes.get(key)?)));
+            routes.filter(|(_, route)| is_attached(route, service, port)).collect()
+        };
+        let own = attached(namespace);
+        let chosen = if own.is_empty() { attached(&service.name.namespace) } else { own };
+        if chosen.is_empty() {
+            return None;
+        }
+        let mut ranked: Vec<(Rank<'_>, RankedMatch)> = Vec::new();
+        let mut rules = Vec::new();
+        for (key, route) in chosen {
+            for rule in &route.rules {
+                for on in &rule.matches {
+                    let rank = Rank::of(key, route, rules.len(), on);
+                    ranked.push((rank, RankedMatch { rule: rules.len(), on: on.clone() }));
+                }
+                rules.push(self.routed(key, rule));
+            }
+        }
+        ranked.sort_by(|(a, _), (b, _)| a.cmp(b));
+        let matches = ranked.into_iter().map(|(_, on)| on).collect();
+        Some(Arc::new(Routes { matches, rules }))
+    }
+
+    fn routed(&self, key: &Key, rule: &Rule) -> RoutedRule {
+        let separator = if rule.name.is_empty() { "" } else { "/" };
+        let name = format!("{}{separator}{}", key.name, rule.name);
+        let backends = rule.backends.iter().map(|backend| self.routed_to(backend)).collect();
+        RoutedRule { name, filters: rule.filters.clone(), backends, timeouts: rule.timeouts }
+    }
+
+    fn routed_to(&self, backend: &WeightedBackend) -> Routed {
+        let to = match &backend.to {
+            BackendTo::Invalid(why) => Err(why.clone()),
+            BackendTo::Service { service, port } => match self.services.get(service) {
+                None => Err(format!("there is no Service {service}")),
+                Some(found) if !found.ports.iter().any(|other| other.port == *port) => {
+                    Err(format!("Service {service} has no port {port}"))
+                }
+                Some(_) => Ok(Backend { service: service.clone(), port: port.get() }),
+            },
+        };
+        Routed { to, weight: backend.weight, filters: backend.filters.clone() }
+    }
+}
+
+fn is_attached(route: &Route, service: &Service, port: &ServicePort) -> bool {
+    route.parents.iter().any(|parent| {
+        parent.service == service.name
+            && parent.port.is_none_or(|number| number == port.port)
+            && parent.section.as_ref().is_none_or(|name| *name == port.name)
+    })
+}
+
+/// What orders matches; the smallest is tried first.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+struct Rank<'a> {
+    is_http: bool,
+    /// Exact, then expressions, then prefixes; longer ones first.
+    path: (u8, Reverse<usize>, Reverse<usize>),
+    has_no_method: bool,
+    headers: Reverse<usize>,
+    query: Reverse<usize>,
+    /// A route without a time counts as the newest.
+    created: (bool, &'a str),
+    route: &'a Key,
+    rule: usize,
+}
+
+impl<'a> Rank<'a> {
+    fn of(key: &'a Key, route: &'a Route, rule: usize, on: &Match) -> Self {
+        let path = match &on.path {
+            PathMatch::Exact(path) => (0, path.len(), 0),
+            PathMatch::Regex(path) => (1, path.len(), 0),
+            PathMatch::Prefix(path) => (2, path.len(), 0),
+            PathMatch::Grpc { service, method } => {
+                let length = |part: &Option<_>| part.as_ref().map_or(0, TextMatch::len);
+                (0, length(service), length(method))
+            }
+        };
+        Self {
+            is_http: key.kind == Kind::HttpRoute,
+            path: (path.0, Reverse(path.1), Reverse(path.2)),
+            has_no_method: on.method.is_none(),
+            headers: Reverse(on.headers.len()),
+            query: Reverse(on.query.len()),
+            created: (route.created.is_empty(), &route.created),
+            route: key,
+            rule,
+        }
+    }
+}

@@ -1,0 +1,116 @@
+//! The balancer under a scheduler that tries many orders of what threads do.
+//!
+//! Invariant: the code is that of the product, compiled against the scheduler's locks. Non-goal: connections; nothing is sent.
+
+#![allow(dead_code, unreachable_pub, unused_imports, missing_docs, reason = "a model needs part of it")]
+
+use shuttle::{sync, thread};
+
+#[path = "backend.rs"]
+mod backend;
+#[path = "endpoint.rs"]
+mod endpoint;
+#[path = "ewma.rs"]
+mod ewma;
+#[path = "list.rs"]
+mod list;
+#[path = "pick.rs"]
+mod pick;
+#[path = "reach.rs"]
+mod reach;
+#[path = "request.rs"]
+mod request;
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use mesh_mtls::credentials::Credentials;
+use mesh_mtls::tls;
+
+use super::{Settings, SharedSettings};
+use crate::metrics::{self, Metrics};
+use crate::model::{Endpoint as Model, EndpointSet, Traits};
+use crate::net::{Connector, connect};
+use backend::{Backend, Tried};
+use reach::Reach;
+use sync::Arc;
+
+/// Orders that are tried.
+const ORDERS: usize = 1_000;
+
+fn endpoints(last: &[u8]) -> EndpointSet {
+    let endpoint = |last: &u8| {
+        let traits = Traits { sidecar: None, ..Traits::default() };
+        Model { addr: ([10, 0, 0, *last], 80).into(), name: Box::default(), traits: traits.into() }
+    };
+    EndpointSet(last.iter().map(endpoint).collect())
+}
+
+/// The parts of a proxy that a balancer stands on, of the settings that nobody has changed.
+fn reach() -> Arc<Reach> {
+    let vars = [
+        ("MESH_IDENTITY_ADDR", "127.0.0.1:1"),
+        ("MESH_DESTINATION_ADDR", "127.0.0.1:1"),
+        ("MESH_TOKEN_FILE", "/nowhere"),
+        ("MESH_TRUST_ANCHORS", "/nowhere"),
+    ];
+    let config = crate::config::from_vars(vars).expect("settings");
+    let mut root = rcgen::CertificateParams::default();
+    root.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let root = root.self_signed(&rcgen::KeyPair::generate().expect("a key")).expect("a certificate");
+    let anchors = mesh_mtls::anchors::Anchors::from_der(vec![root.der().clone()]).expect("anchors");
+    let tls = tls::Connector::new(Credentials::new(anchors), crate::http::TUNNEL_ALPN);
+    let connector = Connector::new(config.connect_out);
+    let metrics = Metrics::new(config.metrics);
+    Reach::new(connector, tls, Arc::new(config.http), Arc::new(config.balance), metrics)
+}
+
+#[test]
+fn r66_requests_in_flight_are_counted_right_while_endpoints_come_go_and_fail() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let reach = reach();
+    shuttle::check_random(
+        move || {
+            // For the task that tries to reach a failed endpoint again; nobody runs it here.
+            let _inside = runtime.enter();
+            let before = runtime.metrics().num_alive_tasks();
+            let backend = Arc::new(Backend::new("web", &reach));
+            backend.apply(endpoints(&[1, 2]));
+            let kept = backend.pick(&Tried::default()).expect("an endpoint");
+            let kept_at = kept.endpoint().model.addr;
+            let requests: Vec<_> = (0..2)
+                .map(|_| {
+                    let backend = Arc::clone(&backend);
+                    thread::spawn(move || {
+                        let mut load = backend.pick(&Tried::default()).expect("there is always one");
+                        assert!(load.endpoint().in_flight() >= 1);
+                        load.endpoint().failed();
+                        load.answered(Instant::now());
+                        load.endpoint().model.addr
+                    })
+                })
+                .collect();
+            let discovery = Arc::clone(&backend);
+            let updates = thread::spawn(move || {
+                discovery.apply(endpoints(&[1, 2, 3]));
+                discovery.apply(endpoints(&[1, 2]));
+            });
+            let failed: BTreeSet<_> = requests.into_iter().map(|request| request.join().expect("a request")).collect();
+            updates.join().expect("updates");
+            assert_eq!(kept.endpoint().in_flight(), 1, "of the one that is still held");
+            // Over all updates one that stays is the same, with its load and its health.
+            let state = backend.state(Instant::now());
+            assert_eq!(state.len(), 2);
+            let shown = serde_json::to_value(&state).expect("a state");
+            let of_kept = |field: &str| {
+                let all = shown.as_array().expect("a list");
+                all.iter().find(|it| it["addr"] == kept_at.to_string()).map(|it| it[field].clone())
+            };
+            assert_eq!(of_kept("in_flight"), Some(1.into()), "{shown}");
+            assert_eq!(of_kept("failing"), Some(kept.endpoint().is_failing().into()), "{shown}");
+            let tasks = runtime.metrics().num_alive_tasks() - before;
+            assert_eq!(tasks, failed.len(), "one task each tries to reach {failed:?} again");
+        },
+        ORDERS,
+    );
+}

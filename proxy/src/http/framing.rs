@@ -1,0 +1,335 @@
+//! Where HTTP/1 messages begin and end, read as strictly as RFC 9112 allows: hyper forgives what leaves room for a second
+//! reading (lines that end with LF alone, a length beside chunks, encodings that nobody decodes), so each byte passes here
+//! before hyper sees it.
+//!
+//! Invariant: a byte that passes belongs to a message with one reading; whatever hyper and this disagree about is refused by
+//! one of them. Pure, and holds nothing but the begin of a line that came in parts.
+//! Absent: targets, field names and values that do not frame a message, limits; hyper has those.
+
+use http::Method;
+
+/// Why bytes are refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Bad {
+    /// RFC 9112 2.2 lets a reader take LF alone for a line's end; others do not.
+    #[error("a line that does not end with CRLF")]
+    LineEnd,
+    /// RFC 3986 has no such bytes, and a fragment is not for servers; hyper takes the ones and drops the other.
+    #[error("a target with bytes that no target has")]
+    Target,
+    /// Also one that is there twice.
+    #[error("Content-Length is not one number")]
+    Length,
+    /// RFC 9112 6.1: whoever forwards has to understand all codings.
+    #[error("Transfer-Encoding is not chunked alone")]
+    Encoding,
+    /// RFC 9112 6.3: nearly always an attack.
+    #[error("both Content-Length and Transfer-Encoding")]
+    Both,
+    /// RFC 9110 9.3.6: it has no meaning, and would be taken for the tunnel's bytes.
+    #[error("CONNECT with a body")]
+    ConnectBody,
+    /// Not hexadecimal digits, an extension and CRLF.
+    #[error("malformed chunk size")]
+    ChunkSize,
+    /// A chunk that is longer than its size.
+    #[error("a chunk that does not end with CRLF")]
+    ChunkEnd,
+    /// After an upgrade or CONNECT that was declined: whether they are a request cannot be told.
+    #[error("bytes sent before the upgrade was agreed to")]
+    Early,
+    /// Bytes of a server that nobody has asked.
+    #[error("bytes after the end of the response")]
+    Unasked,
+    /// hyper's verdict on what is left to it.
+    #[error("malformed or too long trailers, or too long chunk extensions")]
+    Trailers,
+    /// The end of the stream in the middle of a body.
+    #[error("the body ended before its end")]
+    Cut,
+}
+
+/// What comes next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// The first line of a message.
+    First,
+    /// A field, or the empty line after them.
+    Field,
+    /// So many bytes of a body.
+    Length(u64),
+    ChunkSize,
+    Chunk(u64),
+    /// The line end after a chunk.
+    ChunkEnd,
+    Trailer,
+    /// A request that wants to leave HTTP waits for its answer.
+    Leaving,
+    /// Whatever comes: not HTTP any more, or a body up to the end of the connection.
+    Anything,
+    /// Nothing: the response is over.
+    Nothing,
+}
+
+/// What a head says about its message's framing.
+#[derive(Clone, Copy, Debug, Default)]
+struct Head {
+    length: Option<u64>,
+    chunked: bool,
+    connect: bool,
+    upgrade: bool,
+    connection_upgrade: bool,
+    status: u16,
+}
+
+/// Which messages come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Side {
+    Requests,
+    /// Responses; to HEAD without a body, to CONNECT perhaps a tunnel.
+    Responses {
+        head: bool,
+        connect: bool,
+    },
+}
+
+/// Follows the messages of one direction of a connection.
+#[derive(Debug)]
+pub struct Framing {
+    side: Side,
+    state: State,
+    head: Head,
+    /// The begin of a line whose end has not come. hyper's own limits bound it: it has the same bytes.
+    begun: Vec<u8>,
+}
+
+impl Framing {
+    /// Of a client's requests.
+    pub fn requests() -> Self {
+        Self { side: Side::Requests, state: State::First, head: Head::default(), begun: Vec::new() }
+    }
+
+    /// Of a server's responses, which nobody has asked for yet.
+    pub fn responses() -> Self {
+        let side = Side::Responses { head: false, connect: false };
+        Self { side, state: State::Nothing, head: Head::default(), begun: Vec::new() }
+    }
+
+    /// A request with this method goes out: its response may come.
+    pub fn expect(&mut self, method: &Method) {
+        self.side = Side::Responses { head: method == Method::HEAD, connect: method == Method::CONNECT };
+        self.state = State::First;
+    }
+
+    /// Whether a request has come that wants to leave HTTP, and is not answered.
+    pub fn is_leaving(&self) -> bool {
+        self.head.leaves() && self.side == Side::Requests
+    }
+
+    /// The request that wanted to leave HTTP has been declined: requests may follow.
+    pub fn declined(&mut self) {
+        (self.head.connect, self.head.upgrade) = (false, false);
+        if self.state == State::Leaving {
+            self.state = State::First;
+        }
+    }
+
+    /// Whether the stream may end here as far as a body is concerned.
+    pub fn is_in_body(&self) -> bool {
+        matches!(self.state, State::Length(_) | State::ChunkSize | State::Chunk(_) | State::ChunkEnd | State::Trailer)
+    }
+
+    /// Reads on.
+    ///
+    /// # Errors
+    /// How many of the bytes may pass, and what is wrong with those that follow.
+    pub fn read(&mut self, bytes: &[u8]) -> Result<(), (usize, Bad)> {
+        let mut at = 0;
+        while at < bytes.len() {
+            let rest = &bytes[at..];
+            at += match &mut self.state {
+                State::Anything => return Ok(()),
+                State::Leaving => return Err((at, Bad::Early)),
+                State::Nothing => return Err((at, Bad::Unasked)),
+                State::Length(left) | State::Chunk(left) => {
+                    let n = usize::try_from(*left).unwrap_or(usize::MAX).min(rest.len());
+                    *left -= n as u64;
+                    if *left == 0 {
+                        self.body_read();
+                    }
+                    n
+                }
+                State::First | State::Field | State::ChunkSize | State::ChunkEnd | State::Trailer => {
+                    match rest.iter().position(|byte| *byte == b'\n') {
+                        Some(end) => {
+                            self.whole_line(&rest[..end]).map_err(|bad| (at, bad))?;
+                            end + 1
+                        }
+                        None => {
+                            self.begun.extend_from_slice(rest);
+                            self.chunk_end_so_far().map_err(|bad| (at, bad))?;
+                            rest.len()
+                        }
+                    }
+                }
+            };
+        }
+        Ok(())
+    }
+
+    /// All bytes of a body, or of a chunk, have come.
+    fn body_read(&mut self) {
+        match self.state {
+            State::Chunk(_) => self.state = State::ChunkEnd,
+            _ => self.end(),
+        }
+    }
+
+    /// A line without its LF, of which `begun` may have the begin.
+    fn whole_line(&mut self, rest: &[u8]) -> Result<(), Bad> {
+        if self.begun.is_empty() {
+            return self.line(rest);
+        }
+        let mut line = std::mem::take(&mut self.begun);
+        line.extend_from_slice(rest);
+        self.line(&line)
+    }
+
+    /// A chunk that is too long is refused at once, not at some LF behind it.
+    fn chunk_end_so_far(&self) -> Result<(), Bad> {
+        let wrong = self.state == State::ChunkEnd && self.begun != b"\r";
+        if wrong { Err(Bad::ChunkEnd) } else { Ok(()) }
+    }
+
+    fn line(&mut self, line: &[u8]) -> Result<(), Bad> {
+        if self.state == State::ChunkEnd {
+            self.state = State::ChunkSize;
+            return if line == b"\r" { Ok(()) } else { Err(Bad::ChunkEnd) };
+        }
+        let line = line.strip_suffix(b"\r").ok_or(Bad::LineEnd)?;
+        match self.state {
+            State::First => self.first(line)?,
+            State::Field if line.is_empty() => self.head_read()?,
+            State::Field => self.head.field(line)?,
+            State::ChunkSize => {
+                let size = chunk_size(line).ok_or(Bad::ChunkSize)?;
+                self.state = if size == 0 { State::Trailer } else { State::Chunk(size) };
+            }
+            State::Trailer if line.is_empty() => self.end(),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn first(&mut self, line: &[u8]) -> Result<(), Bad> {
+        if line.is_empty() {
+            // RFC 9112 2.2: empty lines before a request are passed over.
+            return Ok(());
+        }
+        self.head = Head { connect: line.starts_with(b"CONNECT "), ..Head::default() };
+        if self.side == Side::Requests {
+            if line.iter().any(|byte| *byte == b'#' || *byte >= 0x7f) {
+                return Err(Bad::Target);
+            }
+        } else {
+            let status = line.get(9..12).and_then(|status| std::str::from_utf8(status).ok());
+            self.head.status = status.and_then(|status| status.parse().ok()).unwrap_or_default();
+        }
+        self.state = State::Field;
+        Ok(())
+    }
+
+    fn head_read(&mut self) -> Result<(), Bad> {
+        let Head { length, chunked, connect, status, .. } = self.head;
+        if chunked && length.is_some() {
+            return Err(Bad::Both);
+        }
+        self.state = match (self.side, status) {
+            (Side::Requests, _) if connect && (chunked || length.is_some_and(|length| length > 0)) => {
+                return Err(Bad::ConnectBody);
+            }
+            (Side::Responses { .. }, 101) => State::Anything,
+            (Side::Responses { .. }, 100..200) => State::First,
+            (Side::Responses { connect: true, .. }, 200..300) => State::Anything,
+            (Side::Responses { head: true, .. }, _) | (Side::Responses { .. }, 204 | 304) => State::Nothing,
+            _ if chunked => State::ChunkSize,
+            (Side::Responses { .. }, _) if length.is_none() => State::Anything,
+            _ => State::Length(length.unwrap_or(0)),
+        };
+        if self.state == State::Length(0) {
+            self.end();
+        }
+        Ok(())
+    }
+
+    /// The message is over.
+    fn end(&mut self) {
+        self.state = match self.side {
+            Side::Responses { .. } => State::Nothing,
+            Side::Requests if self.head.leaves() => State::Leaving,
+            Side::Requests => State::First,
+        };
+    }
+}
+
+impl Head {
+    fn leaves(&self) -> bool {
+        self.connect || (self.upgrade && self.connection_upgrade)
+    }
+
+    fn field(&mut self, line: &[u8]) -> Result<(), Bad> {
+        // Most fields are told from those that matter by their first letter.
+        if !matches!(line.first(), Some(b'c' | b'C' | b't' | b'T' | b'u' | b'U')) {
+            return Ok(());
+        }
+        let Some(colon) = line.iter().position(|byte| *byte == b':') else { return Ok(()) };
+        let (name, value) = (&line[..colon], trim(&line[colon + 1..]));
+        if name.eq_ignore_ascii_case(b"content-length") {
+            if self.length.is_some() {
+                return Err(Bad::Length);
+            }
+            self.length = Some(number(value).ok_or(Bad::Length)?);
+        } else if name.eq_ignore_ascii_case(b"transfer-encoding") {
+            if self.chunked || !value.eq_ignore_ascii_case(b"chunked") {
+                return Err(Bad::Encoding);
+            }
+            self.chunked = true;
+        } else if name.eq_ignore_ascii_case(b"upgrade") {
+            self.upgrade = true;
+        } else if name.eq_ignore_ascii_case(b"connection") {
+            let upgrade = |part: &[u8]| trim(part).eq_ignore_ascii_case(b"upgrade");
+            self.connection_upgrade |= value.split(|byte| *byte == b',').any(upgrade);
+        }
+        Ok(())
+    }
+}
+
+/// Without the white space that may surround a value (RFC 9110 5.6.3).
+fn trim(mut value: &[u8]) -> &[u8] {
+    while let [b' ' | b'\t', rest @ ..] | [rest @ .., b' ' | b'\t'] = value {
+        value = rest;
+    }
+    value
+}
+
+/// Digits only, and not too many.
+fn number(text: &[u8]) -> Option<u64> {
+    let digits = !text.is_empty() && text.iter().all(u8::is_ascii_digit);
+    digits.then(|| std::str::from_utf8(text).ok()?.parse().ok()).flatten()
+}
+
+/// The size that a chunk's first line says (RFC 9112 7.1); extensions are passed over.
+fn chunk_size(line: &[u8]) -> Option<u64> {
+    let digits = line.iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
+    let (size, rest) = line.split_at(digits);
+    let control = |byte: &u8| (*byte < b' ' && *byte != b'\t') || *byte == 0x7f;
+    let extension = matches!(trim(rest).first(), Some(b';')) && !rest.iter().any(control);
+    // 16 digits fill a u64, leading zeros too.
+    if !(1..=16).contains(&digits) || !(rest.is_empty() || extension) {
+        return None;
+    }
+    u64::from_str_radix(std::str::from_utf8(size).ok()?, 16).ok()
+}
+
+#[cfg(test)]
+mod tests;

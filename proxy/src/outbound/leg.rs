@@ -1,0 +1,98 @@
+//! A backend as a destination uses it: its balancer, where its endpoints come from, what it counts.
+//!
+//! Invariant: a leg outlives a change of routes as long as they lead to its backend, so its balancer remembers.
+
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use crate::balance::{Backend, Failed, Load, Reach};
+use crate::control::{Discovery, Subscription};
+use crate::metrics::{self, Direction, Metrics, Tls};
+use crate::model::{BackendId, Endpoint, EndpointSet, Protocol};
+use crate::net::Stream;
+use crate::sniff::Seen;
+
+/// How long the first list of a backend's endpoints is waited for.
+const FIRST_ENDPOINTS: Duration = Duration::from_secs(1);
+
+/// See the module.
+pub(super) struct Leg {
+    backend: Backend,
+    /// Where `backend` has its endpoints from, when they are a Service's.
+    endpoints: Option<Subscription<EndpointSet>>,
+    metrics: Metrics,
+    http: [OnceLock<Arc<metrics::Http>>; 2],
+    /// Boxed, since few targets have both kinds.
+    tcp: OnceLock<Box<[OnceLock<Arc<metrics::Tcp>>; 3]>>,
+}
+
+impl Leg {
+    /// Over the endpoints of a Service, those of the IP version that was dialed.
+    pub(super) fn of_service(
+        id: &BackendId,
+        is_ipv4: bool,
+        discovery: &Discovery,
+        reach: &Arc<Reach>,
+        metrics: &Metrics,
+    ) -> Arc<Self> {
+        let leg = Self::new(&id.to_string(), Some(discovery.endpoints(id)), reach, metrics);
+        if let Some(endpoints) = &leg.endpoints {
+            endpoints.follow(&leg, move |leg: &Leg, set: &EndpointSet| leg.backend.apply(set.of_family(is_ipv4)));
+        }
+        leg
+    }
+
+    /// To one endpoint, which stays.
+    pub(super) fn of_endpoint(name: &str, endpoint: Endpoint, reach: &Arc<Reach>, metrics: &Metrics) -> Arc<Self> {
+        let leg = Self::new(name, None, reach, metrics);
+        leg.backend.apply(endpoint.into());
+        leg
+    }
+
+    fn new(
+        name: &str,
+        endpoints: Option<Subscription<EndpointSet>>,
+        reach: &Arc<Reach>,
+        metrics: &Metrics,
+    ) -> Arc<Self> {
+        let (http, tcp) = Default::default();
+        Arc::new(Self { backend: Backend::new(name, reach), endpoints, metrics: metrics.clone(), http, tcp })
+    }
+
+    /// Its balancer, which may have no endpoint yet.
+    pub(super) fn now(&self) -> &Backend {
+        &self.backend
+    }
+
+    /// Its balancer, once the first list of endpoints is there; it is not waited for longer than a second.
+    pub(super) async fn backend(&self) -> &Backend {
+        if let Some(endpoints) = &self.endpoints
+            && !endpoints.is_known()
+        {
+            // Boxed: later requests need no room for it.
+            Box::pin(endpoints.first(FIRST_ENDPOINTS)).await;
+        }
+        &self.backend
+    }
+
+    /// A byte stream to one of the endpoints.
+    pub(super) async fn open(&self, protocol: Option<Protocol>) -> Result<(Stream, Load), Failed> {
+        self.backend().await.open(protocol).await
+    }
+
+    /// Handles for HTTP over what protects the way to the endpoint.
+    pub(super) fn http(&self, tls: Tls) -> &Arc<metrics::Http> {
+        let name = self.backend.name();
+        self.http[usize::from(tls == Tls::Mutual)].get_or_init(|| self.metrics.http(Direction::Outbound, name, tls))
+    }
+
+    /// Handles for opaque connections; TLS of the application's own counts where the mesh adds none.
+    pub(super) fn tcp(&self, tls: Tls, seen: &Seen) -> &Arc<metrics::Tcp> {
+        let (slot, tls) = match (tls, seen) {
+            (Tls::None, Seen::Tls(_)) => (2, Tls::Foreign),
+            (tls, _) => (usize::from(tls == Tls::Mutual), tls),
+        };
+        self.tcp.get_or_init(Box::default)[slot]
+            .get_or_init(|| self.metrics.tcp(Direction::Outbound, self.backend.name(), tls))
+    }
+}
