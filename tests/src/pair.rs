@@ -20,7 +20,7 @@ use mesh_proxy::balance::{Backend, Reach};
 use mesh_proxy::config::{self, Config};
 use mesh_proxy::control::{Discovery, Hello};
 use mesh_proxy::http::h2_server::Tunnel;
-use mesh_proxy::http::{Abort, Body, BoxedRequest, Caller, Handler, TUNNEL_ALPN, h1};
+use mesh_proxy::http::{Abort, Body, BoxedRequest, Caller, Handler, TUNNEL_ALPN, answer, h1};
 use mesh_proxy::inbound::Inbound;
 use mesh_proxy::metrics::Metrics;
 use mesh_proxy::model::{Endpoint, Protocol, Sidecar, Traits};
@@ -155,6 +155,10 @@ struct Forward(Arc<Pair>);
 impl Handler for Forward {
     async fn handle(&self, request: BoxedRequest, caller: Caller) -> Result<Response<Body>, Abort> {
         self.0.send(request, &caller).await.map_err(|_| Abort(h2::Reason::INTERNAL_ERROR))
+    }
+
+    fn refuse(&self, reason: answer::Reason, headers: &http::HeaderMap, detail: &str) -> Response<Body> {
+        reason.answer(headers, detail)
     }
 
     fn too_slow(&self) {}

@@ -6,12 +6,13 @@
 use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use h2::server::{Builder, SendResponse};
 use h2::{Reason, RecvStream};
-use http::{Method, Request, Response};
+use http::{Method, Request, Response, StatusCode};
 use http_body::Body as _;
 use mesh_mtls::cork::cork;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -19,7 +20,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use super::body::Body;
 use super::caller::{Caller, H2Caller};
 use super::pump::{self, TooSlow};
-use super::{Abort, Handler, Settings};
+use super::{Abort, Handler, Settings, answer};
 use crate::net::Stream;
 use crate::net::h2io::H2Io;
 
@@ -42,15 +43,22 @@ where
         return Err(Reason::SETTINGS_TIMEOUT.into());
     };
     let mut connection = connection?;
-    let mut retired = false;
+    let (mut retired, mut abused) = (false, false);
+    let mut hurry = Hurry::of(side);
     tokio::pin!(retire);
     loop {
         tokio::select! {
             accepted = poll_fn(|cx| uncork.rest(connection.poll_accept(cx), cx)) => match accepted {
                 Some(Ok((request, respond))) => {
-                    begin(request, respond, Arc::clone(&handler), settings.stall_timeout);
+                    if !abused && hurry.is_abuse() {
+                        abused = true;
+                        connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
+                    }
+                    let limits = Limits { patience: settings.stall_timeout, fields: settings.max_headers + OURS };
+                    begin(request, respond, Arc::clone(&handler), limits, &hurry);
                 }
                 Some(Err(error)) => return Err(error),
+                None if abused => return Err(Reason::ENHANCE_YOUR_CALM.into()),
                 None => return Ok(()),
             },
             () = &mut retire, if !retired => {
@@ -58,6 +66,47 @@ where
                 connection.graceful_shutdown();
             }
         }
+    }
+}
+
+/// Fields that a sidecar adds on a tunnel.
+const OURS: usize = 4;
+
+/// Limits of one exchange.
+#[derive(Clone, Copy, Debug)]
+struct Limits {
+    patience: Duration,
+    fields: usize,
+}
+
+/// Streams that are given up right after their begin. More than half of many are an attack: a rapid reset that keeps under the
+/// library's limit, because each stream is accepted before its reset comes.
+struct Hurry {
+    many: u32,
+    begun: u32,
+    given_up: Arc<AtomicU32>,
+}
+
+impl Hurry {
+    /// Who gives up sooner gives up at once.
+    const AT_ONCE: Duration = Duration::from_secs(1);
+
+    fn of(side: Side) -> Self {
+        let many = match side {
+            Side::Application => 500,
+            Side::Tunnel => 8192,
+        };
+        Self { many, begun: 0, given_up: Arc::default() }
+    }
+
+    /// One more stream begins. Whether there were too many that did and were given up.
+    fn is_abuse(&mut self) -> bool {
+        self.begun += 1;
+        if self.begun < self.many {
+            return false;
+        }
+        self.begun = 0;
+        self.given_up.swap(0, Ordering::Relaxed) > self.many / 2
     }
 }
 
@@ -77,7 +126,7 @@ fn builder(settings: &Settings, side: Side) -> Builder {
         Side::Application => (settings.stream_window, settings.connection_window, 20, 1024),
         Side::Tunnel => {
             let pending_resets = 4 * settings.max_streams as usize;
-            (settings.tunnel_stream_window, settings.tunnel_window(), pending_resets, 1 << 20)
+            (settings.tunnel_stream_window, settings.tunnel_window(), pending_resets, 8192)
         }
     };
     let mut builder = Builder::new();
@@ -91,16 +140,25 @@ fn builder(settings: &Settings, side: Side) -> Builder {
         .initial_connection_window_size(window)
         .max_send_buffer_size(settings.send_buffer)
         .max_pending_accept_reset_streams(pending_resets)
+        // What is still on its way on a stream that we have reset is no fault of the peer's.
+        .max_concurrent_reset_streams(4 * settings.max_streams as usize)
         .max_local_error_reset_streams(Some(our_resets));
     builder
 }
 
 /// A byte stream may last long: its task has no room for what a request needs.
-fn begin(request: Request<RecvStream>, respond: SendResponse<Bytes>, handler: Arc<impl Handler>, patience: Duration) {
+fn begin(
+    request: Request<RecvStream>,
+    respond: SendResponse<Bytes>,
+    handler: Arc<impl Handler>,
+    limits: Limits,
+    hurry: &Hurry,
+) {
     if request.method() == Method::CONNECT {
+        let patience = limits.patience;
         tokio::spawn(async move { handler.connect(Tunnel { request, respond, patience }).await });
     } else {
-        tokio::spawn(exchange(request, respond, handler, patience));
+        tokio::spawn(exchange(request, respond, handler, limits, Arc::clone(&hurry.given_up)));
     }
 }
 
@@ -108,20 +166,33 @@ async fn exchange(
     request: Request<RecvStream>,
     respond: SendResponse<Bytes>,
     handler: Arc<impl Handler>,
-    patience: Duration,
+    limits: Limits,
+    given_up: Arc<AtomicU32>,
 ) {
+    let begun = Instant::now();
     let request = Box::new(request.map(|recv| if recv.is_end_stream() { Body::empty() } else { Body::h2(recv) }));
     // Each stream holds the handler, and so does the connection.
     let caller = H2Caller::new(respond, Arc::strong_count(&handler) - 1);
+    if request.headers().len() > limits.fields {
+        let detail = format!("more than {} header fields", limits.fields);
+        let mut answer_of_ours = handler.refuse(answer::Reason::BadRequest, request.headers(), &detail);
+        *answer_of_ours.status_mut() = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
+        drop(request);
+        let _ = answer(&caller, answer_of_ours, limits.patience).await;
+        return;
+    }
     let outcome = tokio::select! {
         // First: what nobody waits for any more is not even begun.
         biased;
-        () = poll_fn(|cx| caller.poll_reset(cx)) => return,
+        () = poll_fn(|cx| caller.poll_reset(cx)) => {
+            given_up.fetch_add(u32::from(begun.elapsed() < Hurry::AT_ONCE), Ordering::Relaxed);
+            return;
+        }
         outcome = handler.handle(request, Caller::H2(Arc::clone(&caller))) => outcome,
     };
     match outcome {
         Ok(response) => {
-            if let Err(TooSlow) = answer(&caller, response, patience).await {
+            if let Err(TooSlow) = answer(&caller, response, limits.patience).await {
                 handler.too_slow();
             }
         }
@@ -150,7 +221,10 @@ async fn answer(caller: &H2Caller, response: Response<Body>, patience: Duration)
 
 /// The code that a peer was told when its connection was ended because of what it did; `None` for other ends.
 pub fn abuse(error: &h2::Error) -> Option<&'static str> {
-    if !error.is_library() || !error.is_go_away() {
+    // Ours alone is neither of a stream nor of the library.
+    let ours = error.reason() == Some(Reason::ENHANCE_YOUR_CALM) && !error.is_remote() && !error.is_reset();
+    let theirs = error.is_library() && error.is_go_away();
+    if !ours && !theirs {
         return None;
     }
     Some(match error.reason()? {

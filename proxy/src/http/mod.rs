@@ -105,6 +105,9 @@ pub trait Handler: Send + Sync + 'static {
         caller: Caller,
     ) -> impl Future<Output = Result<http::Response<Body>, Abort>> + Send;
 
+    /// The mesh's answer to a request that goes no further, counted.
+    fn refuse(&self, reason: answer::Reason, headers: &http::HeaderMap, detail: &str) -> http::Response<Body>;
+
     /// A client was too slow, and its exchange ended.
     fn too_slow(&self);
 

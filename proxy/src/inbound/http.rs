@@ -64,6 +64,10 @@ impl Handler for Connection {
         self.inbound.deliver(request, &self.app, &self.peer, &caller, leaving).await
     }
 
+    fn refuse(&self, reason: Reason, headers: &HeaderMap, detail: &str) -> Response<Body> {
+        self.inbound.refuse(reason, headers, detail)
+    }
+
     fn too_slow(&self) {
         self.inbound.too_slow();
     }

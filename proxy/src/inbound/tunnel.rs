@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::Response;
+use http::{HeaderMap, Response};
 use mesh_kit::pressure::{self, Level};
 use mesh_mtls::credentials::Anchors;
 use tokio::net::TcpStream;
@@ -24,10 +24,9 @@ use crate::sniff::Seen;
 impl Inbound {
     /// A connection to the tunnel port.
     pub(super) async fn serve_tunnel(self: Arc<Self>, tcp: TcpStream, drain: Drain) {
-        if !self.begins_with_tls(&tcp).await {
-            let reason = Reason::NotLocal.word();
-            self.metrics.refused(DIRECTION, reason);
-            tracing::info!(reason, "no TLS on the tunnel port");
+        if let Err(reason) = self.begins_with_tls(&tcp).await {
+            self.metrics.refused(DIRECTION, reason.word());
+            tracing::info!(reason = reason.word(), "no TLS on the tunnel port");
             abort_on_close(&tcp);
             return;
         }
@@ -59,11 +58,14 @@ impl Inbound {
 
     /// Whether the first byte is that of a TLS record: who dials the tunnel port in plaintext is cut off at once, not after
     /// the handshake's time limit.
-    async fn begins_with_tls(&self, tcp: &TcpStream) -> bool {
+    async fn begins_with_tls(&self, tcp: &TcpStream) -> Result<(), Reason> {
         const HANDSHAKE: u8 = 22;
         let mut first = [0];
-        let peeked = tokio::time::timeout(self.http.head_timeout, tcp.peek(&mut first)).await;
-        matches!(peeked, Ok(Ok(1))) && first[0] == HANDSHAKE
+        match tokio::time::timeout(self.http.head_timeout, tcp.peek(&mut first)).await {
+            Ok(Ok(1)) if first[0] == HANDSHAKE => Ok(()),
+            Ok(_) => Err(Reason::NotLocal),
+            Err(_) => Err(Reason::TooSlow),
+        }
     }
 }
 
@@ -117,6 +119,10 @@ impl Handler for Connection {
         let open = self.inbound.metrics.tunnels().stream(DIRECTION);
         let response = self.inbound.deliver(request, &app, &self.peer, &caller, None).await;
         response.map(|response| response.map(|body| body.holding(open)))
+    }
+
+    fn refuse(&self, reason: Reason, headers: &HeaderMap, detail: &str) -> Response<Body> {
+        self.inbound.refuse(reason, headers, detail)
     }
 
     fn too_slow(&self) {

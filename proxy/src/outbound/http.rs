@@ -114,12 +114,6 @@ impl Connection {
             Failed { failure: Some(failure), detail }
         })
     }
-
-    fn refuse(&self, reason: Reason, headers: &HeaderMap, detail: &str) -> Response<Body> {
-        self.outbound.metrics.error(DIRECTION, reason.word());
-        tracing::info!(reason = reason.word(), %detail, "answered by the mesh");
-        reason.answer(headers, detail)
-    }
 }
 
 impl Handler for Connection {
@@ -154,6 +148,12 @@ impl Handler for Connection {
         };
         let measured = measured.unwrap_or_else(|| route.leg().http(Tls::None).request(Instant::now()));
         Ok(web::body::measure(response, measured))
+    }
+
+    fn refuse(&self, reason: Reason, headers: &HeaderMap, detail: &str) -> Response<Body> {
+        self.outbound.metrics.error(DIRECTION, reason.word());
+        tracing::info!(reason = reason.word(), %detail, "answered by the mesh");
+        reason.answer(headers, detail)
     }
 
     fn too_slow(&self) {

@@ -43,6 +43,8 @@ fn connect(addr: SocketAddr) -> std::io::Result<TcpStream> {
     let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
     // So many ends in TIME_WAIT would use up the ports.
     socket.set_linger(Some(Duration::ZERO))?;
+    // What is not read stays with the far end.
+    socket.set_recv_buffer_size(4096)?;
     socket.connect_timeout(&addr.into(), Duration::from_secs(10))?;
     Ok(socket.into())
 }

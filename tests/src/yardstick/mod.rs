@@ -10,6 +10,7 @@ mod group;
 mod peer;
 mod process;
 mod record;
+mod source;
 mod vitals;
 
 pub use bystander::Bystander;
@@ -18,6 +19,7 @@ pub use group::Group;
 pub use peer::{Peer, Speaks};
 pub use process::Process;
 pub use record::{Who, record};
+pub use source::{Counts, Source};
 pub use vitals::{Vitals, log_is_safe};
 
 /// Whether rows run at their full counts: the variable `TORTURE` is set and not empty.

@@ -6,7 +6,9 @@
 
 mod connections;
 mod descriptors;
+mod endless;
 mod memory;
+mod slow;
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};

@@ -8,6 +8,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 
 use super::*;
+use crate::http::answer;
 use crate::http::h2_server::Tunnel;
 use crate::http::{Abort, BoxedRequest, h1_io};
 use crate::net::drain::{self, Draining};
@@ -31,6 +32,10 @@ impl Handler for App {
             _ => {}
         }
         Ok(Response::new(Body::full("well")))
+    }
+
+    fn refuse(&self, reason: answer::Reason, headers: &http::HeaderMap, detail: &str) -> Response<Body> {
+        reason.answer(headers, detail)
     }
 
     fn too_slow(&self) {}
