@@ -123,9 +123,9 @@ fn report(shared: &Shared, ended: &Ended, pause: Duration) {
 }
 
 /// Whether a message could not be decoded, or was too long to be: the codes that tonic has for that. Destination itself ends no
-/// stream with them.
+/// stream with them; a connection that breaks has them too, with a cause.
 fn is_unreadable(status: &tonic::Status) -> bool {
-    matches!(status.code(), Code::Internal | Code::OutOfRange)
+    matches!(status.code(), Code::Internal | Code::OutOfRange) && status.source().is_none()
 }
 
 /// A status with its causes, as one short line. Some causes are already quoted by what wraps them.

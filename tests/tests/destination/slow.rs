@@ -17,6 +17,8 @@ use crate::watcher::{Watcher, deaf};
 const SERVICES: usize = 20;
 const ENDPOINTS: usize = 50;
 const SOON: Duration = Duration::from_secs(60);
+/// Most p99 on a machine that others use: still less than it takes until a deaf reader is ended, which none may wait for.
+const BUSY: Duration = Duration::from_secs(4);
 /// Between two changes.
 const PACE: Duration = Duration::from_millis(10);
 /// Most growth of destination under changes, in KiB.
@@ -82,7 +84,7 @@ fn ended(mesh: &Mesh, reason: &str) -> f64 {
 fn r48_f27_one_deaf_reader_is_ended_and_delays_none_of_the_others() {
     let (streams, changes) = (count(100, 1_000), count(500, 10_000));
     let mut mesh = Mesh::new();
-    mesh.control_mut().destination_args(&["--stall-timeout=2s"]);
+    mesh.control_mut().destination_args(&["--stall-timeout=8s"]);
     for n in 0..SERVICES {
         let _ = mesh.service(&service(n), 80, 8000).add();
         write(&mesh, n);
@@ -140,7 +142,7 @@ fn r48_f27_one_deaf_reader_is_ended_and_delays_none_of_the_others() {
     vitals.finish(destination, &[]);
     latencies.sort_unstable();
     let p99 = latencies[latencies.len() * 99 / 100];
-    let most = if torture() { Duration::from_millis(100) } else { Duration::from_secs(1) };
+    let most = if torture() { Duration::from_millis(100) } else { BUSY };
     assert!(p99 < most, "p99 of {} is {p99:?}", latencies.len());
     let figure =
         format!("1 ended as stalled, {streams} others: p99 {p99:.0?} over {changes} changes, {grown} KiB more");
