@@ -268,9 +268,14 @@ pub async fn send(
         client.drive(cx);
         answer.as_mut().poll(cx)
     });
-    let result = result.await;
-    if let Some(gate) = &gate {
-        gate.passed().await;
+    let mut result = result.await;
+    // Boxed, as all that few requests need.
+    if let Some(gate) = gate {
+        result = Box::pin(async move {
+            gate.passed().await;
+            result
+        })
+        .await;
     }
     result.map_err(|mut error| {
         let unsent = error.take_message().map(Box::new);

@@ -29,9 +29,14 @@ pub async fn send(
     drop(sender);
     let request = if end { RequestHalf::Sent(stream) } else { RequestHalf::send(stream, body) };
     let mut exchange = Exchange { response, request: Some(request), caller, gate, interim: false };
-    let response = poll_fn(|cx| exchange.poll(cx)).await?;
-    if let Some(gate) = &exchange.gate {
-        gate.passed().await;
+    let mut response = poll_fn(|cx| exchange.poll(cx)).await?;
+    // Boxed, as all that few requests need.
+    if let Some(gate) = exchange.gate.clone() {
+        response = Box::pin(async move {
+            gate.passed().await;
+            response
+        })
+        .await;
     }
     let request = exchange.request.take();
     Ok(response.map(|recv| if recv.is_end_stream() { Body::empty() } else { Body::h2_response(recv, request, slot) }))
