@@ -240,4 +240,4 @@ pub fn describe(error: &hyper::Error) -> String {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
