@@ -35,9 +35,11 @@ use mesh_mtls::credentials::Credentials;
 use mesh_mtls::tls;
 
 use super::{Settings, SharedSettings};
+use crate::http;
 use crate::metrics::{self, Metrics};
 use crate::model::{Endpoint as Model, EndpointSet, Traits};
 use crate::net::{Connector, connect};
+use crate::resilience::backoff;
 use backend::{Backend, Tried};
 use reach::Reach;
 use sync::Arc;
@@ -53,23 +55,20 @@ fn endpoints(last: &[u8]) -> EndpointSet {
     EndpointSet(last.iter().map(endpoint).collect())
 }
 
-/// The parts of a proxy that a balancer stands on, of the settings that nobody has changed.
+/// The parts of a proxy that a balancer stands on.
 fn reach() -> Arc<Reach> {
-    let vars = [
-        ("MESH_IDENTITY_ADDR", "127.0.0.1:1"),
-        ("MESH_DESTINATION_ADDR", "127.0.0.1:1"),
-        ("MESH_TOKEN_FILE", "/nowhere"),
-        ("MESH_TRUST_ANCHORS", "/nowhere"),
-    ];
-    let config = crate::config::from_vars(vars).expect("settings");
+    let second = Duration::from_secs(1);
+    let liveness = connect::LivenessSettings { keepalive: second, user_timeout: second };
+    let settings =
+        Settings { initial_latency: second, decay: second, reconnect: backoff::Settings::default(), tries: 3 };
     let mut root = rcgen::CertificateParams::default();
     root.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
     let root = root.self_signed(&rcgen::KeyPair::generate().expect("a key")).expect("a certificate");
     let anchors = mesh_mtls::anchors::Anchors::from_der(vec![root.der().clone()]).expect("anchors");
-    let tls = tls::Connector::new(Credentials::new(anchors), crate::http::TUNNEL_ALPN);
-    let connector = Connector::new(config.connect_out);
-    let metrics = Metrics::new(config.metrics);
-    Reach::new(connector, tls, Arc::new(config.http), Arc::new(config.balance), metrics)
+    let tls = tls::Connector::new(Credentials::new(anchors), http::TUNNEL_ALPN);
+    let connector = Connector::new(connect::Settings { timeout: second, liveness });
+    let metrics = Metrics::new(metrics::Settings { max_series: 1000 });
+    Reach::new(connector, tls, Arc::new(http::h1::tests::limits()), Arc::new(settings), metrics)
 }
 
 #[test]

@@ -278,4 +278,4 @@ pub fn describe(error: &hyper::Error) -> String {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

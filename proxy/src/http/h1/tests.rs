@@ -110,7 +110,7 @@ impl Served {
     }
 }
 
-fn limits() -> Settings {
+pub(crate) fn limits() -> Settings {
     Settings {
         head_timeout: SOON,
         idle_timeout: SOON,
