@@ -19,6 +19,14 @@ pub(crate) struct Record {
     pub(crate) figure: String,
 }
 
+impl Record {
+    /// As it was read.
+    pub(crate) fn line(&self) -> Value {
+        let Self { row, case, who, held, figure } = self;
+        serde_json::json!({ "row": row, "case": case, "who": who, "held": held, "figure": figure })
+    }
+}
+
 /// Reads lines of JSON.
 pub(crate) fn parse(text: &str) -> anyhow::Result<Vec<Record>> {
     let lines = text.lines().filter(|line| !line.trim().is_empty());
@@ -107,7 +115,9 @@ mod tests {
     #[test]
     fn what_tests_write_is_read() {
         let line = r#"{"row":64,"case":"a","who":"mesh","held":true,"figure":"16 of 16"}"#;
-        assert_eq!(parse(line).expect("a record"), [seen(64, "mesh", "a", true, "16 of 16")]);
+        let record = seen(64, "mesh", "a", true, "16 of 16");
+        assert_eq!(parse(line).expect("a record"), [record.clone()]);
+        assert_eq!(parse(&record.line().to_string()).expect("a record"), [record]);
         assert!(parse(r#"{"row":64}"#).is_err());
     }
 }
