@@ -46,7 +46,7 @@ const HEAD: &str = "\
 # Reliability
 
 What each row of the yardstick saw, and what two other proxies do under the same attack. Written by `make reliability`; do not
-edit. `make test` runs the rows at counts that fit a quarter of an hour, `make torture` at the full ones. Envoy and HAProxy are
+edit. The figures are those of `make test`, whose counts are small; `make torture` runs the full ones. Envoy and HAProxy are
 plain reverse proxies here, with their makers' default limits; both can be set up more strictly. `n of m` counts the cases that
 went as the standards want; rows that another proxy has no part in, or whose attack is not aimed at it, are empty.
 
