@@ -23,7 +23,7 @@ struct Options {
     records: PathBuf,
     /// Where the table goes
     output: PathBuf,
-    /// Leave the other proxies alone
+    /// Run nothing: the file has their figures, or they stay empty
     #[arg(long)]
     ours_only: bool,
 }
@@ -33,7 +33,10 @@ fn main() -> anyhow::Result<()> {
     let ours = fs::read_to_string(&options.records).unwrap_or_default();
     let mut records = table::parse(&ours)?;
     if !options.ours_only {
-        records.extend(attacks::all()?);
+        let theirs = attacks::all()?;
+        let lines: String = theirs.iter().map(|record| format!("{}\n", record.line())).collect();
+        fs::write(&options.records, ours + &lines).with_context(|| options.records.display().to_string())?;
+        records.extend(theirs);
     }
     let text = table::render(&records);
     fs::write(&options.output, text).with_context(|| options.output.display().to_string())

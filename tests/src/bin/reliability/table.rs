@@ -19,6 +19,14 @@ pub(crate) struct Record {
     pub(crate) figure: String,
 }
 
+impl Record {
+    /// As it was read.
+    pub(crate) fn line(&self) -> Value {
+        let Self { row, case, who, held, figure } = self;
+        serde_json::json!({ "row": row, "case": case, "who": who, "held": held, "figure": figure })
+    }
+}
+
 /// Reads lines of JSON.
 pub(crate) fn parse(text: &str) -> anyhow::Result<Vec<Record>> {
     let lines = text.lines().filter(|line| !line.trim().is_empty());
@@ -38,7 +46,7 @@ const HEAD: &str = "\
 # Reliability
 
 What each row of the yardstick saw, and what two other proxies do under the same attack. Written by `make reliability`; do not
-edit. `make test` runs the rows at counts that fit a quarter of an hour, `make torture` at the full ones. Envoy and HAProxy are
+edit. The figures are those of `make test`, whose counts are small; `make torture` runs the full ones. Envoy and HAProxy are
 plain reverse proxies here, with their makers' default limits; both can be set up more strictly. `n of m` counts the cases that
 went as the standards want; rows that another proxy has no part in, or whose attack is not aimed at it, are empty.
 
@@ -107,7 +115,9 @@ mod tests {
     #[test]
     fn what_tests_write_is_read() {
         let line = r#"{"row":64,"case":"a","who":"mesh","held":true,"figure":"16 of 16"}"#;
-        assert_eq!(parse(line).expect("a record"), [seen(64, "mesh", "a", true, "16 of 16")]);
+        let record = seen(64, "mesh", "a", true, "16 of 16");
+        assert_eq!(parse(line).expect("a record"), [record.clone()]);
+        assert_eq!(parse(&record.line().to_string()).expect("a record"), [record]);
         assert!(parse(r#"{"row":64}"#).is_err());
     }
 }
