@@ -5,8 +5,9 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use bytes::Bytes;
 use h2::client::SendRequest;
-use http::{Method, Request, Response};
+use http::{HeaderMap, Method, Request, Response};
 use mesh_proxy::config;
+use mesh_proxy::http::answer::Reason;
 use mesh_proxy::http::h2_server::{self, Side, Tunnel};
 use mesh_proxy::http::{Abort, Body, BoxedRequest, Caller, Handler};
 use mesh_proxy::net::Stream;
@@ -74,6 +75,10 @@ impl Handler for Answers {
     }
 
     fn too_slow(&self) {}
+
+    fn refuse(&self, reason: Reason, headers: &HeaderMap, detail: &str) -> Response<Body> {
+        reason.answer(headers, detail)
+    }
 
     async fn connect(&self, tunnel: Tunnel) {
         let Some(stream) = tunnel.accept() else { return };

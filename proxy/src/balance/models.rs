@@ -67,7 +67,7 @@ fn reach() -> Arc<Reach> {
     let anchors = mesh_mtls::anchors::Anchors::from_der(vec![root.der().clone()]).expect("anchors");
     let tls = tls::Connector::new(Credentials::new(anchors), http::TUNNEL_ALPN);
     let connector = Connector::new(connect::Settings { timeout: second, liveness });
-    let metrics = Metrics::new(metrics::Settings { max_series: 1000 });
+    let metrics = Metrics::new(metrics::Settings::default());
     Reach::new(connector, tls, Arc::new(http::h1::tests::limits()), Arc::new(settings), metrics)
 }
 
