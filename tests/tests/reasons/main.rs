@@ -3,6 +3,8 @@
 //! Invariant: one provocation is counted once; [`PRODUCED`] has every variant of `Reason`.
 //! Non-goal: each way to a reason; the rows of the yardstick have those.
 
+mod words;
+
 use std::collections::BTreeSet;
 use std::io::{self, Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
