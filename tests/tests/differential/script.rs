@@ -168,7 +168,7 @@ impl Exchange {
         if h1 && !empty && answer.body.framing == Framing::Absent {
             answer.body.framing = Framing::Length;
         }
-        if !(h1 && last) && h1 {
+        if h1 && !last {
             (body.cut, answer.body.cut) = (None, None);
         }
         // Who breaks off in the middle of a request gets no answer, and nobody breaks off twice.
