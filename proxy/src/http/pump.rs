@@ -10,6 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use h2::{Reason, SendStream};
 use http_body::{Body as _, Frame};
+use mesh_kit::pressure::{self, Level};
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::body::{Body, BodyError};
@@ -117,6 +118,8 @@ async fn send(stream: &mut SendStream<Bytes>, mut data: Bytes, end: bool, wait: 
     while !data.is_empty() {
         stream.reserve_capacity(data.len());
         let window = poll_fn(|cx| match poll_window(stream, cx) {
+            // While memory is short, what nobody takes is let go first.
+            Poll::Pending if pressure::look() > Level::Calm => Poll::Ready(Err(Stopped::TooSlow)),
             Poll::Pending => wait.poll(cx).map(|()| Err(Stopped::TooSlow)),
             Poll::Ready(window) => Poll::Ready(window.map_err(Stopped::Reset)),
         });
