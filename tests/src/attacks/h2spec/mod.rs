@@ -58,7 +58,7 @@ pub struct Target<'a> {
 /// What answers requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Answers {
-    /// [`back_end`]: what it has seen is looked at, and its body is counted.
+    /// [`back_end()`]: what it has seen is looked at, and its body is counted.
     BackEnd,
     /// Anything that answers with 200: an answer is all that is asked for, and it need not have a body.
     Anything,
@@ -83,7 +83,7 @@ impl<'a> Target<'a> {
     }
 }
 
-/// Runs all cases one after the other. The back end is [`back_end`].
+/// Runs all cases one after the other. The back end is [`back_end()`].
 #[must_use]
 pub fn run(target: &Target) -> Vec<Outcome> {
     CASES.into_iter().flatten().map(|case| Outcome { case, seen: one(target, case, PATIENCE) }).collect()
