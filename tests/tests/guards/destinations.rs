@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 use mesh_tests::client::within;
 use mesh_tests::mesh::{INBOUND_PORT, Mesh};
 use mesh_tests::raw;
+use mesh_tests::yardstick::{Who, record};
 
 use super::peer::{Answer, Liar};
 use super::{APP, mesh, run, verdict};
@@ -198,4 +199,5 @@ fn r26_a_stranger_reaches_the_app_it_dials_and_nothing_else() {
     }
     verdict(DIALED.len(), &findings);
     assert_eq!(other.accepted(), 0, "a sidecar served as a relay");
+    record(26, "a client without a sidecar", Who::Mesh, true, &format!("{0} of {0} as tabled", DIALED.len()));
 }

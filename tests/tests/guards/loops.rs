@@ -8,6 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use mesh_tests::client::within;
 use mesh_tests::mesh::{INBOUND_PORT, Mesh};
 use mesh_tests::raw;
+use mesh_tests::yardstick::{Who, record};
 
 use super::peer::Liar;
 use super::{APP, mesh, run};
@@ -55,6 +56,7 @@ fn r24_the_outbound_port_dialed_directly_is_refused_once() {
     for ip in [IpAddr::from(Ipv4Addr::LOCALHOST), Ipv6Addr::LOCALHOST.into()] {
         refused(&mesh, "client", (ip, OUTBOUND_PORT).into(), ("client", "outbound"));
     }
+    record(24, "dialed directly, both families", Who::Mesh, true, "2 of 2 refused once, 0 onward");
 }
 
 #[test]
@@ -69,6 +71,7 @@ fn r24_a_redirect_of_the_outbound_port_to_itself_is_refused_once() {
             refused(&mesh, "client", (ip, port).into(), ("client", "outbound"));
         }
     }
+    record(24, "redirected to itself", Who::Mesh, true, "6 of 6 refused once, 0 onward");
 }
 
 #[test]
@@ -91,6 +94,7 @@ fn r25_an_inbound_connection_for_the_proxys_own_port_is_refused_once() {
         }
     }
     assert_eq!(app.accepted(), 0);
+    record(25, "inbound, the proxy's own port", Who::Mesh, true, "each refused once, 0 onward");
 }
 
 #[test]
@@ -117,6 +121,7 @@ fn r25_a_tunnel_for_the_proxys_own_port_is_refused_once() {
     }
     assert_eq!(loops(&mesh, "web", "inbound").to_bits(), 6f64.to_bits());
     assert_eq!(app.accepted(), 0);
+    record(25, "through a tunnel", Who::Mesh, true, "508 and counted once each, 0 onward");
 }
 
 /// A chain: the client's own sidecar tunnels to a port of the far sidecar, as the application dialed it.
@@ -135,4 +140,5 @@ fn r25_a_chain_of_two_proxies_ends_at_the_second() {
         }
     }
     assert_eq!(app.accepted(), 0);
+    record(25, "a chain of two sidecars", Who::Mesh, true, "4 of 4 answered with an error, 0 at the application");
 }

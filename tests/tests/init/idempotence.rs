@@ -7,6 +7,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use mesh_tests::netns::{Host, Net};
+use mesh_tests::yardstick::{Who, record};
 use nix::fcntl::{Flock, FlockArg};
 
 use crate::{Ran, add_foreign_rules, apply, mesh_init, rules, run, saved};
@@ -34,6 +35,7 @@ fn r40_one_two_and_ten_runs_are_equal_and_cleanup_leaves_what_others_had() {
         apply(&host, "--cleanup");
         assert_eq!(rules(&host), before, "{backend}, cleaned twice");
     }
+    record(40, "1, 2 and 10 runs, then cleanup", Who::Mesh, true, "equal after each, others' rules stay");
 }
 
 #[test]
@@ -170,6 +172,7 @@ fn r40_a_family_that_fails_takes_the_other_one_back() {
             assert_eq!(our_rules_and_foreign(&host), rules_before, "{backend}, {before}");
         }
     }
+    record(40, "one family fails", Who::Mesh, true, "the other one is rolled back");
 }
 
 #[test]

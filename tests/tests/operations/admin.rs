@@ -9,6 +9,7 @@ use mesh_tests::client::http::{Version, fetch};
 use mesh_tests::client::{request, within};
 use mesh_tests::mesh::{ADMIN_PORT, App, Mesh, Metrics, SOON};
 use mesh_tests::netns::Host;
+use mesh_tests::yardstick::{Who, record};
 use mesh_tests::{promtool, raw};
 
 const APP: u16 = 8000;
@@ -64,6 +65,7 @@ fn r35_from_another_host_the_proxy_shows_health_and_metrics_and_takes_no_orders(
     let web = mesh.get_mut("web");
     assert!(web.proxy_mut().is_running());
     assert_eq!(web.admin("GET", "/log-level").expect("an answer"), (200, "info\n".to_owned()));
+    record(35, "from another host", Who::Mesh, true, "live, ready and metrics, all else 404, both families");
 }
 
 #[test]
@@ -87,4 +89,5 @@ fn r35_from_loopback_the_proxy_shows_its_state_and_takes_orders() {
     assert_eq!(web.admin("POST", "/shutdown").expect("an answer").0, 200);
     let status = web.proxy_mut().wait(SOON);
     assert!(status.success(), "{status}");
+    record(35, "from loopback", Who::Mesh, true, "state, log level and shutdown");
 }
