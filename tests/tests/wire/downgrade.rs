@@ -171,12 +171,10 @@ fn r13_http2_does_not_become_http1_for_an_application_that_knows_no_other() {
             assert!(PREFACE.starts_with(&bytes) || bytes.starts_with(PREFACE), "{:?}", String::from_utf8_lossy(&bytes));
         }
     }
-    let sent = recorders.map(|recorder| recorder.server.accepted());
-    record(
-        13,
-        "no downgrade",
-        Who::Mesh,
-        true,
-        &format!("{sent:?} connections, of which all began with HTTP/2's preface"),
-    );
+    let [asked, declared] = recorders.map(|recorder| recorder.server.received());
+    assert!(!asked.is_empty(), "nobody asked the application");
+    assert!(declared.iter().all(Vec::is_empty), "the sidecar knew before it asked: {declared:?}");
+    let figure =
+        format!("{} connections, which began with HTTP/2's preface; none where HTTP/1 is declared", asked.len());
+    record(13, "no downgrade", Who::Mesh, true, &figure);
 }
