@@ -194,12 +194,15 @@ fn is_malformed(authority: &UriAuthority) -> bool {
     bad_port || authority.as_str().contains('@')
 }
 
-/// A host alone is the target of CONNECT only: of other methods nobody could say what path it means.
+/// A host alone is the target of CONNECT only: of other methods nobody could say what path it means. A query may follow the
+/// host of an absolute target, but stands for no path in HTTP/2 (RFC 9113 8.3.1).
 fn check_target<B>(request: &Request<B>) -> Result<(), BadAuthority> {
     let (uri, connect) = (request.uri(), request.method() == Method::CONNECT);
     let host_alone = uri.authority().is_some() && uri.scheme().is_none();
     let path = uri.path_and_query().map_or("/", PathAndQuery::as_str);
-    let good = path.starts_with('/') || path.starts_with('?') || (path == "*" && request.method() == Method::OPTIONS);
+    let absolute = uri.scheme().is_some() && request.version() < Version::HTTP_2;
+    let rooted = path.starts_with('/') || (absolute && path.starts_with('?'));
+    let good = rooted || (path == "*" && request.method() == Method::OPTIONS);
     if host_alone == connect && (connect || good) { Ok(()) } else { Err(BadAuthority::Target) }
 }
 
@@ -259,10 +262,13 @@ pub fn into_h2_form<B>(request: &mut Request<B>, destination: SocketAddr) {
     *request.version_mut() = Version::HTTP_2;
     let host = request.headers_mut().remove(HOST).and_then(|host| UriAuthority::try_from(host.as_bytes()).ok());
     let uri = request.uri();
-    if uri.scheme().is_some() && uri.authority().is_some() {
+    let unrooted = uri.path_and_query().filter(|path| path.as_str().starts_with('?'));
+    let rooted = unrooted.and_then(|path| PathAndQuery::try_from(path.to_string()).ok());
+    if uri.scheme().is_some() && uri.authority().is_some() && rooted.is_none() {
         return;
     }
     let mut parts = std::mem::take(request.uri_mut()).into_parts();
+    parts.path_and_query = rooted.or(parts.path_and_query);
     parts.scheme.get_or_insert(Scheme::HTTP);
     if parts.authority.is_none() {
         // HTTP/1.0 without Host: the address that was dialed is the only name it has.
@@ -435,6 +441,25 @@ mod tests {
             assert_eq!((told.destination, request.version()), (dst, version));
             assert_eq!(request.uri().to_string(), target);
         }
+    }
+
+    #[test]
+    fn r13_a_query_alone_is_no_path_of_http2_and_gets_one_on_its_way_there() {
+        let bare = |version| {
+            let mut request = request(version, "/", &["web"]);
+            let mut parts = std::mem::take(request.uri_mut()).into_parts();
+            parts.path_and_query = Some(PathAndQuery::from_static("?x=1"));
+            *request.uri_mut() = Uri::from_parts(parts).expect("a target that http can hold");
+            request
+        };
+        for version in [Version::HTTP_11, Version::HTTP_2] {
+            assert_eq!(settle_authority(&mut bare(version)), Err(BadAuthority::Target), "{version:?}");
+        }
+        let mut absolute = request(Version::HTTP_11, "http://web?x=1", &["web"]);
+        assert_eq!(settle_authority(&mut absolute), Ok(()));
+        into_tunnel(&mut absolute, "10.0.0.5:8080".parse().expect("valid"));
+        assert_eq!(absolute.uri().path_and_query().map(PathAndQuery::as_str), Some("/?x=1"));
+        assert_eq!(settle_authority(&mut absolute), Ok(()), "at the far sidecar");
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! What a hostile or careless peer does, as functions of a [`crate::yardstick::Front`]: they say what was seen, and judge nobody.
 
 pub mod connections;
+pub mod downgrade;
 pub mod floods;
 pub mod h2spec;
 pub mod http1;

@@ -6,6 +6,7 @@
 mod answered;
 mod chunks;
 mod compliance;
+mod downgrade;
 mod early;
 mod identity;
 mod oversize;

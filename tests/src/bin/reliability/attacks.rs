@@ -3,9 +3,12 @@
 //! Invariant: the same functions and the same judgement as in our own tests; a figure says how many cases went as the standards
 //! want, not who is to blame.
 
+use mesh_tests::attacks::downgrade;
 use mesh_tests::attacks::h2spec::{self, Target, back_end};
 use mesh_tests::attacks::http1::answered::{careless, contaminate};
-use mesh_tests::attacks::http1::{Case, Outcome, Recorder, attempt, chunks, compliance, early, fields, smuggling};
+use mesh_tests::attacks::http1::{
+    Arrived, Case, Outcome, Recorder, attempt, chunks, compliance, early, fields, smuggling,
+};
 use mesh_tests::yardstick::{Peer, Speaks, Who};
 
 use crate::table::Record;
@@ -18,6 +21,7 @@ pub(crate) fn all() -> anyhow::Result<Vec<Record>> {
             eprintln!("== {}, {speaks:?}", who.name());
             if speaks == Speaks::Http1 {
                 records.extend(tables(&Peer::start(who, speaks)?));
+                records.extend(downgraded(&Peer::start(who, speaks)?));
                 records.extend(chunked_answers(&Peer::start(who, speaks)?));
                 records.extend(early_bytes(&Peer::start(who, speaks)?));
                 records.extend(early_answers(&Peer::start(who, speaks)?));
@@ -65,6 +69,18 @@ fn chunked_answers(peer: &Peer) -> Vec<Record> {
     let seen: Vec<_> = (0..chunks::SPELLINGS.len()).map(|nth| chunks::download(&peer.front, &speller, nth)).collect();
     let right = seen.iter().filter(|seen| !seen.taken && !seen.reused).count();
     vec![figure(peer, 12, "chunks of responses", right, seen.len(), "")]
+}
+
+/// R13: HTTP/2 requests that would be something else in HTTP/1.
+fn downgraded(peer: &Peer) -> Vec<Record> {
+    let recorder = Recorder::start(&peer.front.back, peer.front.port);
+    let arrived = || recorder.take().iter().map(Arrived::name).collect();
+    let outcomes = downgrade::run(&Target::front(&peer.front), arrived);
+    for wrong in outcomes.iter().filter(|outcome| !outcome.is_held()) {
+        eprintln!("  {}: {:?}, {:?} arrived", wrong.case.name, wrong.answer, wrong.arrived);
+    }
+    let right = outcomes.iter().filter(|outcome| outcome.is_held()).count();
+    vec![figure(peer, 13, "HTTP/2 to HTTP/1.1", right, outcomes.len(), "")]
 }
 
 /// R16: bytes before an upgrade is agreed to.
