@@ -22,6 +22,11 @@ const NOBODY: u16 = 8009;
 /// Destinations that a sidecar with `MESH_MAX_TARGETS=1` knows at most: it keeps some room beyond.
 const DESTINATIONS: f64 = 1001.0;
 
+/// Of the service `routed`: one path leads to nothing, all others fit no rule.
+const ROUTE: &str = "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {name: routed}\nspec:\n  \
+    parentRefs: [{group: \"\", kind: Service, name: routed}]\n  \
+    rules: [{matches: [{path: {value: /lost}}], backendRefs: [{name: nobody, port: 80}]}]\n";
+
 /// Who asks, whose sidecar answers and on which side, and what is expected.
 struct Case {
     reason: Reason,
@@ -41,6 +46,7 @@ struct World {
     closed: Service,
     empty: Service,
     impostor: Service,
+    routed: Service,
 }
 
 impl World {
@@ -56,6 +62,8 @@ impl World {
         let [web_service, closed] =
             [("web", APP), ("closed", NOBODY)].map(|(name, target)| mesh.service(name, 80, target).over("web").add());
         let empty = mesh.service("empty", 80, APP).add();
+        let routed = mesh.service("routed", 80, APP).over("web").add();
+        mesh.manifests.write("route", ROUTE);
         let at_impostor = mesh.service("impostor", 80, APP).add();
         // The manifest says who it is not.
         mesh.start();
@@ -65,7 +73,7 @@ impl World {
         let _ = raw::send(&mesh.get("client").host, at_impostor.v4, &request("GET", "/"));
         until(SOON, || mesh.get("client").state().to_string().contains("somebody"));
         let servers = [&web, &impostor].map(|host| Server::start(host, APP, serve));
-        (Self { mesh, web: web_service, closed, empty, impostor: at_impostor }, servers)
+        (Self { mesh, web: web_service, closed, empty, impostor: at_impostor, routed }, servers)
     }
 
     fn send(&self, from: &str, addr: SocketAddr, bytes: &[u8]) -> io::Result<Vec<u8>> {
@@ -128,7 +136,7 @@ fn serve(mut conversation: Conversation) -> io::Result<()> {
 type Provoke = fn(&World) -> io::Result<Vec<u8>>;
 
 /// Each reason on a side where it can arise.
-const PRODUCED: [(Case, Provoke); 13] = [
+const PRODUCED: [(Case, Provoke); 15] = [
     (by(Reason::NoEndpoints, 503, "client", "outbound"), |world| world.get("client", world.empty)),
     (by(Reason::ConnectFailed, 503, "client", "outbound"), |world| world.get("client", world.closed)),
     (by(Reason::ConnectFailed, 503, "web", "inbound"), |world| {
@@ -156,6 +164,10 @@ const PRODUCED: [(Case, Provoke); 13] = [
     }),
     (by(Reason::TooSlow, 408, "client", "outbound"), |world| slow(world, "client", world.web.v4)),
     (by(Reason::TooSlow, 408, "web", "inbound"), |world| slow(world, "outsider", world.mesh.get("web").at(APP)[0])),
+    (by(Reason::NoRoute, 404, "client", "outbound"), |world| world.get("client", world.routed)),
+    (by(Reason::BackendInvalid, 500, "client", "outbound"), |world| {
+        world.send("client", world.routed.v4, &request("GET", "/lost"))
+    }),
     (by(Reason::NotLocal, 403, "web", "inbound"), |world| {
         let (web, outsider) = (&world.mesh.get("web").host, &world.mesh.get("outsider").host);
         let foreign = Ipv4Addr::new(203, 0, 113, 9);
