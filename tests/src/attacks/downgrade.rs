@@ -128,7 +128,17 @@ impl Outcome {
     #[must_use]
     pub fn is_held(&self) -> bool {
         let refused = matches!(self.answer, Answer::Reset(_) | Answer::Goaway(_) | Answer::Status(400));
-        refused && self.arrived == [HONEST] && self.honest == Answer::Status(200)
+        refused && self.harmed_nobody()
+    }
+
+    /// The same, where he may be refused in any way, as by a connection that is closed without a word.
+    #[must_use]
+    pub fn is_kept_out(&self) -> bool {
+        self.answer != Answer::Status(200) && self.harmed_nobody()
+    }
+
+    fn harmed_nobody(&self) -> bool {
+        self.arrived == [HONEST] && self.honest == Answer::Status(200)
     }
 }
 

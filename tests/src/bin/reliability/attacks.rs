@@ -76,10 +76,10 @@ fn downgraded(peer: &Peer) -> Vec<Record> {
     let recorder = Recorder::start(&peer.front.back, peer.front.port);
     let arrived = || recorder.take().iter().map(Arrived::name).collect();
     let outcomes = downgrade::run(&Target::front(&peer.front), arrived);
-    for wrong in outcomes.iter().filter(|outcome| !outcome.is_held()) {
+    for wrong in outcomes.iter().filter(|outcome| !outcome.is_kept_out()) {
         eprintln!("  {}: {:?}, {:?} arrived", wrong.case.name, wrong.answer, wrong.arrived);
     }
-    let right = outcomes.iter().filter(|outcome| outcome.is_held()).count();
+    let right = outcomes.iter().filter(|outcome| outcome.is_kept_out()).count();
     vec![figure(peer, 13, "HTTP/2 to HTTP/1.1", right, outcomes.len(), "")]
 }
 
