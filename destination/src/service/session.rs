@@ -126,6 +126,10 @@ impl Session {
                 self.pace.remove(id);
                 Ok(())
             }
+            (Request::Health { healthy, detail }, Some(_)) => {
+                tracing::debug!(id = %self.id, healthy, detail, "health");
+                Ok(())
+            }
             (Request::Ack { id, version, error }, Some(_)) => {
                 self.acknowledged(id, version, &error, now);
                 Ok(())

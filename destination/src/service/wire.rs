@@ -34,6 +34,7 @@ pub(super) enum Request {
     Subscribe { id: u64, to: Wanted },
     Unsubscribe { id: u64 },
     Ack { id: u64, version: u64, error: String },
+    Health { healthy: bool, detail: String },
 }
 
 /// A resource, as far as a proxy names it; who it is itself is known.
@@ -66,6 +67,7 @@ impl TryFrom<wire::WatchRequest> for Request {
             },
             Kind::Unsubscribe(wire::Unsubscribe { id }) => Self::Unsubscribe { id },
             Kind::Ack(wire::Ack { id, version, error }) => Self::Ack { id, version, error },
+            Kind::Health(wire::Health { healthy, detail }) => Self::Health { healthy, detail },
         })
     }
 }
@@ -139,14 +141,15 @@ impl From<&State> for wire::watch_response::Snapshot {
             State::Outbound(target) => Self::Outbound(target.into()),
             State::Endpoints(endpoints) => {
                 let endpoints = fitting(endpoints).collect();
-                Self::Endpoints(wire::Endpoints { endpoints })
+                Self::Endpoints(wire::Endpoints { endpoints, policy: None })
             }
             State::Inbound(ports) => {
                 let ports = ports.iter().map(|(port, protocol)| wire::InboundPort {
                     port: u32::from(*port),
                     protocol: wire::Protocol::from(*protocol).into(),
+                    rates: None,
                 });
-                Self::Inbound(wire::InboundPolicy { ports: ports.collect() })
+                Self::Inbound(wire::InboundPolicy { ports: ports.collect(), ..Default::default() })
             }
         }
     }
@@ -161,6 +164,7 @@ impl From<&Target> for wire::OutboundTarget {
                 backend: Some(backend.into()),
                 protocol: wire::Protocol::from(*protocol).into(),
                 routes: routes.as_deref().map(Into::into),
+                policy: None,
             }),
             Target::Workload { endpoint, protocol } => Kind::Workload(wire::Workload {
                 endpoint: Some(endpoint.into()),
@@ -185,6 +189,7 @@ impl From<&Endpoint> for wire::Endpoint {
             tunnel_port: identity.map_or(0, |_| u32::from(TUNNEL_PORT)),
             weight: 1,
             zone: endpoint.zone.to_string(),
+            hints: Vec::new(),
         }
     }
 }

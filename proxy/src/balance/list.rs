@@ -38,14 +38,14 @@ impl List {
     /// The list that follows this one.
     pub(super) fn next(&self, models: EndpointSet, now: Instant) -> List {
         let slot = |model| self.slot_of(model).unwrap_or(Slot::Unused { since: now });
-        let slots = models.0.iter().map(slot).collect();
+        let slots = models.list.iter().map(slot).collect();
         List { models, slots }
     }
 
     /// What is known of `model`, if it is listed here and has not changed.
     fn slot_of(&self, model: &model::Endpoint) -> Option<Slot> {
-        let found = self.models.0.binary_search_by_key(&model.addr, |known| known.addr).ok()?;
-        (self.models.0[found] == *model).then(|| self.slots[found].clone())
+        let found = self.models.list.binary_search_by_key(&model.addr, |known| known.addr).ok()?;
+        (self.models.list[found] == *model).then(|| self.slots[found].clone())
     }
 
     pub(super) fn len(&self) -> usize {
@@ -54,7 +54,7 @@ impl List {
 
     /// All, as discovery lists them.
     pub(super) fn models(&self) -> &[model::Endpoint] {
-        &self.models.0
+        &self.models.list
     }
 
     /// The `i`th, for use.
@@ -63,7 +63,7 @@ impl List {
             Slot::Used(endpoint) => Arc::clone(endpoint),
             Slot::Unused { since } => {
                 let latency = Ewma::new(reach.settings.initial_latency, reach.settings.decay, *since);
-                let endpoint = Endpoint::new(self.models.0[i].clone(), Arc::clone(reach), latency);
+                let endpoint = Endpoint::new(self.models.list[i].clone(), Arc::clone(reach), latency);
                 self.slots[i] = Slot::Used(Arc::clone(&endpoint));
                 endpoint
             }
@@ -89,7 +89,7 @@ impl List {
             Slot::Used(endpoint) => (endpoint.latency(now), endpoint.in_flight()),
             Slot::Unused { since } => (Ewma::new(settings.initial_latency, settings.decay, *since).seconds(now), 0),
         };
-        let load = latency * (in_flight as f64 + 1.0) / f64::from(self.models.0[i].traits.weight);
+        let load = latency * (in_flight as f64 + 1.0) / f64::from(self.models.list[i].traits.weight);
         Business { latency, in_flight, load }
     }
 }
@@ -116,8 +116,8 @@ mod tests {
     #[test]
     fn an_endpoint_that_stays_ages_over_updates_and_one_that_changed_is_new() {
         let start = Instant::now();
-        let first = EndpointSet([endpoint(1, 1), endpoint(3, 1), endpoint(4, 1)].into());
-        let second = EndpointSet([endpoint(1, 1), endpoint(2, 1), endpoint(3, 7), endpoint(4, 1)].into());
+        let first = EndpointSet::from_iter([endpoint(1, 1), endpoint(3, 1), endpoint(4, 1)]);
+        let second = EndpointSet::from_iter([endpoint(1, 1), endpoint(2, 1), endpoint(3, 7), endpoint(4, 1)]);
         let (list, later) = (List::default().next(first, start), start + Duration::from_secs(10));
         let list = list.next(second, later);
         let aged = (-1.0_f64).exp();

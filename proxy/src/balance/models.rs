@@ -52,7 +52,7 @@ fn endpoints(last: &[u8]) -> EndpointSet {
         let traits = Traits { sidecar: None, ..Traits::default() };
         Model { addr: ([10, 0, 0, *last], 80).into(), name: Box::default(), traits: traits.into() }
     };
-    EndpointSet(last.iter().map(endpoint).collect())
+    last.iter().map(endpoint).collect()
 }
 
 /// The parts of a proxy that a balancer stands on.

@@ -273,7 +273,8 @@ impl Inbound {
 
     /// What is known, for people.
     pub fn state(&self) -> State {
-        let declared = self.policy.current().map(|policy| policy.ports.iter().map(|(port, p)| (*port, *p)).collect());
+        let declared =
+            self.policy.current().map(|policy| policy.ports.iter().map(|(port, p)| (*port, p.protocol)).collect());
         let apps = self.apps.lock().unwrap_or_else(PoisonError::into_inner);
         State { declared: declared.unwrap_or_default(), apps: apps.values().map(|app| app.state()).collect() }
     }

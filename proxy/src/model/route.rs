@@ -5,12 +5,12 @@
 //! Non-goal: choosing among a rule's backends, which takes chance; making answers.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri};
 use mesh_kit::pattern::Pattern;
 
 use super::BackendId;
+use super::policy::{Cors, Mirror, RequestPolicy, SessionPersistence};
 
 /// What requests to a destination meet.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,10 +67,10 @@ pub struct Rule {
     pub filters: Filters,
     /// Where it goes.
     pub backends: Box<[RuleBackend]>,
-    /// Until the end of its response, all tries together.
-    pub request_timeout: Option<Duration>,
-    /// Of one try.
-    pub backend_timeout: Option<Duration>,
+    /// How they are treated; `None` is the proxy's defaults.
+    pub policy: Option<Arc<RequestPolicy>>,
+    /// Requests of a session go to one endpoint.
+    pub session: Option<Box<SessionPersistence>>,
 }
 
 /// A share of a rule's requests.
@@ -95,6 +95,10 @@ pub struct Filters {
     pub redirect: Option<Box<Redirect>>,
     /// Another host or path for the backend.
     pub rewrite: Option<Box<Rewrite>>,
+    /// Sent there as well.
+    pub mirrors: Box<[Mirror]>,
+    /// Who may read answers from other origins.
+    pub cors: Option<Box<Cors>>,
 }
 
 /// Changes of header fields, in this order.

@@ -162,8 +162,8 @@ mod tests {
             name: "shop/web".into(),
             filters: Filters::default(),
             backends: weights.iter().map(backend).collect(),
-            request_timeout: None,
-            backend_timeout: None,
+            policy: None,
+            session: None,
         }
     }
 

@@ -94,7 +94,7 @@ fn sound((target, endpoints, inbound): &Values) {
         Some(Target::Workload { endpoint, .. }) => sound_endpoint(endpoint),
         Some(Target::Unknown) | None => {}
     }
-    if let Some(EndpointSet(all)) = endpoints.as_deref() {
+    if let Some(EndpointSet { list: all, .. }) = endpoints.as_deref() {
         all.iter().for_each(sound_endpoint);
         assert!(all.len() <= 10_000);
         assert!(all.windows(2).all(|two| two[0].addr < two[1].addr), "not in their order, or twice: {all:?}");

@@ -3,7 +3,7 @@
 use mesh_proto::discovery as wire;
 
 use crate::index::{Backend, RankedMatch, Routed, RoutedRule, Routes};
-use crate::model::route::{Filters, HeaderEdit, PathEdit, PathMatch, Redirect, Rewrite, TextMatch};
+use crate::model::route::{Filters, HeaderEdit, PathEdit, PathMatch, Redirect, Rewrite, TextMatch, Timeouts};
 
 /// Most matches that a proxy takes of a destination.
 pub(super) const MAX_MATCHES: usize = 4096;
@@ -57,17 +57,22 @@ impl From<&TextMatch> for wire::TextMatch {
 
 impl From<&RoutedRule> for wire::RouteRule {
     fn from(rule: &RoutedRule) -> Self {
-        let millis = |time: Option<std::time::Duration>| {
-            time.map_or(0, |time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX).max(1))
-        };
         Self {
             name: rule.name.clone(),
             filters: filters(&rule.filters),
             backends: rule.backends.iter().map(Into::into).collect(),
-            request_timeout_ms: millis(rule.timeouts.request),
-            backend_timeout_ms: millis(rule.timeouts.backend),
+            policy: timeouts(rule.timeouts),
+            session: None,
         }
     }
+}
+
+/// None when nothing is limited.
+fn timeouts(timeouts: Timeouts) -> Option<wire::RequestPolicy> {
+    let millis = |time: std::time::Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX).max(1);
+    let (request_timeout_ms, backend_timeout_ms) = (timeouts.request.map(millis), timeouts.backend.map(millis));
+    let policy = wire::RequestPolicy { request_timeout_ms, backend_timeout_ms, ..Default::default() };
+    (timeouts != Timeouts::default()).then_some(policy)
 }
 
 impl From<&Routed> for wire::RouteBackend {
@@ -97,6 +102,8 @@ fn filters(filters: &Filters) -> Option<wire::Filters> {
         response_headers: edit(&filters.response_headers),
         redirect: filters.redirect.as_ref().map(Into::into),
         rewrite: filters.rewrite.as_ref().map(Into::into),
+        mirrors: Vec::new(),
+        cors: None,
     })
 }
 
