@@ -72,14 +72,8 @@ pub enum Kind {
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 6] = [
-        Self::Service,
-        Self::EndpointSlice,
-        Self::Workload,
-        Self::HttpRoute,
-        Self::GrpcRoute,
-        Self::TrafficPolicy,
-    ];
+    pub const ALL: [Self; 6] =
+        [Self::Service, Self::EndpointSlice, Self::Workload, Self::HttpRoute, Self::GrpcRoute, Self::TrafficPolicy];
 
     /// As manifests spell it.
     pub fn as_str(self) -> &'static str {
@@ -91,6 +85,11 @@ impl Kind {
             Self::GrpcRoute => "GRPCRoute",
             Self::TrafficPolicy => "TrafficPolicy",
         }
+    }
+
+    /// Whether an error in one leaves everything beside it in use: without it requests still find their way.
+    pub fn is_rejected_alone(self) -> bool {
+        matches!(self, Self::HttpRoute | Self::GrpcRoute | Self::TrafficPolicy)
     }
 
     /// The `apiVersion` that goes with it.
