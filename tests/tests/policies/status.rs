@@ -92,7 +92,7 @@ fn policy(name: &str, created: u8, spec: &str) -> String {
 
 #[test]
 fn what_is_rejected_is_rejected_alone_and_says_so() {
-    let it = Rejections::start();
+    let mut it = Rejections::start();
     let all = "  - backendRefs: [{name: web, port: 80}]\n";
     it.mesh.manifests.write("steer", &(route("r", "/moved", all) + &policy("p", 1, "timeouts: {request: 30s}")));
     it.until_shown(&["HTTPRoute/r true ", "TrafficPolicy/p true "]);
@@ -120,7 +120,6 @@ fn what_is_rejected_is_rejected_alone_and_says_so() {
     assert!(findings.contains("is older and for the same target") || findings.contains("is no duration"), "{findings}");
 
     // A restart finds no good version, and serves all the same.
-    let mut it = it;
     it.mesh.control_mut().destination().restart();
     it.mesh.control().until_both_ready();
     it.until_shown(&[
