@@ -60,6 +60,15 @@ pub struct Tried {
     last: Option<Failure>,
 }
 
+/// What a request wishes of the choice. The default wishes nothing, and costs nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Wish {
+    /// Equal ones go to the same endpoint, where the backend's policy balances by hash.
+    pub hash: Option<u64>,
+    /// This endpoint, if it is listed, well and not yet tried; else the usual choice is made.
+    pub stick_to: Option<SocketAddr>,
+}
+
 /// Endpoints that are known to fail are tried for so long, then the caller learns of it.
 const FAIL_FAST: Duration = Duration::from_secs(2);
 
@@ -100,17 +109,18 @@ impl Backend {
         (0..endpoints.len()).map(|i| self.state_of(&endpoints, i, now)).collect()
     }
 
-    /// Gets `request` to an endpoint. `on_pick` hears of each choice before it is tried.
+    /// Gets `request` to an endpoint, to the one it wishes for if that can be. `on_pick` hears of each choice before it is tried.
     pub async fn send(
         &self,
         request: BoxedRequest,
         caller: &Caller,
+        wish: &Wish,
         mut on_pick: impl FnMut(&Endpoint) + Send,
     ) -> Result<Response<Body>, Failed> {
         let mut request = Repeatable::new(request);
         let mut tried = Tried::default();
         loop {
-            let mut load = self.pick(&tried)?;
+            let mut load = self.pick(&tried, wish)?;
             on_pick(load.endpoint());
             let failure = match once(load.endpoint(), &mut request, caller).await {
                 Ok(response) => {
@@ -132,7 +142,7 @@ impl Backend {
     pub async fn open(&self, protocol: Option<Protocol>) -> Result<(Stream, Load), Failed> {
         let mut tried = Tried::default();
         loop {
-            let mut load = self.pick(&tried)?;
+            let mut load = self.pick(&tried, &Wish::default())?;
             match load.endpoint().open(protocol).await {
                 Ok(stream) => {
                     load.answered(Instant::now());
@@ -147,7 +157,7 @@ impl Backend {
     }
 
     /// The endpoint to try next, counted as its load.
-    pub fn pick(&self, tried: &Tried) -> Result<Load, Failed> {
+    pub fn pick(&self, tried: &Tried, wish: &Wish) -> Result<Load, Failed> {
         if tried.endpoints.len() >= self.reach.settings.tries {
             return Err(self.failed(tried.last.clone()));
         }
@@ -157,6 +167,9 @@ impl Backend {
         let in_time = now.saturating_duration_since(tried.since) < FAIL_FAST;
         let well = |i: usize| !list.is_failing(i);
         let untried = |i: usize| !tried.endpoints.iter().any(|endpoint| list.is(i, endpoint));
+        if let Some(i) = wish.stick_to.and_then(|addr| list.find(addr)).filter(|i| well(*i) && untried(*i)) {
+            return Ok(endpoints.get(i, &self.reach).take(now));
+        }
         let load = |i: usize| list.business(i, &self.reach.settings, now).load;
         let mut random = fastrand::Rng::new();
         let mut choose = |eligible: &dyn Fn(usize) -> bool| two_choices(list.len(), eligible, load, &mut random);

@@ -3,6 +3,7 @@
 //! Invariant: an endpoint takes part in choices from when discovery lists it, but what only one in use needs is made when it
 //! is first chosen: most that are known never are. One that stays as it was, over updates, stays itself.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -44,7 +45,7 @@ impl List {
 
     /// What is known of `model`, if it is listed here and has not changed.
     fn slot_of(&self, model: &model::Endpoint) -> Option<Slot> {
-        let found = self.models.list.binary_search_by_key(&model.addr, |known| known.addr).ok()?;
+        let found = self.find(model.addr)?;
         (self.models.list[found] == *model).then(|| self.slots[found].clone())
     }
 
@@ -55,6 +56,11 @@ impl List {
     /// All, as discovery lists them.
     pub(super) fn models(&self) -> &[model::Endpoint] {
         &self.models.list
+    }
+
+    /// Where `addr` is listed.
+    pub(super) fn find(&self, addr: SocketAddr) -> Option<usize> {
+        self.models.list.binary_search_by_key(&addr, |known| known.addr).ok()
     }
 
     /// The `i`th, for use.

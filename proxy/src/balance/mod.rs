@@ -19,7 +19,7 @@ mod request;
 use std::sync::{self, Arc};
 use std::time::Duration;
 
-pub use backend::{Backend, EndpointState, Failed, Tried};
+pub use backend::{Backend, EndpointState, Failed, Tried, Wish};
 pub use endpoint::{Endpoint, Load};
 pub use reach::Reach;
 

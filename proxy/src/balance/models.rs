@@ -40,7 +40,7 @@ use crate::metrics::{self, Metrics};
 use crate::model::{Endpoint as Model, EndpointSet, Traits};
 use crate::net::{Connector, connect};
 use crate::resilience::backoff;
-use backend::{Backend, Tried};
+use backend::{Backend, Tried, Wish};
 use reach::Reach;
 use sync::Arc;
 
@@ -72,6 +72,27 @@ fn reach() -> Arc<Reach> {
 }
 
 #[test]
+fn a_request_sticks_to_the_endpoint_it_wishes_for_while_that_is_listed_well_and_untried() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let _inside = runtime.enter();
+    let reach = reach();
+    let pick_all = move || {
+        let backend = Backend::new("web", &reach);
+        backend.apply(endpoints(&[1, 2, 3]));
+        let wish = Wish { stick_to: Some(([10, 0, 0, 2], 80).into()), ..Wish::default() };
+        let picked = || backend.pick(&Tried::default(), &wish).expect("an endpoint");
+        let held: Vec<_> = (0..20).map(|_| picked()).collect();
+        assert!(held.iter().all(|load| Some(load.endpoint().model.addr) == wish.stick_to), "whatever its load");
+        backend.apply(endpoints(&[1, 3]));
+        assert_ne!(Some(picked().endpoint().model.addr), wish.stick_to, "it is gone");
+        backend.apply(endpoints(&[1, 2, 3]));
+        picked().endpoint().failed();
+        assert_ne!(Some(picked().endpoint().model.addr), wish.stick_to, "it fails");
+    };
+    shuttle::check_random(pick_all, 1);
+}
+
+#[test]
 fn r66_requests_in_flight_are_counted_right_while_endpoints_come_go_and_fail() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     let reach = reach();
@@ -82,13 +103,13 @@ fn r66_requests_in_flight_are_counted_right_while_endpoints_come_go_and_fail() {
             let before = runtime.metrics().num_alive_tasks();
             let backend = Arc::new(Backend::new("web", &reach));
             backend.apply(endpoints(&[1, 2]));
-            let kept = backend.pick(&Tried::default()).expect("an endpoint");
+            let kept = backend.pick(&Tried::default(), &Wish::default()).expect("an endpoint");
             let kept_at = kept.endpoint().model.addr;
             let requests: Vec<_> = (0..2)
                 .map(|_| {
                     let backend = Arc::clone(&backend);
                     thread::spawn(move || {
-                        let mut load = backend.pick(&Tried::default()).expect("there is always one");
+                        let mut load = backend.pick(&Tried::default(), &Wish::default()).expect("there is always one");
                         assert!(load.endpoint().in_flight() >= 1);
                         load.endpoint().failed();
                         load.answered(Instant::now());

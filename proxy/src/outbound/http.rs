@@ -10,7 +10,7 @@ use super::leg::Leg;
 use super::routed::{Routed, Way};
 use super::target::Target;
 use super::{DIRECTION, Outbound, reason_of};
-use crate::balance::Failed;
+use crate::balance::{Failed, Wish};
 use crate::http::answer::{MEMORY, Reason};
 use crate::http::h2_server::Tunnel;
 use crate::http::{self as web, Abort, Body, BoxedRequest, Caller, Failure, Handler, headers, upgrade};
@@ -42,7 +42,7 @@ impl Connection {
         let on_pick = |endpoint: &crate::balance::Endpoint| {
             measured.get_or_insert_with(|| leg.http(endpoint.tls()).request(started));
         };
-        backend.send(request, caller, on_pick).await
+        backend.send(request, caller, &Wish::default(), on_pick).await
     }
 
     /// By the rule that the request takes.
