@@ -3,4 +3,7 @@
 //! Invariant: nothing here waits, spawns or asks the clock; callers bring the time and act on the answers.
 
 pub mod backoff;
+pub mod breaker;
 pub mod idle_cache;
+pub mod rendezvous;
+pub mod turns;
