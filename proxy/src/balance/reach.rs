@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
+use mesh_mtls::anchors::Anchors;
 use mesh_mtls::tls;
 
 use super::SharedSettings;
@@ -31,6 +32,11 @@ impl Reach {
         metrics: Metrics,
     ) -> Arc<Self> {
         Arc::new(Self { connector, tls, http, settings, metrics, tunnels: Mutex::default() })
+    }
+
+    /// What is trusted now.
+    pub fn anchors(&self) -> Anchors {
+        self.tls.anchors()
     }
 
     /// The tunnels to `peer`: the same ones for all that goes there.
