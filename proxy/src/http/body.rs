@@ -23,6 +23,7 @@ use super::h1_pool::Lease;
 use super::h2_pool::Slot;
 use super::replay::Reader;
 use super::request_half::RequestHalf;
+use super::tee::{Follower, Tee};
 use crate::metrics;
 
 /// A request's or response's body.
@@ -58,6 +59,8 @@ enum Kind {
     Gated(Box<Gated>),
     Replayed(Reader),
     Watched(Box<Watched>),
+    Teed(Box<Tee>),
+    Followed(Follower),
 }
 
 /// What is measured while a response's body passes.
@@ -141,6 +144,16 @@ impl Body {
     /// One try's view of a body that may be sent again.
     pub fn replayed(reader: Reader) -> Self {
         Kind::Replayed(reader).into()
+    }
+
+    /// A body of which others get copies.
+    pub(super) fn teed(tee: Tee) -> Self {
+        Kind::Teed(Box::new(tee)).into()
+    }
+
+    /// A copy of a body that somebody else reads.
+    pub(super) fn followed(follower: Follower) -> Self {
+        Kind::Followed(follower).into()
     }
 
     /// A body that is not read before `gate` opens.
@@ -240,6 +253,8 @@ impl Kind {
             Kind::Gated(gated) => gated.body.kind.is_end(),
             Kind::Replayed(reader) => reader.is_end_stream(),
             Kind::Watched(watched) => watched.body.kind.is_end(),
+            Kind::Teed(tee) => tee.source.kind.is_end(),
+            Kind::Followed(follower) => follower.is_end_stream(),
         }
     }
 }
@@ -260,6 +275,8 @@ impl http_body::Body for Body {
             Kind::Gated(gated) => gated.poll_frame(cx),
             Kind::Replayed(reader) => reader.poll_frame(cx),
             Kind::Watched(watched) => watched.poll_frame(cx),
+            Kind::Teed(tee) => tee.poll_frame(cx),
+            Kind::Followed(follower) => follower.poll_frame(cx),
         });
         match &mut frame {
             Some(Ok(frame)) => {
@@ -293,6 +310,8 @@ impl http_body::Body for Body {
             Kind::Gated(gated) => gated.body.size_hint(),
             Kind::Replayed(reader) => reader.size_hint(),
             Kind::Watched(watched) => watched.body.size_hint(),
+            Kind::Teed(tee) => tee.source.size_hint(),
+            Kind::Followed(follower) => follower.size_hint(),
         }
     }
 }

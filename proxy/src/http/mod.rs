@@ -24,6 +24,7 @@ pub mod patience;
 pub mod pump;
 pub mod replay;
 pub mod request_half;
+pub mod tee;
 pub mod upgrade;
 
 use std::time::Duration;

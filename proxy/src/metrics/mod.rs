@@ -117,6 +117,8 @@ struct Shared {
     balancers: Targets<balancer::Target>,
     server_names: ServerNames,
     directions: [PerDirection; 2],
+    faults: Reasons<4>,
+    mirrored: Reasons<8>,
     tunnels: Tunnels,
     ejections: Counter,
     identity: Identity,
@@ -161,6 +163,8 @@ impl Metrics {
             balancers: Targets::new(),
             server_names: ServerNames::new(),
             directions: Direction::BOTH.map(|direction| PerDirection::new(&registry, direction)),
+            faults: Reasons::new(&family::FAULTS, Vec::new(), "kind"),
+            mirrored: Reasons::new(&family::MIRRORED, Vec::new(), "result"),
             tunnels: Tunnels::new(&registry),
             ejections: registry.counter(&family::EJECTIONS, &[]),
             identity: Identity::new(Arc::clone(&registry)),
@@ -216,6 +220,16 @@ impl Metrics {
     /// The mesh itself answered or reset something.
     pub fn error(&self, direction: Direction, reason: &'static str) {
         self.direction(direction).errors.count(&self.0.registry, reason);
+    }
+
+    /// A policy has done this to a request: `delay` or `abort`.
+    pub fn fault(&self, kind: &'static str) {
+        self.0.faults.count(&self.0.registry, kind);
+    }
+
+    /// What came of a copy of a request: `answered`, `failed`, `too_slow`, `dropped` or `invalid`.
+    pub fn mirrored(&self, result: &'static str) {
+        self.0.mirrored.count(&self.0.registry, result);
     }
 
     /// Detection came to a verdict: `http1`, `http2`, `tls`, `opaque`, `server_first` or `timeout`.
