@@ -117,7 +117,10 @@ struct Shared {
     balancers: Targets<balancer::Target>,
     server_names: ServerNames,
     directions: [PerDirection; 2],
+    faults: Reasons<4>,
+    mirrored: Reasons<8>,
     tunnels: Tunnels,
+    ejections: Counter,
     identity: Identity,
     discovery: Discovery,
 }
@@ -160,7 +163,10 @@ impl Metrics {
             balancers: Targets::new(),
             server_names: ServerNames::new(),
             directions: Direction::BOTH.map(|direction| PerDirection::new(&registry, direction)),
+            faults: Reasons::new(&family::FAULTS, Vec::new(), "kind"),
+            mirrored: Reasons::new(&family::MIRRORED, Vec::new(), "result"),
             tunnels: Tunnels::new(&registry),
+            ejections: registry.counter(&family::EJECTIONS, &[]),
             identity: Identity::new(Arc::clone(&registry)),
             discovery: Discovery::new(Arc::clone(&registry)),
             idle: settings.idle,
@@ -216,6 +222,16 @@ impl Metrics {
         self.direction(direction).errors.count(&self.0.registry, reason);
     }
 
+    /// A policy has done this to a request: `delay` or `abort`.
+    pub fn fault(&self, kind: &'static str) {
+        self.0.faults.count(&self.0.registry, kind);
+    }
+
+    /// What came of a copy of a request: `answered`, `failed`, `too_slow`, `dropped` or `invalid`.
+    pub fn mirrored(&self, result: &'static str) {
+        self.0.mirrored.count(&self.0.registry, result);
+    }
+
     /// Detection came to a verdict: `http1`, `http2`, `tls`, `opaque`, `server_first` or `timeout`.
     pub fn detected(&self, direction: Direction, protocol: &'static str) {
         self.direction(direction).detections.count(&self.0.registry, protocol);
@@ -249,6 +265,11 @@ impl Metrics {
     /// The gauges of connections between sidecars.
     pub fn tunnels(&self) -> Tunnels {
         self.0.tunnels.clone()
+    }
+
+    /// A circuit breaker has put an endpoint out.
+    pub fn ejection(&self) {
+        self.0.ejections.increment(1);
     }
 
     /// The handles of the identity client.

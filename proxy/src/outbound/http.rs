@@ -1,5 +1,6 @@
 //! One application's HTTP connection: each request by itself gets a route, an endpoint and an answer.
 
+use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Instant;
@@ -7,15 +8,16 @@ use std::time::Instant;
 use http::{HeaderMap, Method, Response, Version};
 
 use super::leg::Leg;
-use super::routed::{Routed, Way};
-use super::target::Target;
-use super::{DIRECTION, Outbound, reason_of};
-use crate::balance::Failed;
+use super::routed::{Onward, Routed, Way};
+use super::target::{Route, Target};
+use super::{DIRECTION, Outbound, faults, reason_of};
+use crate::balance::{Failed, Wish};
 use crate::http::answer::{MEMORY, Reason};
 use crate::http::h2_server::Tunnel;
 use crate::http::{self as web, Abort, Body, BoxedRequest, Caller, Failure, Handler, headers, upgrade};
 use crate::metrics::{self, Tls};
 use crate::model::Protocol;
+use crate::model::policy::RequestPolicy;
 use crate::net::Drain;
 
 /// Serves the requests of one connection.
@@ -23,6 +25,13 @@ pub(super) struct Connection {
     outbound: Arc<Outbound>,
     target: Arc<Target>,
     drain: Drain,
+}
+
+/// Where a request is meant to go, and went.
+#[derive(Default)]
+struct Place {
+    stick_to: Option<SocketAddr>,
+    served: Option<SocketAddr>,
 }
 
 impl Connection {
@@ -34,6 +43,7 @@ impl Connection {
         &self,
         request: BoxedRequest,
         leg: &Leg,
+        place: &mut Place,
         caller: &Caller,
         measured: &mut Option<metrics::Request>,
     ) -> Result<Response<Body>, Failed> {
@@ -41,8 +51,10 @@ impl Connection {
         let backend = leg.backend().await;
         let on_pick = |endpoint: &crate::balance::Endpoint| {
             measured.get_or_insert_with(|| leg.http(endpoint.tls()).request(started));
+            place.served = Some(endpoint.model.addr);
         };
-        backend.send(request, caller, on_pick).await
+        let wish = Wish { stick_to: place.stick_to, ..Wish::default() };
+        backend.send(request, caller, &wish, on_pick).await
     }
 
     /// By the rule that the request takes.
@@ -53,10 +65,17 @@ impl Connection {
         caller: &Caller,
         measured: &mut Option<metrics::Request>,
     ) -> Result<Response<Body>, Failed> {
-        match routed.take(&mut request) {
-            Way::Onward(leg, answered) => {
-                let mut response = self.send(request, &leg, caller, measured).await?;
-                answered.apply(response.headers_mut());
+        match routed.take(&mut request, &self.outbound) {
+            Way::Onward(Onward { leg, copies, stick_to, answered }) => {
+                let mut place = Place { stick_to, served: None };
+                let mut response = match self.injected(answered.policy(), request.headers()).await {
+                    Some(response) => response,
+                    None => {
+                        self.outbound.mirrors.send(copies, &mut request);
+                        self.send(request, &leg, &mut place, caller, measured).await?
+                    }
+                };
+                answered.apply(response.headers_mut(), place.served, &self.outbound);
                 Ok(response)
             }
             Way::Answer(response) => Ok(response),
@@ -64,10 +83,31 @@ impl Connection {
         }
     }
 
+    /// To a destination without routes whose policy injects faults.
+    async fn under_faults(
+        &self,
+        request: BoxedRequest,
+        route: &Route,
+        caller: &Caller,
+        measured: &mut Option<metrics::Request>,
+    ) -> Result<Response<Body>, Failed> {
+        match self.injected(route.policy(), request.headers()).await {
+            Some(response) => Ok(response),
+            None => self.send(request, route.leg(), &mut Place::default(), caller, measured).await,
+        }
+    }
+
+    /// What a policy has answered in place of a backend.
+    async fn injected(&self, policy: Option<&Arc<RequestPolicy>>, headers: &HeaderMap) -> Option<Response<Body>> {
+        let policy = policy.filter(|policy| !policy.faults.is_empty())?;
+        faults::inject(policy, headers, &self.outbound.metrics).await
+    }
+
     async fn send(
         &self,
         request: BoxedRequest,
         leg: &Arc<Leg>,
+        place: &mut Place,
         caller: &Caller,
         measured: &mut Option<metrics::Request>,
     ) -> Result<Response<Body>, Failed> {
@@ -75,7 +115,7 @@ impl Connection {
             // Boxed: it is rare, and larger than what other requests need.
             return Box::pin(self.leave_http(request, leg, caller, measured)).await;
         }
-        self.forward(request, leg, caller, measured).await
+        self.forward(request, leg, place, caller, measured).await
     }
 
     /// An upgrade or CONNECT: a connection of its own to one endpoint, then bytes.
@@ -126,7 +166,11 @@ impl Handler for Connection {
         let result = match (headers::settle_authority(&mut request), route.routed()) {
             (Err(bad), _) => Ok(self.refuse(Reason::BadRequest, request.headers(), &bad.to_string())),
             (Ok(()), _) if caller.asks_too_much() => Ok(self.refuse(Reason::Overload, request.headers(), MEMORY)),
-            (Ok(()), None) => self.send(request, route.leg(), &caller, &mut measured).await,
+            // Boxed, as few policies have faults.
+            (Ok(()), None) if route.policy().is_some_and(|policy| !policy.faults.is_empty()) => {
+                Box::pin(self.under_faults(request, &route, &caller, &mut measured)).await
+            }
+            (Ok(()), None) => self.send(request, route.leg(), &mut Place::default(), &caller, &mut measured).await,
             // Boxed, as few destinations have routes.
             (Ok(()), Some(routed)) => Box::pin(self.by_route(request, routed, &caller, &mut measured)).await,
         };

@@ -4,9 +4,13 @@
 //! Read `Outbound::serve` top to bottom. Invariant: nothing is sent to an endpoint that discovery calls meshed other than
 //! through mutual TLS; what discovery does not know is passed through as it is.
 
+mod cors;
+mod faults;
 mod http;
 mod leg;
+mod mirror;
 mod routed;
+mod session;
 mod target;
 
 use std::net::SocketAddr;
@@ -16,6 +20,8 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 use tokio::net::TcpStream;
 
+use mirror::Mirrors;
+use session::Sealer;
 pub use target::{Route, Target, TargetState};
 
 use crate::balance::{Load, Reach};
@@ -54,6 +60,8 @@ pub struct Outbound {
     reach: Arc<Reach>,
     metrics: Metrics,
     targets: Mutex<IdleCache<SocketAddr, Target>>,
+    mirrors: Mirrors,
+    sessions: Sealer,
 }
 
 /// What `/state` shows of one worker's outbound side.
@@ -62,6 +70,8 @@ pub struct State {
     targets: Vec<TargetState>,
 }
 
+/// Most copies of requests that one worker has on their way to mirrors.
+const MOST_COPIES: usize = 128;
 const DIRECTION: Direction = Direction::Outbound;
 
 impl Outbound {
@@ -75,7 +85,8 @@ impl Outbound {
         metrics: Metrics,
     ) -> Arc<Self> {
         let targets = Mutex::new(IdleCache::new(settings.targets));
-        Arc::new(Self { settings, http, discovery, local, reach, metrics, targets })
+        let (mirrors, sessions) = (Mirrors::new(MOST_COPIES, &metrics), Sealer::default());
+        Arc::new(Self { settings, http, discovery, local, reach, metrics, targets, mirrors, sessions })
     }
 
     /// Serves one accepted connection to its end.
@@ -263,6 +274,7 @@ fn reason_of(failed: &crate::balance::Failed) -> Reason {
         Some(Failure::Peer(_)) => Reason::PeerIdentity,
         Some(Failure::Silent(_)) => Reason::ResponseTimeout,
         Some(Failure::Busy(_)) => Reason::Overload,
+        Some(Failure::Ejected) => Reason::AllEjected,
         Some(Failure::Unprocessed | Failure::Closed(_) | Failure::Lost(_)) => Reason::UpstreamReset,
         Some(Failure::Reset(_) | Failure::Protocol(_)) => Reason::UpstreamReset,
     }

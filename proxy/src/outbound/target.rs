@@ -9,9 +9,10 @@ use serde::Serialize;
 
 use super::leg::Leg;
 use super::routed::Routed;
-use crate::balance::{EndpointState, Reach};
+use crate::balance::{self, Reach};
 use crate::control::{Discovery, Subscription};
 use crate::metrics::Metrics;
+use crate::model::policy::RequestPolicy;
 use crate::model::{self, BackendId, Protocol};
 use crate::sniff::Seen;
 
@@ -30,6 +31,8 @@ pub struct Route {
     pub(super) protocol: Protocol,
     /// Opaque connections go here, and requests when no route is attached.
     leg: Arc<Leg>,
+    /// Of requests that take no route, and of connections.
+    policy: Option<Arc<RequestPolicy>>,
     /// Boxed, since few destinations have routes.
     routed: Option<Box<Routed>>,
 }
@@ -41,7 +44,8 @@ pub struct TargetState {
     name: Option<Arc<str>>,
     protocol: Option<Protocol>,
     server_first: bool,
-    endpoints: Vec<EndpointState>,
+    #[serde(flatten)]
+    backend: Option<balance::State>,
 }
 
 impl TargetState {
@@ -107,7 +111,7 @@ impl Target {
             name: route.as_ref().map(|route| Arc::clone(route.leg.now().name())),
             protocol: route.as_ref().map(|route| route.protocol),
             server_first: self.is_server_first(),
-            endpoints: route.map(|route| route.leg.now().state(now)).unwrap_or_default(),
+            backend: route.map(|route| route.leg.now().state(now)),
         }
     }
 }
@@ -137,19 +141,25 @@ impl Route {
             let known = before.and_then(|before| before.leg_of(id)).cloned();
             known.unwrap_or_else(|| Leg::of_service(id, dialed.is_ipv4(), discovery, reach, metrics))
         };
-        let (leg, routed) = match target {
-            model::Target::Unknown => (to(as_it_is(dialed)), None),
-            model::Target::Workload { endpoint, .. } => (to(endpoint.clone()), None),
-            model::Target::Service { backend, routes, .. } => {
-                (service(backend), routes.as_ref().map(|routes| Box::new(Routed::new(routes, service))))
+        let (leg, routed, policy) = match target {
+            model::Target::Unknown => (to(as_it_is(dialed)), None, None),
+            model::Target::Workload { endpoint, .. } => (to(endpoint.clone()), None, None),
+            model::Target::Service { backend, routes, policy, .. } => {
+                let routed = routes.as_ref().map(|routes| Box::new(Routed::new(routes, service)));
+                (service(backend), routed, policy.clone())
             }
         };
-        Arc::new(Self { protocol: target.protocol(), of: says, leg, routed })
+        Arc::new(Self { protocol: target.protocol(), of: says, leg, policy, routed })
     }
 
     /// Where opaque connections go, and requests when no route is attached.
     pub(super) fn leg(&self) -> &Arc<Leg> {
         &self.leg
+    }
+
+    /// Of requests that take no route, and of connections; `None`: the proxy's defaults.
+    pub(super) fn policy(&self) -> Option<&Arc<RequestPolicy>> {
+        self.policy.as_ref()
     }
 
     /// The routes, if any are attached.
