@@ -107,7 +107,7 @@ fn what_is_rejected_is_rejected_alone_and_says_so() {
     it.until_shown(&[
         "HTTPRoute/r true UnsupportedValue",
         "TrafficPolicy/p true Invalid",
-        "TrafficPolicy/twin true Conflicted",
+        "TrafficPolicy/twin false Conflicted",
         "HTTPRoute/other true ",
     ]);
     until(SOON, || it.status("/other") == 301);
