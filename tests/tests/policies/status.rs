@@ -22,6 +22,8 @@ struct Rejections {
 impl Rejections {
     fn start() -> Self {
         let mut mesh = Mesh::new();
+        // `/state` is for the same host alone.
+        mesh.control_mut().destination_args(&["--admin=127.0.0.1:9996"]);
         mesh.workload("client").service_account("client").add();
         mesh.workload("web").of("web").app(App::demo("demo-http", HTTP, &[])).add();
         let service = mesh.service("web", 80, HTTP).add().v4;
