@@ -132,7 +132,7 @@ pub enum Object {
     /// Where gRPC calls to a Service go.
     GrpcRoute(Route),
     /// How requests to a Service are steered and protected.
-    TrafficPolicy(TrafficPolicy),
+    TrafficPolicy(Box<TrafficPolicy>),
 }
 
 impl Object {
