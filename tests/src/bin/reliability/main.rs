@@ -1,7 +1,8 @@
 //! `reliability`: runs the attacks that are functions of a front against Envoy and HAProxy, and writes `tests/RELIABILITY.md`
 //! from their figures and from those that our own tests have recorded.
 //!
-//! Usage: `reliability RECORDS OUTPUT`; RECORDS is the file that `YARDSTICK` named while the tests ran, and is added to.
+//! Usage: `reliability RECORDS FULL OUTPUT`; RECORDS is the file that `YARDSTICK` named while the tests ran, and is added to;
+//! FULL is the one that `make torture` and `make soak` write.
 //! Invariant: every row of the yardstick has a line, also where nothing was recorded.
 
 #![forbid(unsafe_code)]
@@ -21,6 +22,8 @@ use clap::Parser;
 struct Options {
     /// Lines of JSON that tests have recorded; made if it is not there
     records: PathBuf,
+    /// The same of the tests at their full counts; need not be there
+    full: PathBuf,
     /// Where the table goes
     output: PathBuf,
     /// Run nothing: the file has their figures, or they stay empty
@@ -38,6 +41,7 @@ fn main() -> anyhow::Result<()> {
         fs::write(&options.records, ours + &lines).with_context(|| options.records.display().to_string())?;
         records.extend(theirs);
     }
-    let text = table::render(&records);
+    let full = table::parse(&fs::read_to_string(&options.full).unwrap_or_default())?;
+    let text = table::render(&records, &full);
     fs::write(&options.output, text).with_context(|| options.output.display().to_string())
 }

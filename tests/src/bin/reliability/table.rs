@@ -46,21 +46,18 @@ const HEAD: &str = "\
 # Reliability
 
 What each row of the yardstick saw, and what two other proxies do under the same attack. Written by `make reliability`; do not
-edit. The figures are those of `make test`, whose counts are small; `make torture` runs the full ones. Envoy and HAProxy are
-plain reverse proxies here, with their makers' default limits; both can be set up more strictly. `n of m` counts the cases that
-went as the standards want; rows that another proxy has no part in, or whose attack is not aimed at it, are empty.
+edit. *Ours* is from `make test`, whose counts are small and whose programs are debug builds; *full counts* is from the last
+`make torture` and `make soak` (`tests/torture.jsonl`), for the cases that have a figure. Envoy and HAProxy are plain reverse
+proxies here, with their makers' default limits; both can be set up more strictly. `n of m` counts the cases that went as the
+standards want; rows that another proxy has no part in, or whose attack is not aimed at it, are empty.
 
-| row | what | ours | Envoy | HAProxy | command |
-|---|---|---|---|---|---|
+| row | what | ours | ours, full counts | Envoy | HAProxy | command |
+|---|---|---|---|---|---|---|
 ";
 
-/// The whole document.
-pub(crate) fn render(records: &[Record]) -> String {
-    let mut last: BTreeMap<(u8, &str, &str), &Record> = BTreeMap::new();
-    for record in records {
-        last.insert((record.row, &record.who, &record.case), record);
-    }
-    let records: Vec<&Record> = last.into_values().collect();
+/// The whole document, of figures at small counts and at full ones.
+pub(crate) fn render(records: &[Record], full: &[Record]) -> String {
+    let (records, full) = (last(records), last(full));
     let mut text = HEAD.to_owned();
     for row in &ROWS {
         let cell = |who| cell(&records, row.number, who);
@@ -70,10 +67,26 @@ pub(crate) fn render(records: &[Record]) -> String {
             _ => "not recorded".to_owned(),
         };
         let (envoy, haproxy) = (cell("envoy"), cell("haproxy"));
+        let full = self::cell(&full, row.number, "mesh");
         // Writing to a String cannot fail.
-        let _ = writeln!(text, "| {} | {} | {ours} | {envoy} | {haproxy} | {} |", row.name(), row.what, row.command());
+        let _ = writeln!(
+            text,
+            "| {} | {} | {ours} | {full} | {envoy} | {haproxy} | {} |",
+            row.name(),
+            row.what,
+            row.command()
+        );
     }
     text
+}
+
+/// The last figure of each case.
+fn last(records: &[Record]) -> Vec<&Record> {
+    let mut last: BTreeMap<(u8, &str, &str), &Record> = BTreeMap::new();
+    for record in records {
+        last.insert((record.row, &record.who, &record.case), record);
+    }
+    last.into_values().collect()
 }
 
 fn cell(records: &[&Record], row: u8, who: &str) -> String {
@@ -105,10 +118,14 @@ mod tests {
             seen(10, "mesh", "inbound", true, "2 of 2"),
             seen(10, "envoy", "two readings", false, "1 of 2 | more"),
         ];
-        let text = render(&records);
+        let full = [seen(10, "mesh", "inbound", true, "20 of 20")];
+        let text = render(&records, &full);
         assert_eq!(text.lines().filter(|line| line.starts_with("| R")).count(), 66, "{text}");
         let row = text.lines().find(|line| line.starts_with("| R10 |")).expect("a line");
-        assert!(row.contains("| inbound: 2 of 2 | **not held**: two readings: 1 of 2 / more |"), "{row}");
+        assert!(
+            row.contains("| inbound: 2 of 2 | inbound: 20 of 20 | **not held**: two readings: 1 of 2 / more |"),
+            "{row}"
+        );
         assert!(text.contains("| R63 | ") && text.contains("waits for"), "{text}");
     }
 
