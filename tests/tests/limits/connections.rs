@@ -9,7 +9,7 @@ use mesh_tests::mesh::{ADMIN_PORT, INBOUND_PORT};
 use mesh_tests::netns::until;
 use mesh_tests::yardstick::{Bystander, Front, Mesh, Process, count, record};
 
-use crate::{LATE, demo, recovery, refused, soon};
+use crate::{LATE, alone, demo, recovery, refused, soon};
 
 /// The cap: a connection whose client is silent has one to the app as well.
 fn cap() -> usize {
@@ -86,6 +86,7 @@ fn flooded(mesh: &Mesh, front: &Front, case: &str, addr: SocketAddr) {
 
 #[test]
 fn r21_connections_beyond_the_cap_are_refused_and_counted() {
+    let _alone = alone();
     let mesh = mesh();
     let [inbound, outbound] = &mesh.fronts;
     flooded(&mesh, inbound, "inbound", inbound.addr);

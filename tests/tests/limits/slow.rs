@@ -8,7 +8,7 @@ use mesh_tests::mesh::{ADMIN_PORT, INBOUND_PORT};
 use mesh_tests::netns::until;
 use mesh_tests::yardstick::{Bystander, Front, Mesh, Process, Source, count, record};
 
-use crate::{APP, LATE};
+use crate::{APP, LATE, alone};
 
 /// A port of the app that is declared to speak HTTP/2.
 const DECLARED: u16 = 8001;
@@ -98,6 +98,7 @@ const TOO_SLOW: (&str, &[(&str, &str)]) = ("mesh_errors_total", &[("reason", "to
 
 #[test]
 fn r20_slow_clients_are_ended_in_each_phase_and_counted() {
+    let _alone = alone();
     let mesh = mesh();
     let _app = Source::start(&mesh.mesh.get("web").host, APP);
     for front in &mesh.fronts {
@@ -121,6 +122,7 @@ fn r20_slow_clients_are_ended_in_each_phase_and_counted() {
 /// The programs of the control plane, and admin ports: slow clients go, and do not keep others out.
 #[test]
 fn r20_slow_clients_keep_nobody_from_the_control_plane_and_from_admin_ports() {
+    let _alone = alone();
     let mut mesh = mesh();
     let [front, _] = mesh.fronts.clone();
     let control = mesh.mesh.control();

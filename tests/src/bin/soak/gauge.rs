@@ -83,7 +83,16 @@ impl Gauges {
 }
 
 impl Gauge {
+    /// Whether the process runs; one that has died has no memory.
+    fn lives(&self) -> bool {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.0));
+        status.is_ok_and(|status| status.contains("\nRssAnon:"))
+    }
+
     fn sample(&mut self, mesh: &Mesh) {
+        if !self.lives() {
+            return;
+        }
         let page = mesh.get(&self.name).admin("GET", "/metrics").map(|(_, page)| page).unwrap_or_default();
         let series = page.lines().filter(|line| !line.starts_with('#')).count();
         let process = self.process;
