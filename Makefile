@@ -122,7 +122,7 @@ reliability: root ## tests/RELIABILITY.md anew: all rows, and the same attacks o
 	cargo build --workspace --bins --locked
 	@rm -f target/reliability.jsonl
 	YARDSTICK=$(CURDIR)/target/reliability.jsonl cargo test --workspace --locked --no-fail-fast
-	@target/debug/reliability target/reliability.jsonl $(FULL) tests/RELIABILITY.md
+	@target/debug/reliability --full $(FULL) target/reliability.jsonl tests/RELIABILITY.md
 
 .PHONY: bench
 bench: bench-built ## the mesh beside Envoy and HAProxy: all scenarios, 3 rounds (the better part of an hour)

@@ -10,6 +10,13 @@ use std::time::Duration;
 pub struct Process(pub u32);
 
 impl Process {
+    /// Whether it runs; one that has ended and was not waited for does not.
+    #[must_use]
+    pub fn lives(self) -> bool {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.0)).unwrap_or_default();
+        status.contains("\nVmRSS:")
+    }
+
     /// RssAnon in KiB.
     ///
     /// # Panics
