@@ -26,6 +26,7 @@ use crate::control::{Discovery, Hello};
 use crate::health;
 use crate::inbound::{self, Inbound, Rules};
 use crate::metrics::{Direction, Metrics};
+use crate::model::InboundPolicy;
 use crate::net::admission::{Admission, Refused};
 use crate::net::drain::{self, Drain, Draining};
 use crate::net::local::LocalAddresses;
@@ -231,6 +232,8 @@ impl Worker {
             Arc::new(config.balance.clone()),
             metrics.clone(),
         );
+        // `rules` keeps the subscription alive.
+        discovery.inbound().follow(&reach, |reach: &Reach, policy: &InboundPolicy| reach.be_in(&policy.zone));
         let inbound = Inbound::new(
             config.inbound.clone(),
             Arc::clone(&http),

@@ -6,6 +6,8 @@
 //! asked what it knows, knows no weights, and ignores updates while idle (ARCHITECTURE.md).
 
 mod backend;
+mod bulkhead;
+mod choice;
 mod endpoint;
 mod ewma;
 mod list;
@@ -14,14 +16,20 @@ mod models;
 mod pick;
 mod reach;
 mod request;
+mod state;
+mod verdict;
+mod vitals;
+mod zones;
 
 // By this name, so that models can put their own in its place.
 use std::sync::{self, Arc};
 use std::time::Duration;
 
-pub use backend::{Backend, EndpointState, Failed, Tried, Wish};
+pub use backend::{Backend, Failed, Tried};
+pub use choice::Wish;
 pub use endpoint::{Endpoint, Load};
 pub use reach::Reach;
+pub use state::State;
 
 use crate::resilience::backoff;
 

@@ -88,6 +88,7 @@ families! {
     ACCEPT_ERRORS: Counter "mesh_accept_errors_total" "Failures to accept a connection.";
 
     BALANCER_ENDPOINTS: Gauge "mesh_balancer_endpoints" "Endpoints of a target, by state.";
+    EJECTIONS: Counter "mesh_balancer_ejections_total" "How often a circuit breaker has put an endpoint out.";
     RETRIES: Counter "mesh_retries_total" "Requests sent once more to another endpoint, by reason.";
     TUNNEL_CONNECTIONS: Gauge "mesh_tunnel_connections" "Open connections between sidecars.";
     TUNNEL_STREAMS: Gauge "mesh_tunnel_streams" "Open streams on connections between sidecars.";

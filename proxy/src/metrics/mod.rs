@@ -122,6 +122,7 @@ struct Shared {
     faults: Reasons<4>,
     mirrored: Reasons<8>,
     tunnels: Tunnels,
+    ejections: Counter,
     identity: Identity,
     discovery: Discovery,
 }
@@ -169,6 +170,7 @@ impl Metrics {
             faults: Reasons::new(&family::FAULTS, Vec::new(), "kind"),
             mirrored: Reasons::new(&family::MIRRORED, Vec::new(), "result"),
             tunnels: Tunnels::new(&registry),
+            ejections: registry.counter(&family::EJECTIONS, &[]),
             identity: Identity::new(Arc::clone(&registry)),
             discovery: Discovery::new(Arc::clone(&registry)),
             idle: settings.idle,
@@ -278,6 +280,11 @@ impl Metrics {
     /// The gauges of connections between sidecars.
     pub fn tunnels(&self) -> Tunnels {
         self.0.tunnels.clone()
+    }
+
+    /// A circuit breaker has put an endpoint out.
+    pub fn ejection(&self) {
+        self.0.ejections.increment(1);
     }
 
     /// The handles of the identity client.

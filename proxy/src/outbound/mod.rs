@@ -274,6 +274,7 @@ fn reason_of(failed: &crate::balance::Failed) -> Reason {
         Some(Failure::Peer(_)) => Reason::PeerIdentity,
         Some(Failure::Silent(_)) => Reason::ResponseTimeout,
         Some(Failure::Busy(_)) => Reason::Overload,
+        Some(Failure::Ejected) => Reason::AllEjected,
         Some(Failure::Unprocessed | Failure::Closed(_) | Failure::Lost(_)) => Reason::UpstreamReset,
         Some(Failure::Reset(_) | Failure::Protocol(_)) => Reason::UpstreamReset,
     }

@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::leg::Leg;
 use super::routed::Routed;
-use crate::balance::{EndpointState, Reach};
+use crate::balance::{self, Reach};
 use crate::control::{Discovery, Subscription};
 use crate::metrics::Metrics;
 use crate::model::policy::RequestPolicy;
@@ -44,7 +44,8 @@ pub struct TargetState {
     name: Option<Arc<str>>,
     protocol: Option<Protocol>,
     server_first: bool,
-    endpoints: Vec<EndpointState>,
+    #[serde(flatten)]
+    backend: Option<balance::State>,
 }
 
 impl TargetState {
@@ -110,7 +111,7 @@ impl Target {
             name: route.as_ref().map(|route| Arc::clone(route.leg.now().name())),
             protocol: route.as_ref().map(|route| route.protocol),
             server_first: self.is_server_first(),
-            endpoints: route.map(|route| route.leg.now().state(now)).unwrap_or_default(),
+            backend: route.map(|route| route.leg.now().state(now)),
         }
     }
 }
