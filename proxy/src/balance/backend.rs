@@ -2,25 +2,28 @@
 //!
 //! Invariant: a request is sent elsewhere only when it surely did not reach an application, and its body can be sent again.
 
+use std::net::IpAddr;
 use std::pin::pin;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-use http::{Response, StatusCode};
+use http::{Request, Response, StatusCode};
 
 use super::bulkhead::{Bulkhead, Place};
 use super::choice::{Asked, Choice, Wish, choose};
 use super::endpoint::{Endpoint, Load};
+use super::key::{self, Key};
 use super::list::List;
 use super::reach::Reach;
 use super::request::Repeatable;
 use super::state::State;
+use super::sync::atomic::{AtomicBool, Ordering};
 use super::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::http::answer::Reason;
 use crate::http::headers::ERROR;
 use crate::http::{Body, BoxedRequest, Caller, Failure, patience};
 use crate::metrics;
-use crate::model::policy::BackendPolicy;
+use crate::model::policy::{BackendPolicy, BalancingKind};
 use crate::model::{EndpointSet, Protocol};
 use crate::net::Stream;
 use crate::resilience::breaker::Outcome;
@@ -32,6 +35,10 @@ pub struct Backend {
     endpoints: Mutex<List>,
     /// Once a policy has limits.
     bulkhead: OnceLock<std::sync::Arc<Bulkhead>>,
+    /// Requests have keys.
+    is_keyed: AtomicBool,
+    /// There are other backends for when no endpoint is well.
+    has_failover: AtomicBool,
     metrics: metrics::Balancer,
 }
 
@@ -65,8 +72,9 @@ impl Backend {
     /// A backend without endpoints; `apply` brings them.
     pub fn new(name: &str, reach: &Arc<Reach>) -> Self {
         let metrics = reach.metrics.balancer(name);
-        let bulkhead = OnceLock::new();
-        Self { name: name.into(), reach: Arc::clone(reach), endpoints: Mutex::default(), bulkhead, metrics }
+        let (bulkhead, is_keyed, has_failover) = (OnceLock::new(), AtomicBool::new(false), AtomicBool::new(false));
+        let endpoints = Mutex::default();
+        Self { name: name.into(), reach: Arc::clone(reach), endpoints, bulkhead, is_keyed, has_failover, metrics }
     }
 
     /// Makes `set` the endpoints. Those that stay as they were keep their connections and load; those that go finish what
@@ -77,6 +85,10 @@ impl Backend {
         {
             self.bulkhead.get_or_init(|| self.reach.bulkhead(&self.name)).set(&policy.limits);
         }
+        let says = |of: fn(&BackendPolicy) -> bool| set.policy.as_ref().is_some_and(|policy| of(policy));
+        let is_keyed = says(|policy| matches!(policy.balancing.kind, BalancingKind::ConsistentHash { .. }));
+        self.is_keyed.store(is_keyed, Ordering::Relaxed);
+        self.has_failover.store(says(|policy| !policy.failover.is_empty()), Ordering::Relaxed);
         let (zone, moves) = self.reach.zone();
         let mut endpoints = self.endpoints();
         let next = endpoints.next(set, (&zone, moves), Instant::now());
@@ -100,6 +112,22 @@ impl Backend {
     /// How it is used; `None` is the proxy's defaults.
     pub fn policy(&self) -> Option<std::sync::Arc<BackendPolicy>> {
         self.endpoints().policy().cloned()
+    }
+
+    /// The backends that stand in while it is not well, in turn.
+    pub fn failover(&self) -> Option<std::sync::Arc<BackendPolicy>> {
+        if self.has_failover.load(Ordering::Relaxed) { self.policy() } else { None }
+    }
+
+    /// What a request is known by, where that decides; `source` is the client's address.
+    pub fn key<B>(&self, request: &Request<B>, source: impl FnOnce() -> Option<IpAddr>) -> Option<Key> {
+        if !self.is_keyed.load(Ordering::Relaxed) {
+            return None;
+        }
+        match &self.policy()?.balancing.kind {
+            BalancingKind::ConsistentHash { keys, .. } => key::of(keys, request.headers(), request.uri(), source()),
+            _ => None,
+        }
     }
 
     /// What is known of it and of each endpoint.

@@ -10,6 +10,7 @@ mod bulkhead;
 mod choice;
 mod endpoint;
 mod ewma;
+mod key;
 mod list;
 #[cfg(test)]
 mod models;
@@ -28,6 +29,7 @@ use std::time::Duration;
 pub use backend::{Backend, Failed, Tried};
 pub use choice::Wish;
 pub use endpoint::{Endpoint, Load};
+pub use key::Key;
 pub use reach::Reach;
 pub use state::State;
 

@@ -23,6 +23,8 @@ mod choice;
 mod endpoint;
 #[path = "ewma.rs"]
 mod ewma;
+#[path = "key.rs"]
+mod key;
 #[path = "list.rs"]
 mod list;
 #[path = "pick.rs"]

@@ -4,6 +4,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Instant;
 
+use http::header::SET_COOKIE;
 use http::{HeaderMap, Method, Response, Version};
 
 use super::leg::Leg;
@@ -42,7 +43,13 @@ impl Connection {
         let on_pick = |endpoint: &crate::balance::Endpoint| {
             measured.get_or_insert_with(|| leg.http(endpoint.tls()).request(started));
         };
-        backend.send(request, caller, &Wish::default(), on_pick).await
+        let key = backend.key(&request, || self.outbound.local.all().first().copied());
+        let wish = Wish { hash: key.as_ref().map(|key| key.hash), ..Wish::default() };
+        let mut response = backend.send(request, caller, &wish, on_pick).await?;
+        if let Some(cookie) = key.and_then(|key| key.set_cookie) {
+            response.headers_mut().append(SET_COOKIE, cookie);
+        }
+        Ok(response)
     }
 
     /// By the rule that the request takes.
@@ -71,6 +78,8 @@ impl Connection {
         caller: &Caller,
         measured: &mut Option<metrics::Request>,
     ) -> Result<Response<Body>, Failed> {
+        let stand_in = self.outbound.stand_in(leg).await;
+        let leg = stand_in.as_ref().unwrap_or(leg);
         if headers::leaves_http(&request) {
             // Boxed: it is rare, and larger than what other requests need.
             return Box::pin(self.leave_http(request, leg, caller, measured)).await;

@@ -18,6 +18,8 @@ use tokio::net::TcpStream;
 
 pub use target::{Route, Target, TargetState};
 
+use leg::Leg;
+
 use crate::balance::{Load, Reach};
 use crate::control::Discovery;
 use crate::http::answer::Reason;
@@ -153,22 +155,37 @@ impl Outbound {
         route: Arc<Route>,
         drain: Drain,
     ) {
-        let opened = match Box::pin(route.leg().open(None)).await {
+        let (mut upstream, load, leg) = match Box::pin(self.open(route.leg(), None)).await {
             Ok(opened) => opened,
             Err(failed) => return self.reset(stream, &failed),
         };
-        let (mut upstream, load) = opened;
         let seen = sniff::either(&mut stream, &mut upstream, &self.settings.sniff).await;
         let Ok(seen) = seen else { return stream.abort() };
         self.metrics.detected(DIRECTION, seen.word());
         target.remember(&seen);
         match seen {
             Seen::Http1 | Seen::Http2 => {
-                drop((upstream, load));
+                drop((upstream, load, leg));
                 Box::pin(self.serve_http(stream, &seen, target, drain)).await;
             }
-            _ => self.copy(stream, upstream, load, &seen, (target, route), drain),
+            _ => self.copy(stream, (upstream, load, leg), &seen, (target, route), drain),
         }
+    }
+
+    /// See [`Leg::stand_in`].
+    async fn stand_in(&self, leg: &Leg) -> Option<Arc<Leg>> {
+        leg.stand_in(&self.discovery, &self.reach, &self.metrics).await
+    }
+
+    /// A byte stream to an endpoint of `leg`, or of the one that stands in for it, which counts it.
+    async fn open(
+        &self,
+        leg: &Arc<Leg>,
+        protocol: Option<Protocol>,
+    ) -> Result<(Stream, Load, Arc<Leg>), crate::balance::Failed> {
+        let leg = self.stand_in(leg).await.unwrap_or_else(|| Arc::clone(leg));
+        let (stream, load) = leg.open(protocol).await?;
+        Ok((stream, load, leg))
     }
 
     /// Who answers the requests of a connection to `target`.
@@ -201,8 +218,8 @@ impl Outbound {
 
     /// Opaque bytes: one endpoint for the whole connection.
     async fn forward(&self, stream: Stream, seen: &Seen, way: (Arc<Target>, Arc<Route>), drain: Drain) {
-        match way.1.leg().open(Some(Protocol::Opaque)).await {
-            Ok((upstream, load)) => self.copy(stream, upstream, load, seen, way, drain),
+        match self.open(way.1.leg(), Some(Protocol::Opaque)).await {
+            Ok(opened) => self.copy(stream, opened, seen, way, drain),
             Err(failed) => self.reset(stream, &failed),
         }
     }
@@ -211,8 +228,7 @@ impl Outbound {
     fn copy(
         &self,
         stream: Stream,
-        upstream: Stream,
-        load: Load,
+        (upstream, load, leg): (Stream, Load, Arc<Leg>),
         seen: &Seen,
         (target, route): (Arc<Target>, Arc<Route>),
         drain: Drain,
@@ -220,8 +236,8 @@ impl Outbound {
         if let Seen::Tls(sni) = seen {
             self.metrics.foreign_sni(DIRECTION, sni.as_deref());
         }
-        let connection = route.leg().tcp(load.endpoint().tls(), seen).open();
-        web::bytes::spawn_copy(stream, upstream, &self.settings.copy, connection, (load, target, route, drain));
+        let connection = leg.tcp(load.endpoint().tls(), seen).open();
+        web::bytes::spawn_copy(stream, upstream, &self.settings.copy, connection, (load, leg, target, route, drain));
     }
 
     /// No endpoint for opaque bytes: the application sees a connection that breaks, as without a mesh.
