@@ -1,6 +1,9 @@
 //! A backend: its endpoints as discovery lists them, and the loop that gets a request to one of them.
 //!
-//! Invariant: a request is sent elsewhere only when it surely did not reach an application, and its body can be sent again.
+//! Invariant: without a policy (`steered`) a request is sent elsewhere only when it surely did not reach an application, and
+//! its body can be sent again; and as often as the budget allows. Only going on from an endpoint that could not be connected
+//! to one that is well is free: nobody saw the request, and the endpoint is passed by from then on, so that it ends by itself.
+//! When all are failing, it draws from the budget too: an outage does not multiply attempts.
 
 use std::net::SocketAddr;
 use std::pin::pin;
@@ -19,14 +22,16 @@ use crate::http::answer::Reason;
 use crate::http::headers::ERROR;
 use crate::http::{Body, BoxedRequest, Caller, Failure, patience};
 use crate::metrics;
-use crate::model::{EndpointSet, Protocol};
+use crate::model::{EndpointSet, Protocol, policy};
 use crate::net::Stream;
+use crate::resilience::budget::{self, Budget};
 
 /// The endpoints behind a target.
 pub struct Backend {
     name: Arc<str>,
     reach: Arc<Reach>,
     endpoints: Mutex<List>,
+    budget: Mutex<Budget>,
     metrics: metrics::Balancer,
 }
 
@@ -58,6 +63,8 @@ pub struct Tried {
     since: Instant,
     endpoints: Vec<Arc<Endpoint>>,
     last: Option<Failure>,
+    /// How many there may be; `None`: as the settings say.
+    most: Option<usize>,
 }
 
 /// Endpoints that are known to fail are tried for so long, then the caller learns of it.
@@ -66,7 +73,19 @@ const FAIL_FAST: Duration = Duration::from_secs(2);
 impl Default for Tried {
     /// Nowhere yet; the time runs from now on.
     fn default() -> Self {
-        Self { since: Instant::now(), endpoints: Vec::new(), last: None }
+        Self { since: Instant::now(), endpoints: Vec::new(), last: None, most: None }
+    }
+}
+
+impl Tried {
+    /// Nowhere yet, and as often as its owner likes.
+    pub(super) fn without_end() -> Self {
+        Self { most: Some(usize::MAX), ..Self::default() }
+    }
+
+    /// Whether it was tried anywhere.
+    pub(super) fn is_empty(&self) -> bool {
+        self.endpoints.is_empty()
     }
 }
 
@@ -74,7 +93,8 @@ impl Backend {
     /// A backend without endpoints; `apply` brings them.
     pub fn new(name: &str, reach: &Arc<Reach>) -> Self {
         let metrics = reach.metrics.balancer(name);
-        Self { name: name.into(), reach: Arc::clone(reach), endpoints: Mutex::default(), metrics }
+        let budget = Mutex::new(Budget::new(Instant::now()));
+        Self { name: name.into(), reach: Arc::clone(reach), endpoints: Mutex::default(), budget, metrics }
     }
 
     /// Makes `set` the endpoints. Those that stay as they were keep their connections and load; those that go finish what
@@ -108,11 +128,12 @@ impl Backend {
         mut on_pick: impl FnMut(&Endpoint) + Send,
     ) -> Result<Response<Body>, Failed> {
         let mut request = Repeatable::new(request);
-        let mut tried = Tried::default();
+        let mut tried = self.begin();
         loop {
-            let mut load = self.pick(&tried)?;
+            let mut load = self.pick_next(&tried)?;
             on_pick(load.endpoint());
-            let failure = match once(load.endpoint(), &mut request, caller).await {
+            let limit = request.patience(load.endpoint().http());
+            let failure = match once(load.endpoint(), &mut request, caller, limit).await {
                 Ok(response) => {
                     load.answered(Instant::now());
                     return Ok(response.map(|body| body.holding(load)));
@@ -120,8 +141,10 @@ impl Backend {
                 Err(failure) => failure,
             };
             self.judge(&mut load, &failure);
-            let safe = failure.is_unprocessed() || (failure.is_lost() && request.is_harmless());
-            if !safe || !request.restore() {
+            if matches!(failure, Failure::Silent(_)) {
+                self.metrics.timeouts().count("response_headers");
+            }
+            if !request.is_safe_after(&failure) || !request.restore() {
                 return Err(self.failed(Some(failure)));
             }
             self.pass_by(&load, failure, &mut tried);
@@ -130,9 +153,9 @@ impl Backend {
 
     /// Opens a byte stream to an endpoint, for the connection that `Load` then counts.
     pub async fn open(&self, protocol: Option<Protocol>) -> Result<(Stream, Load), Failed> {
-        let mut tried = Tried::default();
+        let mut tried = self.begin();
         loop {
-            let mut load = self.pick(&tried)?;
+            let mut load = self.pick_next(&tried)?;
             match load.endpoint().open(protocol).await {
                 Ok(stream) => {
                     load.answered(Instant::now());
@@ -146,9 +169,63 @@ impl Backend {
         }
     }
 
+    /// Counts a request, or a connection.
+    fn begin(&self) -> Tried {
+        let tried = Tried::default();
+        self.budget().request(budget::DEFAULT, tried.since);
+        tried
+    }
+
+    fn pick_next(&self, tried: &Tried) -> Result<Load, Failed> {
+        let load = self.pick(tried)?;
+        if let Some(last) = &tried.last
+            && !self.may_go_on(last, &load, budget::DEFAULT)
+        {
+            return Err(self.failed(Some(last.clone())));
+        }
+        Ok(load)
+    }
+
+    /// Whether a request that failed as `last` says may go on to the endpoint of `load`. See the module.
+    pub(super) fn may_go_on(&self, last: &Failure, load: &Load, of: policy::Budget) -> bool {
+        if last.is_connect() && !load.endpoint().is_failing() {
+            return true;
+        }
+        let may = self.budget().retry(of, Instant::now());
+        if !may {
+            self.metrics.retry_result("budget_exceeded");
+        }
+        may
+    }
+
+    /// Of its retries.
+    pub(super) fn budget(&self) -> MutexGuard<'_, Budget> {
+        self.budget.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Most tries of one request that nobody has said anything of.
+    pub(super) fn tries(&self) -> usize {
+        self.reach.settings.tries
+    }
+
+    /// What counts it.
+    pub(super) fn metrics(&self) -> &metrics::Balancer {
+        &self.metrics
+    }
+
+    /// A connection to it was silent for too long.
+    pub fn timed_out(&self, kind: &'static str) {
+        self.metrics.timeouts().count(kind);
+    }
+
+    /// Its retries of the last while, and how many there may have been.
+    pub fn budget_state(&self, now: Instant) -> budget::State {
+        self.budget().state(now)
+    }
+
     /// The endpoint to try next, counted as its load.
     pub fn pick(&self, tried: &Tried) -> Result<Load, Failed> {
-        if tried.endpoints.len() >= self.reach.settings.tries {
+        if tried.endpoints.len() >= tried.most.unwrap_or(self.reach.settings.tries) {
             return Err(self.failed(tried.last.clone()));
         }
         let mut endpoints = self.endpoints();
@@ -172,7 +249,7 @@ impl Backend {
     }
 
     /// What a failure says of the endpoint.
-    fn judge(&self, load: &mut Load, failure: &Failure) {
+    pub(super) fn judge(&self, load: &mut Load, failure: &Failure) {
         if !matches!(failure, Failure::Silent(_)) {
             load.settled(Instant::now());
         }
@@ -182,14 +259,20 @@ impl Backend {
         }
     }
 
-    fn pass_by(&self, load: &Load, failure: Failure, tried: &mut Tried) {
+    pub(super) fn pass_by(&self, load: &Load, failure: Failure, tried: &mut Tried) {
         tracing::debug!(endpoint = %load.endpoint().model.addr, %failure, "passed by");
-        self.metrics.retry(failure.word());
-        tried.endpoints.push(Arc::clone(load.endpoint()));
+        self.leave(load, failure.word(), tried);
         tried.last = Some(failure);
     }
 
-    fn failed(&self, failure: Option<Failure>) -> Failed {
+    /// The next try goes elsewhere, if there is another place.
+    pub(super) fn leave(&self, load: &Load, reason: &'static str, tried: &mut Tried) {
+        self.metrics.retry(reason);
+        tried.endpoints.push(Arc::clone(load.endpoint()));
+        tried.last = None;
+    }
+
+    pub(super) fn failed(&self, failure: Option<Failure>) -> Failed {
         let (known, failing) = self.known();
         let last = failure.as_ref().map(|failure| format!("; last error: {failure}")).unwrap_or_default();
         Failed { failure, detail: format!("{}: {known} endpoints known, {failing} failing{last}", self.name) }
@@ -228,12 +311,16 @@ impl Backend {
 }
 
 /// One try. A request that was not sent stays in `request`.
-async fn once(endpoint: &Endpoint, request: &mut Repeatable, caller: &Caller) -> Result<Response<Body>, Failure> {
+pub(super) async fn once(
+    endpoint: &Endpoint,
+    request: &mut Repeatable,
+    caller: &Caller,
+    limit: Option<Duration>,
+) -> Result<Response<Body>, Failure> {
     let line = endpoint.line(request.version()).await?;
     let Some(next) = request.take() else { return Err(Failure::Unprocessed) };
-    let limit = patience::limit(endpoint.http(), next.headers());
     let sent = pin!(endpoint.send(line, next, caller));
-    let response = patience::within(limit, || request.is_out(), sent).await?;
+    let response = patience::within(limit, || request.out_for(), sent).await?;
     match undelivered(&response) {
         Some(said) if endpoint.model.is_meshed() => Err(Failure::App(said)),
         _ => Ok(response),

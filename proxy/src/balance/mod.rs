@@ -14,6 +14,8 @@ mod models;
 mod pick;
 mod reach;
 mod request;
+mod steered;
+mod verdict;
 
 // By this name, so that models can put their own in its place.
 use std::sync::{self, Arc};
@@ -22,6 +24,7 @@ use std::time::Duration;
 pub use backend::{Backend, EndpointState, Failed, Tried};
 pub use endpoint::{Endpoint, Load};
 pub use reach::Reach;
+pub use steered::Terms;
 
 use crate::resilience::backoff;
 

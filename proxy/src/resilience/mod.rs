@@ -3,4 +3,5 @@
 //! Invariant: nothing here waits, spawns or asks the clock; callers bring the time and act on the answers.
 
 pub mod backoff;
+pub mod budget;
 pub mod idle_cache;
