@@ -26,8 +26,8 @@ pub use cell::{Marked, Marks, Watch};
 use objects::Objects;
 pub use resolve::{SIDECAR_PORTS, TUNNEL_PORT};
 pub use snapshot::{
-    Backend, BackendPolicy, Dialed, Endpoint, Endpoints, Inbound, InboundPort, Proxy, RankedMatch, Rates, RequestPolicy,
-    Resource, Routed, RoutedMirror, RoutedRule, Routes, Snapshot, State, Target,
+    Backend, BackendPolicy, Dialed, Endpoint, Endpoints, Inbound, InboundPort, Proxy, RankedMatch, Rates,
+    RequestPolicy, Resource, Routed, RoutedMirror, RoutedRule, Routes, Snapshot, State, Target,
 };
 
 use crate::model::{Key, Kind, Name, Object};

@@ -72,14 +72,8 @@ pub enum Kind {
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 6] = [
-        Self::Service,
-        Self::EndpointSlice,
-        Self::Workload,
-        Self::HttpRoute,
-        Self::GrpcRoute,
-        Self::TrafficPolicy,
-    ];
+    pub const ALL: [Self; 6] =
+        [Self::Service, Self::EndpointSlice, Self::Workload, Self::HttpRoute, Self::GrpcRoute, Self::TrafficPolicy];
 
     /// As manifests spell it.
     pub fn as_str(self) -> &'static str {

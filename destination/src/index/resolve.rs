@@ -101,14 +101,9 @@ impl Objects {
     fn endpoint_at(&self, address: SocketAddr, of: &SliceEndpoint) -> Option<Endpoint> {
         let mut endpoint = match self.owner(address.ip()) {
             Some(member) => endpoint_of(member, address)?,
-            None => Endpoint {
-                address,
-                name: "".into(),
-                identity: None,
-                zone: "".into(),
-                weight: 1,
-                hints: Arc::default(),
-            },
+            None => {
+                Endpoint { address, name: "".into(), identity: None, zone: "".into(), weight: 1, hints: Arc::default() }
+            }
         };
         if !of.zone.is_empty() && *endpoint.zone != *of.zone {
             endpoint.zone = of.zone.as_str().into();

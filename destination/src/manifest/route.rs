@@ -14,8 +14,8 @@ use super::fields::{Fields, shortened};
 use super::finding::Severity;
 use super::{meta, times};
 use crate::model::route::{BackendTo, Match, Parent, Route, Rule, Timeouts, WeightedBackend};
-pub(super) use matches::headers;
 use crate::model::{Name, is_label, is_subdomain};
+pub(super) use matches::headers;
 
 const UNKNOWN: Severity = Severity::Error;
 /// As the API has it.
@@ -128,7 +128,9 @@ fn rule(fields: &mut Fields<'_, '_>, kind: Kind, route: &Name, place: usize) -> 
         Kind::Http => (timeouts(fields), fields.within("retry").map(|mut fields| steering::retry(&mut fields))),
         Kind::Grpc => (Timeouts::default(), None),
     };
-    let session = fields.within("sessionPersistence").and_then(|mut fields| steering::session(&mut fields, &format!("{route}/{place}")));
+    let session = fields
+        .within("sessionPersistence")
+        .and_then(|mut fields| steering::session(&mut fields, &format!("{route}/{place}")));
     fields.finish(UNKNOWN);
     Rule { name, matches, filters, backends, timeouts, retry, session }
 }

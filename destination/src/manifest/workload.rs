@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use super::fields::Fields;
 use super::finding::Severity;
-use super::policy::{count_or, positive, statuses};
 use super::meta;
+use super::policy::{count_or, positive, statuses};
 use crate::model::policy::{HealthCheck, Probe};
 use crate::model::{Mesh, Workload, WorkloadPort, is_subdomain};
 

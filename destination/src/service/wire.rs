@@ -129,7 +129,9 @@ fn fitting(endpoints: &[Endpoint]) -> impl Iterator<Item = wire::Endpoint> {
 pub fn encode(snapshot: &Snapshot) -> (Bytes, usize) {
     let message = wire::watch_response::Snapshot::from(&snapshot.state);
     let omitted = match (&snapshot.state, &message) {
-        (State::Endpoints(all), wire::watch_response::Snapshot::Endpoints(kept)) => all.list.len() - kept.endpoints.len(),
+        (State::Endpoints(all), wire::watch_response::Snapshot::Endpoints(kept)) => {
+            all.list.len() - kept.endpoints.len()
+        }
         _ => 0,
     };
     let response = wire::WatchResponse { id: 0, version: snapshot.version, snapshot: Some(message) };

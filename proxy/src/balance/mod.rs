@@ -14,10 +14,12 @@ mod key;
 mod list;
 #[cfg(test)]
 mod models;
+mod outcome;
 mod pick;
 mod reach;
 mod request;
 mod state;
+mod steered;
 mod verdict;
 mod vitals;
 mod zones;
@@ -32,6 +34,7 @@ pub use endpoint::{Endpoint, Load};
 pub use key::Key;
 pub use reach::Reach;
 pub use state::State;
+pub use steered::Terms;
 
 use crate::resilience::backoff;
 

@@ -27,6 +27,8 @@ mod ewma;
 mod key;
 #[path = "list.rs"]
 mod list;
+#[path = "outcome.rs"]
+mod outcome;
 #[path = "pick.rs"]
 mod pick;
 #[path = "reach.rs"]
@@ -35,6 +37,8 @@ mod reach;
 mod request;
 #[path = "state.rs"]
 mod state;
+#[path = "steered.rs"]
+mod steered;
 #[path = "verdict.rs"]
 mod verdict;
 #[path = "vitals.rs"]

@@ -2,7 +2,7 @@
 
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use http::header::SET_COOKIE;
 use http::{HeaderMap, Method, Response, Version};
@@ -10,13 +10,15 @@ use http::{HeaderMap, Method, Response, Version};
 use super::leg::Leg;
 use super::routed::{Routed, Way};
 use super::target::Target;
-use super::{DIRECTION, Outbound, reason_of};
-use crate::balance::{Failed, Wish};
+use super::{DIRECTION, Outbound, copy_under, reason_of, timed_out};
+use crate::balance::{Failed, Terms, Wish};
 use crate::http::answer::{MEMORY, Reason};
+use crate::http::deadline::Deadline;
 use crate::http::h2_server::Tunnel;
-use crate::http::{self as web, Abort, Body, BoxedRequest, Caller, Failure, Handler, headers, upgrade};
+use crate::http::{self as web, Abort, Body, BoxedRequest, Caller, Failure, Handler, Late, headers, upgrade};
 use crate::metrics::{self, Tls};
 use crate::model::Protocol;
+use crate::model::policy::RequestPolicy;
 use crate::net::Drain;
 
 /// Serves the requests of one connection.
@@ -35,6 +37,7 @@ impl Connection {
         &self,
         request: BoxedRequest,
         leg: &Leg,
+        wish: &Wish,
         caller: &Caller,
         measured: &mut Option<metrics::Request>,
     ) -> Result<Response<Body>, Failed> {
@@ -43,9 +46,24 @@ impl Connection {
         let on_pick = |endpoint: &crate::balance::Endpoint| {
             measured.get_or_insert_with(|| leg.http(endpoint.tls()).request(started));
         };
-        let key = backend.key(&request, || self.outbound.local.all().first().copied());
+        backend.send(request, caller, wish, on_pick).await
+    }
+
+    /// By what the request is known, where that decides who gets it.
+    async fn by_key(
+        &self,
+        request: BoxedRequest,
+        leg: &Leg,
+        policy: Option<&Arc<RequestPolicy>>,
+        caller: &Caller,
+        measured: &mut Option<metrics::Request>,
+    ) -> Result<Response<Body>, Failed> {
+        let key = leg.now().key(&request, || self.outbound.local.all().first().copied());
         let wish = Wish { hash: key.as_ref().map(|key| key.hash), ..Wish::default() };
-        let mut response = backend.send(request, caller, &wish, on_pick).await?;
+        let mut response = match self.terms(policy, request.headers()) {
+            Some(terms) => self.steer(request, leg, &wish, terms, caller, measured).await,
+            None => self.forward(request, leg, &wish, caller, measured).await,
+        }?;
         if let Some(cookie) = key.and_then(|key| key.set_cookie) {
             response.headers_mut().append(SET_COOKIE, cookie);
         }
@@ -62,7 +80,7 @@ impl Connection {
     ) -> Result<Response<Body>, Failed> {
         match routed.take(&mut request) {
             Way::Onward(leg, answered) => {
-                let mut response = self.send(request, &leg, caller, measured).await?;
+                let mut response = self.send(request, &leg, answered.policy(), caller, measured).await?;
                 answered.apply(response.headers_mut());
                 Ok(response)
             }
@@ -75,16 +93,56 @@ impl Connection {
         &self,
         request: BoxedRequest,
         leg: &Arc<Leg>,
+        policy: Option<&Arc<RequestPolicy>>,
         caller: &Caller,
         measured: &mut Option<metrics::Request>,
     ) -> Result<Response<Body>, Failed> {
         let stand_in = self.outbound.stand_in(leg).await;
         let leg = stand_in.as_ref().unwrap_or(leg);
+        // Boxed all: they are rare, and larger than what other requests need.
         if headers::leaves_http(&request) {
-            // Boxed: it is rare, and larger than what other requests need.
-            return Box::pin(self.leave_http(request, leg, caller, measured)).await;
+            return Box::pin(self.leave_http(request, leg, policy, caller, measured)).await;
         }
-        self.forward(request, leg, caller, measured).await
+        if leg.now().is_keyed() {
+            return Box::pin(self.by_key(request, leg, policy, caller, measured)).await;
+        }
+        if let Some(terms) = self.terms(policy, request.headers()) {
+            return Box::pin(self.steer(request, leg, &Wish::default(), terms, caller, measured)).await;
+        }
+        self.forward(request, leg, &Wish::default(), caller, measured).await
+    }
+
+    /// What bounds a request; `None`: the proxy's defaults alone.
+    fn terms(&self, policy: Option<&Arc<RequestPolicy>>, headers: &HeaderMap) -> Option<Box<Terms>> {
+        let deadline = Deadline::of(headers, Instant::now);
+        if policy.is_none() && deadline.is_none() {
+            return None;
+        }
+        let metrics = self.outbound.metrics.clone();
+        let broken = move |late: Late| {
+            let reason = late.reason().word();
+            metrics.error(DIRECTION, reason);
+            tracing::info!(reason, detail = %late, "exchange ended");
+        };
+        Some(Box::new(Terms::new(policy.cloned(), deadline, Arc::new(broken))))
+    }
+
+    /// As a policy or the caller's deadline says.
+    async fn steer(
+        &self,
+        request: BoxedRequest,
+        leg: &Leg,
+        wish: &Wish,
+        terms: Box<Terms>,
+        caller: &Caller,
+        measured: &mut Option<metrics::Request>,
+    ) -> Result<Response<Body>, Failed> {
+        let started = Instant::now();
+        let backend = leg.backend().await;
+        let on_pick = |endpoint: &crate::balance::Endpoint| {
+            measured.get_or_insert_with(|| leg.http(endpoint.tls()).request(started));
+        };
+        backend.send_under(request, caller, wish, &terms, on_pick).await
     }
 
     /// An upgrade or CONNECT: a connection of its own to one endpoint, then bytes.
@@ -92,31 +150,30 @@ impl Connection {
         &self,
         mut request: BoxedRequest,
         leg: &Arc<Leg>,
+        policy: Option<&Arc<RequestPolicy>>,
         caller: &Caller,
         measured: &mut Option<metrics::Request>,
     ) -> Result<Response<Body>, Failed> {
+        let timeouts = policy.map(|policy| policy.timeouts).unwrap_or_default();
         let (upstream, load) = leg.open(Some(Protocol::Http1)).await?;
         let tls = load.endpoint().tls();
         *measured = Some(leg.http(tls).request(Instant::now()));
         headers::strip_ours(request.headers_mut());
         let joined = {
-            let (outbound, target) = (Arc::clone(&self.outbound), Arc::clone(&self.target));
+            let (target, copy) = (Arc::clone(&self.target), copy_under(self.outbound.settings.copy, policy));
             let (leg, drain) = (Arc::clone(leg), self.drain.clone());
             move |client, upstream| {
                 let connection = leg.tcp(tls, &crate::sniff::Seen::Opaque).open();
-                web::bytes::spawn_copy(
-                    client,
-                    upstream,
-                    &outbound.settings.copy,
-                    connection,
-                    (load, target, leg, drain),
-                );
+                web::bytes::spawn_copy(client, upstream, copy, connection, move |end| {
+                    timed_out(&leg, end);
+                    drop((load, target, leg, drain));
+                });
             }
         };
-        let limit = Some(self.outbound.http.response_timeout);
+        let limit = timeouts.response_headers.unwrap_or(Some(self.outbound.http.response_timeout));
         let exchanged = pin!(upgrade::exchange(request, upstream, caller, &self.outbound.http, joined));
         // What asks to leave HTTP has no body to wait for.
-        let result = web::patience::within(limit, || true, exchanged).await;
+        let result = web::patience::within(limit, || Some(Duration::MAX), exchanged).await;
         let result = result.map(if tls == Tls::Mutual { headers::from_peer } else { headers::from_stranger });
         result.map_err(|failure| {
             let detail = format!("upgrade: {failure}");
@@ -135,7 +192,7 @@ impl Handler for Connection {
         let result = match (headers::settle_authority(&mut request), route.routed()) {
             (Err(bad), _) => Ok(self.refuse(Reason::BadRequest, request.headers(), &bad.to_string())),
             (Ok(()), _) if caller.asks_too_much() => Ok(self.refuse(Reason::Overload, request.headers(), MEMORY)),
-            (Ok(()), None) => self.send(request, route.leg(), &caller, &mut measured).await,
+            (Ok(()), None) => self.send(request, route.leg(), route.policy(), &caller, &mut measured).await,
             // Boxed, as few destinations have routes.
             (Ok(()), Some(routed)) => Box::pin(self.by_route(request, routed, &caller, &mut measured)).await,
         };

@@ -27,6 +27,7 @@ use crate::http::h2_server::Side;
 use crate::http::{self as web, Failure, h1, h2_server};
 use crate::metrics::{Direction, Metrics};
 use crate::model::Protocol;
+use crate::model::policy::RequestPolicy;
 use crate::net::local::LocalAddresses;
 use crate::net::{Drain, Stream, copy, listen};
 use crate::resilience::idle_cache::{self, IdleCache};
@@ -237,7 +238,11 @@ impl Outbound {
             self.metrics.foreign_sni(DIRECTION, sni.as_deref());
         }
         let connection = leg.tcp(load.endpoint().tls(), seen).open();
-        web::bytes::spawn_copy(stream, upstream, &self.settings.copy, connection, (load, leg, target, route, drain));
+        let settings = copy_under(self.settings.copy, route.policy());
+        web::bytes::spawn_copy(stream, upstream, settings, connection, move |end| {
+            timed_out(&leg, end);
+            drop((load, target, route, drain));
+        });
     }
 
     /// No endpoint for opaque bytes: the application sees a connection that breaks, as without a mesh.
@@ -271,16 +276,25 @@ fn told(metrics: &Metrics, reason: Reason) {
     tracing::info!(reason = reason.word(), "a request was refused by the mesh");
 }
 
+/// How bytes are copied under a policy.
+fn copy_under(mut settings: copy::Settings, policy: Option<&Arc<RequestPolicy>>) -> copy::Settings {
+    /// As good as none: a half-closed connection always has an end.
+    const NONE: Duration = Duration::from_secs(366 * 24 * 3600);
+    let Some(policy) = policy else { return settings };
+    settings.idle = policy.timeouts.tcp_idle.flatten();
+    settings.half_closed = policy.timeouts.half_close.map_or(settings.half_closed, |limit| limit.unwrap_or(NONE));
+    settings
+}
+
+/// Counts a connection that took too long.
+fn timed_out(leg: &leg::Leg, end: copy::End) {
+    if let Some(kind) = end.timeout() {
+        leg.now().timed_out(kind);
+        tracing::info!(reason = end.reason(), target = %leg.now().name(), "connection ended");
+    }
+}
+
 /// The reason word for an upstream that could not be used.
 fn reason_of(failed: &crate::balance::Failed) -> Reason {
-    match &failed.failure {
-        None => Reason::NoEndpoints,
-        Some(Failure::Connect(_) | Failure::App(_)) => Reason::ConnectFailed,
-        Some(Failure::Peer(_)) => Reason::PeerIdentity,
-        Some(Failure::Silent(_)) => Reason::ResponseTimeout,
-        Some(Failure::Busy(_)) => Reason::Overload,
-        Some(Failure::Ejected) => Reason::AllEjected,
-        Some(Failure::Unprocessed | Failure::Closed(_) | Failure::Lost(_)) => Reason::UpstreamReset,
-        Some(Failure::Reset(_) | Failure::Protocol(_)) => Reason::UpstreamReset,
-    }
+    failed.failure.as_ref().map_or(Reason::NoEndpoints, Failure::reason)
 }

@@ -14,6 +14,7 @@ use super::leg::Leg;
 use crate::http::answer::Reason;
 use crate::http::{Body, BoxedRequest};
 use crate::model::BackendId;
+use crate::model::policy::RequestPolicy;
 use crate::model::route::{Filters, PathMatch, Rewrite, Routes, Rule, RuleBackend, Scheme};
 
 /// See the module.
@@ -49,6 +50,11 @@ impl Routed {
 
     pub(super) fn leg_of(&self, id: &BackendId) -> Option<&Arc<Leg>> {
         self.legs.get(id)
+    }
+
+    /// All that its rules lead to.
+    pub(super) fn legs(&self) -> impl Iterator<Item = &Arc<Leg>> {
+        self.legs.values()
     }
 
     /// Finds the rule of a request, and changes the request as it says.
@@ -92,6 +98,11 @@ impl Routed {
 }
 
 impl Answered {
+    /// How the rule has its requests treated.
+    pub(super) fn policy(&self) -> Option<&Arc<RequestPolicy>> {
+        self.routes.rules.get(self.rule)?.policy.as_ref()
+    }
+
     /// Changes the fields of a response: those of the backend first.
     pub(super) fn apply(&self, headers: &mut HeaderMap) {
         let Some(rule) = self.routes.rules.get(self.rule) else { return };

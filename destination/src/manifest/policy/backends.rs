@@ -127,7 +127,10 @@ fn cookie(fields: &mut Fields<'_, '_>) -> Option<HashCookie> {
     let path = fields.text("path").unwrap_or("/").to_owned();
     let fits = path.starts_with('/') && path.bytes().all(|byte| byte.is_ascii_graphic() && byte != b';');
     if !fits || path.len() > MAX_NAME {
-        fields.error_at("path", format!("a cookie's path begins with /, has no ; or blank, and at most {MAX_NAME} bytes"));
+        fields.error_at(
+            "path",
+            format!("a cookie's path begins with /, has no ; or blank, and at most {MAX_NAME} bytes"),
+        );
     }
     let (ttl, set) = (positive(fields, "ttl"), fields.boolean("set").unwrap_or(false));
     fields.finish(UNKNOWN);
