@@ -89,7 +89,10 @@ families! {
 
     BALANCER_ENDPOINTS: Gauge "mesh_balancer_endpoints" "Endpoints of a target, by state.";
     EJECTIONS: Counter "mesh_balancer_ejections_total" "How often a circuit breaker has put an endpoint out.";
-    RETRIES: Counter "mesh_retries_total" "Requests sent once more to another endpoint, by reason.";
+    RETRIES: Counter "mesh_retries_total" "Requests sent once more, by reason.";
+    RETRY_RESULTS: Counter "mesh_retry_results_total"
+        "What came of retries: attempted, succeeded, limit_exceeded, budget_exceeded, or too_large a body.";
+    TIMEOUTS: Counter "mesh_timeouts_total" "Requests and connections that took too long, by the limit that ended them.";
     TUNNEL_CONNECTIONS: Gauge "mesh_tunnel_connections" "Open connections between sidecars.";
     TUNNEL_STREAMS: Gauge "mesh_tunnel_streams" "Open streams on connections between sidecars.";
 

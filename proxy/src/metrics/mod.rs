@@ -31,7 +31,7 @@ mod tests;
 use std::sync::{self, Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-pub use self::balancer::{Balancer, Open, Tunnels};
+pub use self::balancer::{Balancer, Open, Timeouts, Tunnels};
 pub use self::control::{Discovery, Identity};
 pub use self::http::{Http, Request};
 pub use self::tcp::{Connection, Tcp};
