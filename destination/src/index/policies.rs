@@ -1,8 +1,9 @@
 //! Which traffic policies count for what, and what they say together.
 //!
-//! Invariant: the most specific target wins field by field: rule over route over port over Service, and a route's own words over
-//! all; each top-level field of a policy is taken as a whole. Of two on the same target the oldest counts, then the first by
-//! name. Nothing depends on the order in which policies came. Non-goal: defaults; they are the proxy's.
+//! Invariant: the most specific target wins field by field: rule over route over port over Service, and a route's own
+//! words over all; each top-level field of a policy is taken as a whole. Of two on the same target the oldest counts,
+//! then the first by name. Nothing depends on the order in which policies came. Non-goal: defaults; they are the
+//! proxy's.
 
 use std::sync::Arc;
 

@@ -1,7 +1,11 @@
 //! The index without a runtime: resources are applied, watches are looked at.
 
+mod health;
+mod policies;
+
 use std::collections::BTreeSet;
 use std::task::Waker;
+use std::time::Duration;
 
 use super::*;
 use crate::manifest;

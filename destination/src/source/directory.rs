@@ -11,6 +11,7 @@ mod scan;
 mod tests;
 mod walk;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
@@ -25,7 +26,7 @@ pub use walk::Error;
 use crate::index::Index;
 use crate::manifest::Severity;
 use crate::metrics::{Reload, Source as Metrics};
-use crate::model::Object;
+use crate::model::{Key, Object};
 
 /// Of broken files, in one line of the log.
 const NAMED: usize = 3;
@@ -252,13 +253,14 @@ impl Directory {
     }
 
     fn apply(&self, scan: Scan, broken: usize, index: &Mutex<Index>, seen: Instant) {
-        if broken == 0 && !scan.held {
+        let rejected = self.rejected();
+        if broken == 0 && rejected.is_empty() && !scan.held {
             self.metrics.in_sync(SystemTime::now());
         }
         if scan.changes.is_empty() && scan.reports.is_empty() {
             return;
         }
-        let result = if broken == 0 { Reload::Applied } else { Reload::Partial };
+        let result = if broken == 0 && rejected.is_empty() { Reload::Applied } else { Reload::Partial };
         self.metrics.reloaded(result);
         let changes = scan.changes.len();
         let begun = Instant::now();
@@ -269,13 +271,20 @@ impl Directory {
                 Change::Delete(key) => index.delete(&key),
             }
         }
+        let rejections = rejected.len();
+        index.reject(rejected);
         let changed = index.publish(seen);
         self.metrics.indexed(begun.elapsed(), |kind| index.count(kind));
         drop(index);
         if changes == 0 {
             return; // the findings were told
         }
-        tracing::info!(objects = changes, resources = changed, broken, "manifests applied");
+        tracing::info!(objects = changes, resources = changed, broken, rejected = rejections, "manifests applied");
+    }
+
+    fn rejected(&self) -> BTreeMap<Key, String> {
+        let rejected = self.scanner.iter().flat_map(Scanner::rejected);
+        rejected.map(|(path, key, why)| (key.clone(), format!("{}: {why}", scan::shown(path)))).collect()
     }
 
     fn report(&self, reports: &[Report]) {
