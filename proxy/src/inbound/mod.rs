@@ -267,7 +267,7 @@ impl Inbound {
             self.metrics.foreign_sni(DIRECTION, sni.as_deref());
         }
         let connection = app.tcp(tls).open();
-        web::bytes::spawn_copy(stream, upstream, &self.settings.copy, connection, (app, guards));
+        web::bytes::spawn_copy(stream, upstream, self.settings.copy, connection, move |_| drop((app, guards)));
     }
 
     fn reset(&self, stream: Stream, error: &ConnectError) {
