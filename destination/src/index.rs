@@ -7,6 +7,7 @@
 
 mod cell;
 mod objects;
+mod policies;
 mod relation;
 mod resolve;
 mod routes;
@@ -25,7 +26,8 @@ pub use cell::{Marked, Marks, Watch};
 use objects::Objects;
 pub use resolve::{SIDECAR_PORTS, TUNNEL_PORT};
 pub use snapshot::{
-    Backend, Dialed, Endpoint, Proxy, RankedMatch, Resource, Routed, RoutedRule, Routes, Snapshot, State, Target,
+    Backend, BackendPolicy, Dialed, Endpoint, Endpoints, Inbound, InboundPort, Proxy, RankedMatch, Rates,
+    RequestPolicy, Resource, Routed, RoutedMirror, RoutedRule, Routes, Snapshot, State, Target,
 };
 
 use crate::model::{Key, Kind, Name, Object};

@@ -7,11 +7,13 @@
 mod fields;
 mod finding;
 mod meta;
+mod policy;
 mod route;
 mod service;
 mod slice;
 #[cfg(test)]
 mod tests;
+mod times;
 mod tree;
 mod workload;
 
@@ -115,9 +117,10 @@ fn read(node: &Node, inherited: Inherited<'_>, findings: &mut Findings, objects:
         Kind::Workload => workload::read(&mut fields).map(Object::Workload),
         Kind::HttpRoute => route::read(&mut fields, route::Kind::Http).map(Object::HttpRoute),
         Kind::GrpcRoute => route::read(&mut fields, route::Kind::Grpc).map(Object::GrpcRoute),
+        Kind::TrafficPolicy => policy::read(&mut fields).map(Object::TrafficPolicy),
     };
     fields.finish(match known {
-        Kind::Workload | Kind::HttpRoute | Kind::GrpcRoute => Severity::Error,
+        Kind::Workload | Kind::HttpRoute | Kind::GrpcRoute | Kind::TrafficPolicy => Severity::Error,
         Kind::Service | Kind::EndpointSlice => Severity::Warning,
     });
     if let Some(object) = object.filter(|_| findings.errors() == before) {

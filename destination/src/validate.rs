@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use crate::manifest::{Finding, Severity};
-use crate::model::route::{BackendTo, Parent, Route};
+use crate::model::route::{BackendTo, Parent, Route, Rule};
 use crate::model::{EndpointSlice, Name, Object, Service, ServicePort, TargetPort, Workload};
 use crate::source::directory::{self, Error, Look, Placed, Report};
 
@@ -82,6 +82,7 @@ fn together(look: &Look) -> Vec<Report> {
             Object::EndpointSlice(slice) => all.slices.push((slice, placed)),
             Object::Workload(workload) => all.workloads.push((workload, placed)),
             Object::HttpRoute(route) | Object::GrpcRoute(route) => all.routes.push((route, placed)),
+            Object::TrafficPolicy(_) => {}
         }
     }
     let addresses = all.addresses().into_iter();
@@ -141,9 +142,8 @@ impl All<'_> {
                     reports.push(warning(placed, format!("Service {service} has no such port to attach to")));
                 }
             }
-            let backends = route.rules.iter().flat_map(|rule| &rule.backends);
-            for backend in backends {
-                let problem = match &backend.to {
+            for to in route.rules.iter().flat_map(Rule::leads_to) {
+                let problem = match to {
                     BackendTo::Invalid(why) => Some(why.clone()),
                     BackendTo::Service { service, port } => match self.services.get(service) {
                         None => Some(format!("there is no Service {service}")),

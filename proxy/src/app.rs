@@ -25,6 +25,7 @@ use crate::config::Config;
 use crate::control::{Discovery, Hello};
 use crate::inbound::{self, Inbound};
 use crate::metrics::{Direction, Metrics};
+use crate::model::InboundPolicy;
 use crate::net::admission::{Admission, Refused};
 use crate::net::drain::{self, Drain, Draining};
 use crate::net::local::LocalAddresses;
@@ -227,10 +228,12 @@ impl Worker {
             Arc::new(config.balance.clone()),
             metrics.clone(),
         );
+        let policy = discovery.inbound();
+        policy.follow(&reach, |reach: &Reach, policy: &InboundPolicy| reach.be_in(&policy.zone));
         let inbound = Inbound::new(
             config.inbound.clone(),
             Arc::clone(&http),
-            discovery.inbound(),
+            policy,
             Arc::clone(&local),
             credentials,
             Connector::new(config.connect_in.clone()),

@@ -16,7 +16,7 @@ use http_body_util::BodyExt as _;
 use mesh_mtls::anchors::Anchors;
 use mesh_mtls::credentials::{Credentials, Leaf};
 use mesh_mtls::{spiffe, tls};
-use mesh_proxy::balance::{Backend, Reach};
+use mesh_proxy::balance::{Backend, Reach, Wish};
 use mesh_proxy::config::{self, Config};
 use mesh_proxy::control::{Discovery, Hello};
 use mesh_proxy::http::h2_server::Tunnel;
@@ -145,7 +145,7 @@ impl Pair {
     }
 
     async fn send(&self, request: BoxedRequest, caller: &Caller) -> anyhow::Result<Response<Body>> {
-        let sent = self.backend.send(request, caller, |_| ()).await;
+        let sent = self.backend.send(request, caller, &Wish::default(), |_| ()).await;
         sent.map_err(|failed| anyhow::anyhow!(failed.detail))
     }
 }

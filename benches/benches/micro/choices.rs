@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use anyhow::{Context as _, ensure};
-use mesh_proxy::balance::{Backend, Tried};
+use mesh_proxy::balance::{Backend, Tried, Wish};
 use mesh_proxy::detect::{self, Verdict};
 use mesh_proxy::model::{Endpoint, Traits};
 use mesh_tests::pair::Pair;
@@ -60,7 +60,7 @@ pub(crate) fn pick(meter: &mut Meter, pair: &Pair) {
         };
         let tried = Tried::default();
         meter.step(&format!("pick/of-{count}"), || {
-            black_box(backend.pick(&tried).is_ok());
+            black_box(backend.pick(&tried, &Wish::default()).is_ok());
         });
     }
 }

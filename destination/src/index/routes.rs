@@ -8,8 +8,8 @@ use std::cmp::Reverse;
 use std::sync::Arc;
 
 use super::objects::Objects;
-use super::snapshot::{Backend, RankedMatch, Routed, RoutedRule, Routes};
-use crate::model::route::{BackendTo, Match, PathMatch, Route, Rule, TextMatch, WeightedBackend};
+use super::snapshot::{Backend, RankedMatch, Routed, RoutedMirror, RoutedRule, Routes};
+use crate::model::route::{BackendTo, Filters, Match, Mirror, PathMatch, Route, Rule, TextMatch, WeightedBackend};
 use crate::model::{Key, Kind, Service, ServicePort};
 
 impl Objects {
@@ -33,7 +33,7 @@ impl Objects {
                     let rank = Rank::of(key, route, rules.len(), on);
                     ranked.push((rank, RankedMatch { rule: rules.len(), on: on.clone() }));
                 }
-                rules.push(self.routed(key, rule));
+                rules.push(self.routed(key, rule, service, port));
             }
         }
         ranked.sort_by(|(a, _), (b, _)| a.cmp(b));
@@ -41,15 +41,33 @@ impl Objects {
         Some(Arc::new(Routes { matches, rules }))
     }
 
-    fn routed(&self, key: &Key, rule: &Rule) -> RoutedRule {
+    fn routed(&self, key: &Key, rule: &Rule, service: &Service, port: &ServicePort) -> RoutedRule {
         let separator = if rule.name.is_empty() { "" } else { "/" };
         let name = format!("{}{separator}{}", key.name, rule.name);
         let backends = rule.backends.iter().map(|backend| self.routed_to(backend)).collect();
-        RoutedRule { name, filters: rule.filters.clone(), backends, timeouts: rule.timeouts }
+        let policy = self.rule_policy(key, rule, service, port);
+        let (filters, session) = (rule.filters.clone(), rule.session.clone());
+        RoutedRule { name, mirrors: self.mirrors(&filters), filters, backends, policy, session }
     }
 
     fn routed_to(&self, backend: &WeightedBackend) -> Routed {
-        let to = match &backend.to {
+        let (to, filters) = (self.backend(&backend.to), backend.filters.clone());
+        Routed { to, weight: backend.weight, mirrors: self.mirrors(&filters), filters }
+    }
+
+    fn mirrors(&self, filters: &Filters) -> Vec<RoutedMirror> {
+        let mirrors = filters.mirrors.iter();
+        let routed = |mirror: &Mirror| RoutedMirror {
+            to: self.backend(&mirror.to),
+            numerator: mirror.numerator,
+            denominator: mirror.denominator,
+        };
+        mirrors.map(routed).collect()
+    }
+
+    /// What a reference leads to, or why to nothing.
+    pub(super) fn backend(&self, to: &BackendTo) -> Result<Backend, String> {
+        match to {
             BackendTo::Invalid(why) => Err(why.clone()),
             BackendTo::Service { service, port } => match self.services.get(service) {
                 None => Err(format!("there is no Service {service}")),
@@ -58,8 +76,7 @@ impl Objects {
                 }
                 Some(_) => Ok(Backend { service: service.clone(), port: port.get() }),
             },
-        };
-        Routed { to, weight: backend.weight, filters: backend.filters.clone() }
+        }
     }
 }
 

@@ -110,6 +110,11 @@ pub(super) fn zone(fields: &mut Fields<'_, '_>) -> String {
     dns_name(fields, node, "zone", is_subdomain).unwrap_or_default()
 }
 
+/// Whether it is the name of a header field that is not the mesh's own.
+pub(super) fn is_field(name: &str) -> bool {
+    http::HeaderName::try_from(name).is_ok() && !name.starts_with("mesh-")
+}
+
 /// Whether a port of Kubernetes is one of TCP, which is the default.
 pub(super) fn is_tcp(fields: &mut Fields<'_, '_>) -> bool {
     fields.text("protocol").is_none_or(|protocol| protocol == "TCP")

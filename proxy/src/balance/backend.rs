@@ -5,25 +5,28 @@
 //! to one that is well is free: nobody saw the request, and the endpoint is passed by from then on, so that it ends by itself.
 //! When all are failing, it draws from the budget too: an outage does not multiply attempts.
 
-use std::net::SocketAddr;
 use std::pin::pin;
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use http::{Response, StatusCode};
-use serde::Serialize;
 
+use super::bulkhead::{Bulkhead, Place};
+use super::choice::{Asked, Choice, Wish, choose};
 use super::endpoint::{Endpoint, Load};
-use super::list::{Business, List};
-use super::pick::two_choices;
+use super::list::List;
 use super::reach::Reach;
 use super::request::Repeatable;
+use super::state::State;
 use super::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::http::answer::Reason;
 use crate::http::headers::ERROR;
 use crate::http::{Body, BoxedRequest, Caller, Failure, patience};
 use crate::metrics;
-use crate::model::{EndpointSet, Protocol, policy};
+use crate::model::policy::{self, BackendPolicy};
+use crate::model::{EndpointSet, Protocol};
 use crate::net::Stream;
+use crate::resilience::breaker::Outcome;
 use crate::resilience::budget::{self, Budget};
 
 /// The endpoints behind a target.
@@ -32,6 +35,8 @@ pub struct Backend {
     reach: Arc<Reach>,
     endpoints: Mutex<List>,
     budget: Mutex<Budget>,
+    /// Once a policy has limits.
+    bulkhead: OnceLock<std::sync::Arc<Bulkhead>>,
     metrics: metrics::Balancer,
 }
 
@@ -42,20 +47,6 @@ pub struct Failed {
     pub failure: Option<Failure>,
     /// For humans: the backend, how many endpoints are known, the last error.
     pub detail: String,
-}
-
-/// One endpoint as `/state` shows it.
-#[derive(Debug, Serialize)]
-pub struct EndpointState {
-    addr: SocketAddr,
-    name: Box<str>,
-    identity: Option<String>,
-    zone: Box<str>,
-    weight: u16,
-    latency_ms: f64,
-    in_flight: usize,
-    load: f64,
-    failing: bool,
 }
 
 /// Where a request or connection was tried.
@@ -93,15 +84,21 @@ impl Backend {
     /// A backend without endpoints; `apply` brings them.
     pub fn new(name: &str, reach: &Arc<Reach>) -> Self {
         let metrics = reach.metrics.balancer(name);
-        let budget = Mutex::new(Budget::new(Instant::now()));
-        Self { name: name.into(), reach: Arc::clone(reach), endpoints: Mutex::default(), budget, metrics }
+        let (budget, bulkhead) = (Mutex::new(Budget::new(Instant::now())), OnceLock::new());
+        Self { name: name.into(), reach: Arc::clone(reach), endpoints: Mutex::default(), budget, bulkhead, metrics }
     }
 
     /// Makes `set` the endpoints. Those that stay as they were keep their connections and load; those that go finish what
     /// they have.
     pub fn apply(&self, set: EndpointSet) {
+        if let Some(policy) = &set.policy
+            && (self.bulkhead.get().is_some() || policy.limits != Default::default())
+        {
+            self.bulkhead.get_or_init(|| self.reach.bulkhead(&self.name)).set(&policy.limits);
+        }
+        let (zone, moves) = self.reach.zone();
         let mut endpoints = self.endpoints();
-        let next = endpoints.next(set, Instant::now());
+        let next = endpoints.next(set, (&zone, moves), Instant::now());
         let old = std::mem::replace(&mut *endpoints, next);
         drop(endpoints);
         // Not under the lock: connections may end with it.
@@ -114,29 +111,41 @@ impl Backend {
         &self.name
     }
 
-    /// What is known of each endpoint.
-    pub fn state(&self, now: Instant) -> Vec<EndpointState> {
-        let endpoints = self.endpoints();
-        (0..endpoints.len()).map(|i| self.state_of(&endpoints, i, now)).collect()
+    /// Whether there is an endpoint that can be expected to answer.
+    pub fn is_well(&self) -> bool {
+        self.endpoints().is_well()
     }
 
-    /// Gets `request` to an endpoint. `on_pick` hears of each choice before it is tried.
+    /// How it is used; `None` is the proxy's defaults.
+    pub fn policy(&self) -> Option<std::sync::Arc<BackendPolicy>> {
+        self.endpoints().policy().cloned()
+    }
+
+    /// What is known of it and of each endpoint.
+    pub fn state(&self, now: Instant) -> State {
+        let bulkhead = self.bulkhead.get().map(|bulkhead| bulkhead.state());
+        State::of(&self.endpoints(), bulkhead, &self.reach.settings, now)
+    }
+
+    /// Gets `request` to an endpoint, to the one it wishes for if that can be. `on_pick` hears of each choice before it is tried.
     pub async fn send(
         &self,
         request: BoxedRequest,
         caller: &Caller,
+        wish: &Wish,
         mut on_pick: impl FnMut(&Endpoint) + Send,
     ) -> Result<Response<Body>, Failed> {
+        let place = self.enter().await?;
         let mut request = Repeatable::new(request);
         let mut tried = self.begin();
         loop {
-            let mut load = self.pick_next(&tried)?;
+            let mut load = self.pick_next(&tried, wish)?;
             on_pick(load.endpoint());
             let limit = request.patience(load.endpoint().http());
             let failure = match once(load.endpoint(), &mut request, caller, limit).await {
                 Ok(response) => {
-                    load.answered(Instant::now());
-                    return Ok(response.map(|body| body.holding(load)));
+                    load.keep(place);
+                    return Ok(load.carry(response));
                 }
                 Err(failure) => failure,
             };
@@ -153,12 +162,14 @@ impl Backend {
 
     /// Opens a byte stream to an endpoint, for the connection that `Load` then counts.
     pub async fn open(&self, protocol: Option<Protocol>) -> Result<(Stream, Load), Failed> {
+        let place = self.connect()?;
         let mut tried = self.begin();
         loop {
-            let mut load = self.pick_next(&tried)?;
+            let mut load = self.pick_next(&tried, &Wish::default())?;
             match load.endpoint().open(protocol).await {
                 Ok(stream) => {
-                    load.answered(Instant::now());
+                    load.keep(place);
+                    load.opened(Instant::now());
                     return Ok((stream, load));
                 }
                 Err(failure) => {
@@ -176,8 +187,8 @@ impl Backend {
         tried
     }
 
-    fn pick_next(&self, tried: &Tried) -> Result<Load, Failed> {
-        let load = self.pick(tried)?;
+    fn pick_next(&self, tried: &Tried, wish: &Wish) -> Result<Load, Failed> {
+        let load = self.pick(tried, wish)?;
         if let Some(last) = &tried.last
             && !self.may_go_on(last, &load, budget::DEFAULT)
         {
@@ -223,35 +234,63 @@ impl Backend {
         self.budget().state(now)
     }
 
+    /// A place for a request, after its turn; none where there is no limit.
+    pub(super) async fn enter(&self) -> Result<Option<Place>, Failed> {
+        let Some(bulkhead) = self.bulkhead.get() else { return Ok(None) };
+        let Some(policy) = self.policy() else { return Ok(None) };
+        // Boxed, as few backends have limits.
+        Box::pin(bulkhead.request(&policy.limits)).await.map_err(|full| self.failed(Some(Failure::Busy(full))))
+    }
+
+    /// The same for a connection, which does not wait.
+    fn connect(&self) -> Result<Option<Place>, Failed> {
+        let Some(bulkhead) = self.bulkhead.get() else { return Ok(None) };
+        let Some(policy) = self.policy() else { return Ok(None) };
+        bulkhead.connection(&policy.limits).map_err(|full| self.failed(Some(Failure::Busy(full))))
+    }
+
     /// The endpoint to try next, counted as its load.
-    pub fn pick(&self, tried: &Tried) -> Result<Load, Failed> {
+    pub fn pick(&self, tried: &Tried, wish: &Wish) -> Result<Load, Failed> {
+        self.pick_at(tried, wish, Instant::now())
+    }
+
+    /// The same at a moment that a simulation names.
+    pub fn pick_at(&self, tried: &Tried, wish: &Wish, now: Instant) -> Result<Load, Failed> {
         if tried.endpoints.len() >= tried.most.unwrap_or(self.reach.settings.tries) {
             return Err(self.failed(tried.last.clone()));
         }
         let mut endpoints = self.endpoints();
-        let now = Instant::now();
-        let list = &*endpoints;
-        let in_time = now.saturating_duration_since(tried.since) < FAIL_FAST;
-        let well = |i: usize| !list.is_failing(i);
-        let untried = |i: usize| !tried.endpoints.iter().any(|endpoint| list.is(i, endpoint));
-        let load = |i: usize| list.business(i, &self.reach.settings, now).load;
-        let mut random = fastrand::Rng::new();
-        let mut choose = |eligible: &dyn Fn(usize) -> bool| two_choices(list.len(), eligible, load, &mut random);
-        // When all are failing, those not yet tried may have come back; and one that is well but refused a request may
-        // take it on a new connection.
-        let chosen = choose(&|i| well(i) && untried(i));
-        let chosen = chosen.or_else(|| choose(&|i| in_time && untried(i))).or_else(|| choose(&well));
-        if let Some(i) = chosen {
-            return Ok(endpoints.get(i, &self.reach).take(now));
+        if endpoints.moves() != self.reach.moves() {
+            let (zone, moves) = self.reach.zone();
+            *endpoints = endpoints.moved((&zone, moves), now);
+        }
+        let asked = Asked {
+            wish,
+            untried: |list: &List, i: usize| !tried.endpoints.iter().any(|endpoint| list.is(i, endpoint)),
+            in_time: now.saturating_duration_since(tried.since) < FAIL_FAST,
+            now,
+            settings: &self.reach.settings,
+        };
+        let choice = choose(&mut endpoints, &asked);
+        if let Choice::Endpoint(i) | Choice::Probe(i) = choice {
+            let endpoint = endpoints.get(i, &self.reach);
+            let policy = endpoints.policy();
+            let is_probe = matches!(choice, Choice::Probe(_));
+            return Ok(if is_probe { endpoint.probe(policy, now) } else { endpoint.take(policy, now) });
         }
         drop(endpoints);
-        Err(self.failed(tried.last.clone()))
+        let failure = tried.last.clone().or((choice == Choice::AllEjected).then_some(Failure::Ejected));
+        Err(self.failed(failure))
     }
 
     /// What a failure says of the endpoint.
     pub(super) fn judge(&self, load: &mut Load, failure: &Failure) {
+        let now = Instant::now();
         if !matches!(failure, Failure::Silent(_)) {
-            load.settled(Instant::now());
+            load.settled(now);
+        }
+        if failure.is_the_endpoints() {
+            load.tell(Outcome::Failure, now);
         }
         if failure.is_connect() {
             load.endpoint().failed();
@@ -274,8 +313,12 @@ impl Backend {
 
     pub(super) fn failed(&self, failure: Option<Failure>) -> Failed {
         let (known, failing) = self.known();
+        let ejected = match self.endpoints().ejected() {
+            0 => String::new(),
+            ejected => format!(", {ejected} ejected"),
+        };
         let last = failure.as_ref().map(|failure| format!("; last error: {failure}")).unwrap_or_default();
-        Failed { failure, detail: format!("{}: {known} endpoints known, {failing} failing{last}", self.name) }
+        Failed { failure, detail: format!("{}: {known} endpoints known, {failing} failing{ejected}{last}", self.name) }
     }
 
     fn count(&self) {
@@ -291,22 +334,6 @@ impl Backend {
 
     fn endpoints(&self) -> MutexGuard<'_, List> {
         self.endpoints.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn state_of(&self, endpoints: &List, i: usize, now: Instant) -> EndpointState {
-        let model = &endpoints.models()[i];
-        let Business { latency, in_flight, load } = endpoints.business(i, &self.reach.settings, now);
-        EndpointState {
-            addr: model.addr,
-            name: model.name.clone(),
-            identity: model.traits.sidecar.as_ref().map(|sidecar| sidecar.id.to_string()),
-            zone: model.traits.zone.clone(),
-            weight: model.traits.weight,
-            latency_ms: latency * 1e3,
-            in_flight,
-            load,
-            failing: endpoints.is_failing(i),
-        }
     }
 }
 

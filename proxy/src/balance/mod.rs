@@ -6,6 +6,8 @@
 //! asked what it knows, knows no weights, and ignores updates while idle (ARCHITECTURE.md).
 
 mod backend;
+mod bulkhead;
+mod choice;
 mod endpoint;
 mod ewma;
 mod list;
@@ -14,16 +16,22 @@ mod models;
 mod pick;
 mod reach;
 mod request;
+mod state;
 mod steered;
 mod verdict;
+mod vitals;
+mod worth;
+mod zones;
 
 // By this name, so that models can put their own in its place.
 use std::sync::{self, Arc};
 use std::time::Duration;
 
-pub use backend::{Backend, EndpointState, Failed, Tried};
+pub use backend::{Backend, Failed, Tried};
+pub use choice::Wish;
 pub use endpoint::{Endpoint, Load};
 pub use reach::Reach;
+pub use state::State;
 pub use steered::Terms;
 
 use crate::resilience::backoff;

@@ -12,6 +12,8 @@ use super::headers::{ERROR, is_grpc};
 pub enum Reason {
     /// The backend has no endpoint.
     NoEndpoints,
+    /// The circuit breakers of all endpoints are open.
+    AllEjected,
     /// No endpoint could be connected.
     ConnectFailed,
     /// No endpoint proved the identity that discovery names, or we have none ourselves.
@@ -69,6 +71,7 @@ impl Reason {
         const UNIMPLEMENTED: u16 = 12;
         match self {
             Reason::NoEndpoints => ("no_endpoints", StatusCode::SERVICE_UNAVAILABLE, UNAVAILABLE),
+            Reason::AllEjected => ("all_ejected", StatusCode::SERVICE_UNAVAILABLE, UNAVAILABLE),
             Reason::ConnectFailed => ("connect_failed", StatusCode::SERVICE_UNAVAILABLE, UNAVAILABLE),
             Reason::PeerIdentity => ("peer_identity", StatusCode::SERVICE_UNAVAILABLE, UNAVAILABLE),
             Reason::UpstreamReset => ("upstream_reset", StatusCode::BAD_GATEWAY, UNAVAILABLE),

@@ -3,7 +3,6 @@
 //! Invariant: a body is streamed, never gathered; it ends cleanly only if its sender ended it cleanly. The metrics guard of
 //! its exchange rides along and ends with the last byte.
 
-use std::any::Any;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -33,8 +32,23 @@ use crate::metrics;
 pub struct Body {
     kind: Kind,
     rider: Option<Box<Rider>>,
-    held: Option<Box<dyn Any + Send + Sync>>,
+    held: Option<Box<dyn Witness>>,
 }
+
+/// Who is told how a body goes, and is dropped with its last byte.
+pub trait Witness: Send + Sync {
+    /// Bytes pass.
+    fn data(&mut self, _bytes: usize) {}
+    /// A gRPC status came in the trailers.
+    fn grpc(&mut self, _status: u16) {}
+    /// The sender broke off.
+    fn broken(&mut self) {}
+}
+
+/// Holds on to something, and takes no notice.
+struct Held<T>(T);
+
+impl<T: Send + Sync> Witness for Held<T> {}
 
 #[derive(Default)]
 enum Kind {
@@ -173,9 +187,15 @@ impl Body {
 
     /// Keeps `guard` until the last byte has passed, or the body is dropped.
     #[must_use]
-    pub fn holding(mut self, guard: impl Any + Send + Sync) -> Self {
+    pub fn holding(self, guard: impl Send + Sync + 'static) -> Self {
+        self.witnessed(Held(guard))
+    }
+
+    /// The same, and tells it how the body goes.
+    #[must_use]
+    pub fn witnessed(mut self, witness: impl Witness + 'static) -> Self {
         if !http_body::Body::is_end_stream(&self) {
-            self.held = Some(Box::new(guard));
+            self.held = Some(Box::new(witness));
         }
         self
     }
@@ -196,6 +216,13 @@ impl Body {
     }
 
     fn ride(&mut self, frame: &Frame<Bytes>) {
+        if let Some(witness) = &mut self.held {
+            match (frame.data_ref(), frame.trailers_ref().and_then(grpc_status)) {
+                (Some(data), _) => witness.data(data.len()),
+                (None, Some(status)) => witness.grpc(status),
+                (None, None) => {}
+            }
+        }
         let Some(rider) = &mut self.rider else { return };
         if let Some(data) = frame.data_ref() {
             rider.left = rider.left.map(|left| left.saturating_sub(data.len() as u64));
@@ -280,7 +307,12 @@ impl http_body::Body for Body {
                 }
                 self.ride(frame);
             }
-            Some(Err(_)) => self.rider = None,
+            Some(Err(_)) => {
+                self.rider = None;
+                if let Some(witness) = &mut self.held {
+                    witness.broken();
+                }
+            }
             None => self.arrive(),
         }
         Poll::Ready(frame)

@@ -185,6 +185,9 @@ pub enum Failure {
     /// The proxy itself has no more of something: connections that take one more exchange, descriptors, memory.
     #[error("{0}")]
     Busy(&'static str),
+    /// The circuit breakers of all endpoints are open.
+    #[error("the circuit breakers of all endpoints are open")]
+    Ejected,
     /// The upstream reset the stream.
     #[error("reset with {0:?}")]
     Reset(Reason),
@@ -209,6 +212,12 @@ impl Failure {
         matches!(self, Failure::Lost(_))
     }
 
+    /// Whether it speaks against the endpoint. A refusal before the request was processed does not: that is how one ends that
+    /// is replaced.
+    pub fn is_the_endpoints(&self) -> bool {
+        !matches!(self, Failure::Unprocessed | Failure::Busy(_) | Failure::Ejected)
+    }
+
     /// The code with which an HTTP/2 caller learns of it, where an answer would say less.
     pub fn reset(&self) -> Option<Reason> {
         match self {
@@ -226,6 +235,7 @@ impl Failure {
             Failure::Peer(_) => Reason::PeerIdentity,
             Failure::Silent(_) => Reason::ResponseTimeout,
             Failure::Late(late) => late.reason(),
+            Failure::Ejected => Reason::AllEjected,
             Failure::Busy(_) => Reason::Overload,
             Failure::Unprocessed | Failure::Closed(_) | Failure::Lost(_) => Reason::UpstreamReset,
             Failure::Reset(_) | Failure::Protocol(_) => Reason::UpstreamReset,
@@ -242,6 +252,7 @@ impl Failure {
             Failure::Closed(_) | Failure::Lost(_) => "closed",
             Failure::Silent(_) => "response_timeout",
             Failure::Busy(_) => "overload",
+            Failure::Ejected => "all_ejected",
             Failure::Reset(_) => "reset",
             Failure::Protocol(_) => "protocol",
         }

@@ -86,6 +86,7 @@ families! {
     RETRY_RESULTS: Counter "mesh_retry_results_total"
         "What came of retries: attempted, succeeded, limit_exceeded, budget_exceeded, or too_large a body.";
     TIMEOUTS: Counter "mesh_timeouts_total" "Requests and connections that took too long, by the limit that ended them.";
+    EJECTIONS: Counter "mesh_balancer_ejections_total" "How often a circuit breaker has put an endpoint out.";
     TUNNEL_CONNECTIONS: Gauge "mesh_tunnel_connections" "Open connections between sidecars.";
     TUNNEL_STREAMS: Gauge "mesh_tunnel_streams" "Open streams on connections between sidecars.";
 

@@ -118,6 +118,7 @@ struct Shared {
     server_names: ServerNames,
     directions: [PerDirection; 2],
     tunnels: Tunnels,
+    ejections: Counter,
     identity: Identity,
     discovery: Discovery,
 }
@@ -161,6 +162,7 @@ impl Metrics {
             server_names: ServerNames::new(),
             directions: Direction::BOTH.map(|direction| PerDirection::new(&registry, direction)),
             tunnels: Tunnels::new(&registry),
+            ejections: registry.counter(&family::EJECTIONS, &[]),
             identity: Identity::new(Arc::clone(&registry)),
             discovery: Discovery::new(Arc::clone(&registry)),
             idle: settings.idle,
@@ -249,6 +251,11 @@ impl Metrics {
     /// The gauges of connections between sidecars.
     pub fn tunnels(&self) -> Tunnels {
         self.0.tunnels.clone()
+    }
+
+    /// A circuit breaker has put an endpoint out.
+    pub fn ejection(&self) {
+        self.0.ejections.increment(1);
     }
 
     /// The handles of the identity client.

@@ -10,7 +10,7 @@ use super::leg::Leg;
 use super::routed::{Routed, Way};
 use super::target::Target;
 use super::{DIRECTION, Outbound, copy_under, reason_of, timed_out};
-use crate::balance::{Failed, Terms};
+use crate::balance::{Failed, Terms, Wish};
 use crate::http::answer::{MEMORY, Reason};
 use crate::http::deadline::Deadline;
 use crate::http::h2_server::Tunnel;
@@ -44,7 +44,7 @@ impl Connection {
         let on_pick = |endpoint: &crate::balance::Endpoint| {
             measured.get_or_insert_with(|| leg.http(endpoint.tls()).request(started));
         };
-        backend.send(request, caller, on_pick).await
+        backend.send(request, caller, &Wish::default(), on_pick).await
     }
 
     /// By the rule that the request takes.
@@ -113,7 +113,7 @@ impl Connection {
         let on_pick = |endpoint: &crate::balance::Endpoint| {
             measured.get_or_insert_with(|| leg.http(endpoint.tls()).request(started));
         };
-        backend.send_under(request, caller, &terms, on_pick).await
+        backend.send_under(request, caller, &terms, &Wish::default(), on_pick).await
     }
 
     /// An upgrade or CONNECT: a connection of its own to one endpoint, then bytes.

@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use super::leg::Leg;
 use super::routed::Routed;
-use crate::balance::{EndpointState, Reach};
+use crate::balance::{self, Reach};
 use crate::control::{Discovery, Subscription};
 use crate::metrics::Metrics;
 use crate::model::policy::RequestPolicy;
@@ -46,7 +46,8 @@ pub struct TargetState {
     name: Option<Arc<str>>,
     protocol: Option<Protocol>,
     server_first: bool,
-    endpoints: Vec<EndpointState>,
+    #[serde(flatten)]
+    backend: Option<balance::State>,
     /// Retries of each backend.
     budgets: BTreeMap<Arc<str>, budget::State>,
 }
@@ -115,7 +116,7 @@ impl Target {
             protocol: route.as_ref().map(|route| route.protocol),
             server_first: self.is_server_first(),
             budgets: route.as_ref().map(|route| route.budgets(now)).unwrap_or_default(),
-            endpoints: route.map(|route| route.leg.now().state(now)).unwrap_or_default(),
+            backend: route.map(|route| route.leg.now().state(now)),
         }
     }
 }

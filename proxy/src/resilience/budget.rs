@@ -104,7 +104,7 @@ impl Budget {
 
 #[cfg(test)]
 mod tests {
-        use super::*;
+    use super::*;
 
     /// What happened, with its time, and the rule said anew over all of it.
     #[derive(Default)]

@@ -99,7 +99,7 @@ fn told(manifest: &Manifest, proxy: &Discovery) {
                     dialed.for_each(|ip| tell(&mut index, outbound(*ip, port)));
                 }
             }
-            Object::EndpointSlice(_) | Object::HttpRoute(_) | Object::GrpcRoute(_) => {}
+            Object::EndpointSlice(_) | Object::HttpRoute(_) | Object::GrpcRoute(_) | Object::TrafficPolicy(_) => {}
         }
     }
     let status = proxy.status();

@@ -11,7 +11,7 @@ use crate::source::{File, Mention, Workspace};
 const TABLE: &[(&str, &[&str])] = &[
     ("detect", &[]),
     ("model", &[]),
-    ("resilience", &[]),
+    ("resilience", &["model"]),
     ("metrics", &["model"]),
     ("trace", &[]),
     ("net", &[]),

@@ -91,7 +91,7 @@ impl Fixture {
 
     fn addresses(&self) -> Vec<String> {
         let State::Endpoints(endpoints) = &self.watch.latest().state else { panic!() };
-        endpoints.iter().map(|endpoint| endpoint.address.ip().to_string()).collect()
+        endpoints.list.iter().map(|endpoint| endpoint.address.ip().to_string()).collect()
     }
 
     /// Waits for a mark, and takes it.
