@@ -81,7 +81,7 @@ impl Lease {
         let request = match exchange(self, request, caller, &pool.settings).await {
             Ok(response) => return Ok(response),
             Err((_, Some(unsent))) => unsent,
-            Err((failure, None)) => match (&failure, again.and_then(Spare::again)) {
+            Err((failure, None)) => match (&failure, again.as_ref().and_then(Spare::again)) {
                 (Failure::Closed(_), Some(again)) => again,
                 _ => return Err(failure),
             },
