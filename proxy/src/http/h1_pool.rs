@@ -24,6 +24,7 @@ use super::body::{Body, Gate};
 use super::caller::Caller;
 use super::judged::{Asked, Judged, Sending};
 use super::replay::Spare;
+use super::wear::{Wear, Worn};
 use super::{BoxedRequest, Failure, Settings, headers};
 use crate::net::{Connector, Stream};
 
@@ -49,6 +50,7 @@ pub struct Client {
     /// `None`: it has ended, or a task drives it.
     connection: Option<Box<Connection>>,
     asked: Arc<Asked>,
+    worn: Worn,
 }
 
 type Connection = http1::Connection<TokioIo<Judged>, Body>;
@@ -106,8 +108,8 @@ impl Pool {
     }
 
     /// A connection: an idle one, or a new one.
-    pub async fn lease(self: &Arc<Self>) -> Result<Lease, Failure> {
-        match self.take() {
+    pub async fn lease(self: &Arc<Self>, wear: Wear) -> Result<Lease, Failure> {
+        match self.take(wear) {
             Some(client) => Ok(Lease { client, pool: Arc::clone(self), reused: true }),
             None => Box::pin(self.open()).await,
         }
@@ -122,11 +124,12 @@ impl Pool {
         Ok(Lease { client, pool: Arc::clone(self), reused: false })
     }
 
-    fn take(&self) -> Option<Client> {
+    fn take(&self, wear: Wear) -> Option<Client> {
         let mut idle = self.idle();
         // The youngest first: the others may then age and go.
         while let Some(Idle { mut client, since }) = idle.pop() {
-            if since.elapsed() < self.settings.pool_idle && client.is_usable() {
+            let is_worn = client.worn.is_out(wear, Instant::now);
+            if !is_worn && since.elapsed() < self.settings.pool_idle && client.is_usable() {
                 return Some(client);
             }
         }
@@ -179,7 +182,7 @@ impl Client {
         let mut builder = http1::Builder::new();
         builder.max_buf_size(settings.max_head).max_header_size(settings.max_head).max_headers(settings.max_headers);
         let (sender, connection) = builder.handshake(io).await.map_err(|error| failure(&error, false))?;
-        Ok(Self { sender, connection: Some(Box::new(connection)), asked })
+        Ok(Self { sender, connection: Some(Box::new(connection)), asked, worn: Worn::new(Instant::now()) })
     }
 
     fn drive(&mut self, cx: &mut Context<'_>) {
@@ -263,6 +266,7 @@ pub async fn send(
     let (request, gate) = hold_body_if_expecting(request, settings);
     let request = listen_for_interim(request, caller, gate.as_ref());
     client.asked.ask(request.method());
+    client.worn.carry();
     let mut answer = pin!(client.sender.try_send_request(*request));
     let result = poll_fn(|cx| {
         client.drive(cx);

@@ -27,6 +27,7 @@ pub mod replay;
 pub mod request_half;
 pub mod timed;
 pub mod upgrade;
+pub mod wear;
 
 use std::time::Duration;
 

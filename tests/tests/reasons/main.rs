@@ -27,6 +27,11 @@ const ROUTE: &str = "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\n
     parentRefs: [{group: \"\", kind: Service, name: routed}]\n  \
     rules: [{matches: [{path: {value: /lost}}], backendRefs: [{name: nobody, port: 80}]}]\n";
 
+/// Of the service `fragile`: one failure is enough, and nobody is left.
+const FRAGILE: &str = "apiVersion: mesh.internal/v1alpha1\nkind: TrafficPolicy\nmetadata: {name: fragile}\nspec:\n  \
+    targetRefs: [{kind: Service, name: fragile}]\n  \
+    circuitBreaker: {consecutiveFailures: 1, ejection: {min: 60s, max: 60s, maxEndpointsPercent: 100}}\n";
+
 /// Who asks, whose sidecar answers and on which side, and what is expected.
 struct Case {
     reason: Reason,
@@ -47,6 +52,7 @@ struct World {
     empty: Service,
     impostor: Service,
     routed: Service,
+    fragile: Service,
 }
 
 impl World {
@@ -64,6 +70,8 @@ impl World {
         let empty = mesh.service("empty", 80, APP).add();
         let routed = mesh.service("routed", 80, APP).over("web").add();
         mesh.manifests.write("route", ROUTE);
+        let fragile = mesh.service("fragile", 80, APP).over("web").add();
+        mesh.manifests.write("fragile", FRAGILE);
         let at_impostor = mesh.service("impostor", 80, APP).add();
         // The manifest says who it is not.
         mesh.start();
@@ -73,7 +81,7 @@ impl World {
         let _ = raw::send(&mesh.get("client").host, at_impostor.v4, &request("GET", "/"));
         until(SOON, || mesh.get("client").state().to_string().contains("somebody"));
         let servers = [&web, &impostor].map(|host| Server::start(host, APP, serve));
-        (Self { mesh, web: web_service, closed, empty, impostor: at_impostor, routed }, servers)
+        (Self { mesh, web: web_service, closed, empty, impostor: at_impostor, routed, fragile }, servers)
     }
 
     fn send(&self, from: &str, addr: SocketAddr, bytes: &[u8]) -> io::Result<Vec<u8>> {
@@ -127,6 +135,9 @@ fn serve(mut conversation: Conversation) -> io::Result<()> {
     let head = conversation.head()?;
     match head.split(' ').nth(1) {
         Some("/broken") => Ok(()),
+        Some("/failing") => {
+            conversation.say(b"HTTP/1.1 500 Internal Server Error\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
+        }
         // Until the sidecar has enough of it.
         Some("/silent") => conversation.read().map(drop),
         _ => conversation.say(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\nok"),
@@ -136,8 +147,13 @@ fn serve(mut conversation: Conversation) -> io::Result<()> {
 type Provoke = fn(&World) -> io::Result<Vec<u8>>;
 
 /// Each reason on a side where it can arise.
-const PRODUCED: [(Case, Provoke); 15] = [
+const PRODUCED: [(Case, Provoke); 16] = [
     (by(Reason::NoEndpoints, 503, "client", "outbound"), |world| world.get("client", world.empty)),
+    (by(Reason::AllEjected, 503, "client", "outbound"), |world| {
+        let failed = world.send("client", world.fragile.v4, &request("GET", "/failing"))?;
+        assert_eq!(raw::status(&failed), Some(500));
+        world.get("client", world.fragile)
+    }),
     (by(Reason::ConnectFailed, 503, "client", "outbound"), |world| world.get("client", world.closed)),
     (by(Reason::ConnectFailed, 503, "web", "inbound"), |world| {
         world.send("outsider", world.mesh.get("web").at(NOBODY)[0], &request("GET", "/"))
