@@ -27,6 +27,8 @@ use tree::{Node, Value};
 
 /// The longest text that is parsed.
 pub const MAX_BYTES: usize = 4 * 1024 * 1024;
+/// Most text of a route or policy: proxies are told of it, perhaps with each rule, in one message.
+const MAX_TEXT: usize = 64 * 1024;
 /// Lists within lists; `kubectl` makes none.
 const MAX_LISTS: u8 = 3;
 
@@ -123,6 +125,10 @@ fn document_of(node: &Node, inherited: Inherited<'_>, findings: &mut Findings, m
         Kind::GrpcRoute => route::read(&mut fields, route::Kind::Grpc).map(Object::GrpcRoute),
         Kind::TrafficPolicy => policy::read(&mut fields).map(Object::TrafficPolicy),
     };
+    let text = node.text_bytes();
+    if known.is_rejected_alone() && text > MAX_TEXT {
+        fields.error_at_self(format!("{text} bytes of text are more than {MAX_TEXT}"));
+    }
     fields.finish(match known {
         Kind::Workload | Kind::HttpRoute | Kind::GrpcRoute | Kind::TrafficPolicy => Severity::Error,
         Kind::Service | Kind::EndpointSlice => Severity::Warning,

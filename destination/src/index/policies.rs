@@ -10,7 +10,7 @@ use std::sync::Arc;
 use super::objects::Objects;
 use super::snapshot::{BackendPolicy, Rates, RequestPolicy};
 use crate::model::policy::{Section, Spec, Subject, TrafficPolicy};
-use crate::model::route::Rule;
+use crate::model::route::{Rule, Timeouts};
 use crate::model::{Key, Protocol, Service, ServicePort};
 
 /// The policies that count, the most specific first, and the names of those that had something to say.
@@ -78,6 +78,9 @@ impl Objects {
         service: &Service,
         port: &ServicePort,
     ) -> Option<Arc<RequestPolicy>> {
+        if self.policies.is_empty() && rule.timeouts == Timeouts::default() && rule.retry.is_none() {
+            return None;
+        }
         let levels = self.of_rule(key, rule).chain(self.of_port(service, port));
         requests(self.levels(levels), Some(rule))
     }

@@ -21,7 +21,7 @@ fn index(manifests: &str) -> Index {
 
 fn objects(manifests: &str) -> Vec<Object> {
     let manifest = manifest::parse(manifests);
-    assert!(!manifest.is_broken(), "{:?}", manifest.findings);
+    assert!(!manifest.is_broken() && manifest.rejected.is_empty(), "{:?}", manifest.findings);
     manifest.objects.into_iter().map(|d| d.object).collect()
 }
 

@@ -71,6 +71,8 @@ pub struct Directory {
     stage: Stage,
     /// Said once, until it is over.
     failure: Option<String>,
+    /// Routes and policies that the index knows to be rejected.
+    rejections: BTreeMap<Key, String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -138,6 +140,7 @@ impl Directory {
             metrics,
             stage: Stage::Loading,
             failure: None,
+            rejections: BTreeMap::new(),
         }
     }
 
@@ -252,12 +255,12 @@ impl Directory {
         }
     }
 
-    fn apply(&self, scan: Scan, broken: usize, index: &Mutex<Index>, seen: Instant) {
+    fn apply(&mut self, scan: Scan, broken: usize, index: &Mutex<Index>, seen: Instant) {
         let rejected = self.rejected();
         if broken == 0 && rejected.is_empty() && !scan.held {
             self.metrics.in_sync(SystemTime::now());
         }
-        if scan.changes.is_empty() && scan.reports.is_empty() {
+        if scan.changes.is_empty() && scan.reports.is_empty() && rejected == self.rejections {
             return;
         }
         let result = if broken == 0 && rejected.is_empty() { Reload::Applied } else { Reload::Partial };
@@ -271,15 +274,15 @@ impl Directory {
                 Change::Delete(key) => index.delete(&key),
             }
         }
-        let rejections = rejected.len();
-        index.reject(rejected);
+        index.reject(rejected.clone());
         let changed = index.publish(seen);
         self.metrics.indexed(begun.elapsed(), |kind| index.count(kind));
         drop(index);
+        self.rejections.clone_from(&rejected);
         if changes == 0 {
             return; // the findings were told
         }
-        tracing::info!(objects = changes, resources = changed, broken, rejected = rejections, "manifests applied");
+        tracing::info!(objects = changes, resources = changed, broken, rejected = rejected.len(), "manifests applied");
     }
 
     fn rejected(&self) -> BTreeMap<Key, String> {

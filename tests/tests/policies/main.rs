@@ -3,5 +3,6 @@
 //! Invariant: what is rejected is rejected alone, and says so where an operator looks: in `/state`, in a metric, in
 //! `validate`. Non-goal: what proxies do about policies.
 
+mod health;
 mod status;
 mod wire;

@@ -22,6 +22,8 @@ struct Rejections {
 impl Rejections {
     fn start() -> Self {
         let mut mesh = Mesh::new();
+        // `/state` is for the same host alone.
+        mesh.control_mut().destination_args(&["--admin=127.0.0.1:9996"]);
         mesh.workload("client").service_account("client").add();
         mesh.workload("web").of("web").app(App::demo("demo-http", HTTP, &[])).add();
         let service = mesh.service("web", 80, HTTP).add().v4;
@@ -92,7 +94,7 @@ fn policy(name: &str, created: u8, spec: &str) -> String {
 
 #[test]
 fn what_is_rejected_is_rejected_alone_and_says_so() {
-    let it = Rejections::start();
+    let mut it = Rejections::start();
     let all = "  - backendRefs: [{name: web, port: 80}]\n";
     it.mesh.manifests.write("steer", &(route("r", "/moved", all) + &policy("p", 1, "timeouts: {request: 30s}")));
     it.until_shown(&["HTTPRoute/r true ", "TrafficPolicy/p true "]);
@@ -107,7 +109,7 @@ fn what_is_rejected_is_rejected_alone_and_says_so() {
     it.until_shown(&[
         "HTTPRoute/r true UnsupportedValue",
         "TrafficPolicy/p true Invalid",
-        "TrafficPolicy/twin true Conflicted",
+        "TrafficPolicy/twin false Conflicted",
         "HTTPRoute/other true ",
     ]);
     until(SOON, || it.status("/other") == 301);
@@ -120,7 +122,6 @@ fn what_is_rejected_is_rejected_alone_and_says_so() {
     assert!(findings.contains("is older and for the same target") || findings.contains("is no duration"), "{findings}");
 
     // A restart finds no good version, and serves all the same.
-    let mut it = it;
     it.mesh.control_mut().destination().restart();
     it.mesh.control().until_both_ready();
     it.until_shown(&[

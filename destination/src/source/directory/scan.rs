@@ -204,10 +204,12 @@ impl Scanner {
     fn scan_files(&mut self, files: &BTreeSet<PathBuf>, writers: &Writers, now: SystemTime) -> Scan {
         let mut scan = Scan::default();
         let before: HashMap<_, _> = self.objects_of(files).collect();
+        // What stays in use of a file without being in it may have to go, so that all are to be seen together.
+        let are_rejected = self.rejected().next().is_some();
         for path in files {
             self.look_at(path.clone(), writers, now, &mut scan);
         }
-        if scan.held || !self.merge_files(files, &before, &mut scan) {
+        if scan.held || are_rejected || !self.merge_files(files, &before, &mut scan) {
             self.merge(now, &mut scan);
         }
         scan
