@@ -5,25 +5,28 @@
 //! to one that is well is free: nobody saw the request, and the endpoint is passed by from then on, so that it ends by itself.
 //! When all are failing, it draws from the budget too: an outage does not multiply attempts.
 
+use std::net::IpAddr;
 use std::pin::pin;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-use http::{Response, StatusCode};
+use http::{Request, Response, StatusCode};
 
 use super::bulkhead::{Bulkhead, Place};
 use super::choice::{Asked, Choice, Wish, choose};
 use super::endpoint::{Endpoint, Load};
+use super::key::{self, Key};
 use super::list::List;
 use super::reach::Reach;
 use super::request::Repeatable;
 use super::state::State;
+use super::sync::atomic::{AtomicBool, Ordering};
 use super::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::http::answer::Reason;
 use crate::http::headers::ERROR;
 use crate::http::{Body, BoxedRequest, Caller, Failure, patience};
 use crate::metrics;
-use crate::model::policy::{self, BackendPolicy};
+use crate::model::policy::{self, BackendPolicy, BalancingKind};
 use crate::model::{EndpointSet, Protocol};
 use crate::net::Stream;
 use crate::resilience::breaker::Outcome;
@@ -34,9 +37,13 @@ pub struct Backend {
     name: Arc<str>,
     reach: Arc<Reach>,
     endpoints: Mutex<List>,
-    budget: Mutex<Budget>,
     /// Once a policy has limits.
     bulkhead: OnceLock<std::sync::Arc<Bulkhead>>,
+    /// Requests have keys.
+    is_keyed: AtomicBool,
+    /// There are other backends for when no endpoint is well.
+    has_failover: AtomicBool,
+    budget: Mutex<Budget>,
     metrics: metrics::Balancer,
 }
 
@@ -84,8 +91,16 @@ impl Backend {
     /// A backend without endpoints; `apply` brings them.
     pub fn new(name: &str, reach: &Arc<Reach>) -> Self {
         let metrics = reach.metrics.balancer(name);
-        let (budget, bulkhead) = (Mutex::new(Budget::new(Instant::now())), OnceLock::new());
-        Self { name: name.into(), reach: Arc::clone(reach), endpoints: Mutex::default(), budget, bulkhead, metrics }
+        Self {
+            name: name.into(),
+            reach: Arc::clone(reach),
+            endpoints: Mutex::default(),
+            bulkhead: OnceLock::new(),
+            is_keyed: AtomicBool::new(false),
+            has_failover: AtomicBool::new(false),
+            budget: Mutex::new(Budget::new(Instant::now())),
+            metrics,
+        }
     }
 
     /// Makes `set` the endpoints. Those that stay as they were keep their connections and load; those that go finish what
@@ -96,6 +111,10 @@ impl Backend {
         {
             self.bulkhead.get_or_init(|| self.reach.bulkhead(&self.name)).set(&policy.limits);
         }
+        let says = |of: fn(&BackendPolicy) -> bool| set.policy.as_ref().is_some_and(|policy| of(policy));
+        let is_keyed = says(|policy| matches!(policy.balancing.kind, BalancingKind::ConsistentHash { .. }));
+        self.is_keyed.store(is_keyed, Ordering::Relaxed);
+        self.has_failover.store(says(|policy| !policy.failover.is_empty()), Ordering::Relaxed);
         let (zone, moves) = self.reach.zone();
         let mut endpoints = self.endpoints();
         let next = endpoints.next(set, (&zone, moves), Instant::now());
@@ -119,6 +138,24 @@ impl Backend {
     /// How it is used; `None` is the proxy's defaults.
     pub fn policy(&self) -> Option<std::sync::Arc<BackendPolicy>> {
         self.endpoints().policy().cloned()
+    }
+
+    /// The backends that stand in while it is not well, in turn.
+    pub fn failover(&self) -> Option<std::sync::Arc<BackendPolicy>> {
+        if self.has_failover.load(Ordering::Relaxed) { self.policy() } else { None }
+    }
+
+    /// Whether who gets a request is decided by its key.
+    pub fn is_keyed(&self) -> bool {
+        self.is_keyed.load(Ordering::Relaxed)
+    }
+
+    /// What a request is known by, where that decides; `source` is the client's address.
+    pub fn key<B>(&self, request: &Request<B>, source: impl FnOnce() -> Option<IpAddr>) -> Option<Key> {
+        match &self.policy()?.balancing.kind {
+            BalancingKind::ConsistentHash { keys, .. } => key::of(keys, request.headers(), request.uri(), source()),
+            _ => None,
+        }
     }
 
     /// What is known of it and of each endpoint.
@@ -161,11 +198,11 @@ impl Backend {
     }
 
     /// Opens a byte stream to an endpoint, for the connection that `Load` then counts.
-    pub async fn open(&self, protocol: Option<Protocol>) -> Result<(Stream, Load), Failed> {
+    pub async fn open(&self, protocol: Option<Protocol>, wish: &Wish) -> Result<(Stream, Load), Failed> {
         let place = self.connect()?;
         let mut tried = self.begin();
         loop {
-            let mut load = self.pick_next(&tried, &Wish::default())?;
+            let mut load = self.pick_next(&tried, wish)?;
             match load.endpoint().open(protocol).await {
                 Ok(stream) => {
                     load.keep(place);
@@ -178,6 +215,21 @@ impl Backend {
                 }
             }
         }
+    }
+
+    /// A place for a request, after its turn; none where there is no limit.
+    pub(super) async fn enter(&self) -> Result<Option<Place>, Failed> {
+        let Some(bulkhead) = self.bulkhead.get() else { return Ok(None) };
+        let Some(policy) = self.policy() else { return Ok(None) };
+        // Boxed, as few backends have limits.
+        Box::pin(bulkhead.request(&policy.limits)).await.map_err(|full| self.failed(Some(Failure::Busy(full))))
+    }
+
+    /// The same for a connection, which does not wait.
+    fn connect(&self) -> Result<Option<Place>, Failed> {
+        let Some(bulkhead) = self.bulkhead.get() else { return Ok(None) };
+        let Some(policy) = self.policy() else { return Ok(None) };
+        bulkhead.connection(&policy.limits).map_err(|full| self.failed(Some(Failure::Busy(full))))
     }
 
     /// Counts a request, or a connection.
@@ -232,21 +284,6 @@ impl Backend {
     /// Its retries of the last while, and how many there may have been.
     pub fn budget_state(&self, now: Instant) -> budget::State {
         self.budget().state(now)
-    }
-
-    /// A place for a request, after its turn; none where there is no limit.
-    pub(super) async fn enter(&self) -> Result<Option<Place>, Failed> {
-        let Some(bulkhead) = self.bulkhead.get() else { return Ok(None) };
-        let Some(policy) = self.policy() else { return Ok(None) };
-        // Boxed, as few backends have limits.
-        Box::pin(bulkhead.request(&policy.limits)).await.map_err(|full| self.failed(Some(Failure::Busy(full))))
-    }
-
-    /// The same for a connection, which does not wait.
-    fn connect(&self) -> Result<Option<Place>, Failed> {
-        let Some(bulkhead) = self.bulkhead.get() else { return Ok(None) };
-        let Some(policy) = self.policy() else { return Ok(None) };
-        bulkhead.connection(&policy.limits).map_err(|full| self.failed(Some(Failure::Busy(full))))
     }
 
     /// The endpoint to try next, counted as its load.

@@ -7,14 +7,14 @@
 use std::sync::OnceLock;
 use std::time::Instant;
 
-use http::{Response, Version};
+use http::{HeaderMap, Response, Version};
 
 use super::bulkhead::Place;
 use super::ewma::Ewma;
+use super::outcome;
 use super::reach::Reach;
 use super::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use super::sync::{Arc, Mutex, PoisonError};
-use super::verdict;
 use super::vitals::{Fleet, Vitals, breaker_of};
 use crate::http::body::Witness;
 use crate::http::{self as web, Body, BoxedRequest, Caller, Failure, h1_pool, h2_client, h2_pool, headers};
@@ -64,6 +64,8 @@ pub struct Load {
     is_probe: bool,
     /// Its place among those that the backend may have.
     place: Option<Place>,
+    /// To have said nothing until then is a failure.
+    due: Option<Instant>,
 }
 
 /// How much the breaker knows of an exchange.
@@ -152,6 +154,7 @@ impl Endpoint {
             stage: Stage::Untold,
             is_probe: false,
             place: None,
+            due: None,
         }
     }
 
@@ -254,6 +257,31 @@ impl Load {
         self.place = place;
     }
 
+    /// The request has begun at `began` and is given up at `end`: to have said nothing until then is the endpoint's failure, if
+    /// it had at least half of that time.
+    pub(super) fn expect_by(&mut self, began: Instant, end: Instant) {
+        let (all, left) = (end.saturating_duration_since(began), end.saturating_duration_since(self.since));
+        self.due = (left >= all / 2).then_some(end);
+    }
+
+    /// Nobody waits any longer for what it owes.
+    pub fn give_up(&mut self, now: Instant) {
+        if std::mem::take(&mut self.owed) {
+            let waited = now.saturating_duration_since(self.since);
+            self.endpoint.vitals.with_latency(|latency| latency.given_up(waited, now));
+            if self.due.is_some_and(|due| now >= due) {
+                self.tell(Outcome::Failure, now);
+            }
+        }
+    }
+
+    /// The trailers of the response, where they were looked at before it was passed on.
+    pub(super) fn ended(&mut self, trailers: &HeaderMap) {
+        if let Some(status) = trailers.get("grpc-status").and_then(|status| status.to_str().ok()?.parse().ok()) {
+            self.grpc(status);
+        }
+    }
+
     /// A byte stream is open: the latency is known, and the endpoint is well.
     pub fn opened(&mut self, now: Instant) {
         self.answered(now);
@@ -263,7 +291,7 @@ impl Load {
     /// The head of a response is here.
     pub fn heard<B>(&mut self, response: &Response<B>, now: Instant) {
         self.answered(now);
-        let verdict = verdict::of_head(response);
+        let verdict = outcome::of_head(response);
         if let Some(pause) = verdict.pause {
             self.endpoint.vitals.spare(pause, now);
         }
@@ -313,8 +341,8 @@ impl Load {
 impl Witness for Load {
     fn grpc(&mut self, status: u16) {
         if self.stage == Stage::Head {
-            let (outcome, now) = (verdict::of_grpc(status), Instant::now());
-            if let Some(pause) = verdict::pause_after(outcome) {
+            let (outcome, now) = (outcome::of_grpc(status), Instant::now());
+            if let Some(pause) = outcome::pause_after(outcome) {
                 self.endpoint.vitals.spare(pause, now);
             }
             self.tell(outcome, now);
@@ -328,11 +356,10 @@ impl Witness for Load {
 
 impl Drop for Load {
     fn drop(&mut self) {
-        let vitals = &self.endpoint.vitals;
         if self.owed {
-            let now = Instant::now();
-            vitals.with_latency(|latency| latency.given_up(now.saturating_duration_since(self.since), now));
+            self.give_up(Instant::now());
         }
+        let vitals = &self.endpoint.vitals;
         if self.is_probe {
             vitals.probe_abandoned(Instant::now());
         }

@@ -10,9 +10,11 @@ mod bulkhead;
 mod choice;
 mod endpoint;
 mod ewma;
+mod key;
 mod list;
 #[cfg(test)]
 mod models;
+mod outcome;
 mod pick;
 mod reach;
 mod request;
@@ -20,7 +22,6 @@ mod state;
 mod steered;
 mod verdict;
 mod vitals;
-mod worth;
 mod zones;
 
 // By this name, so that models can put their own in its place.
@@ -30,6 +31,7 @@ use std::time::Duration;
 pub use backend::{Backend, Failed, Tried};
 pub use choice::Wish;
 pub use endpoint::{Endpoint, Load};
+pub use key::Key;
 pub use reach::Reach;
 pub use state::State;
 pub use steered::Terms;

@@ -23,8 +23,12 @@ mod choice;
 mod endpoint;
 #[path = "ewma.rs"]
 mod ewma;
+#[path = "key.rs"]
+mod key;
 #[path = "list.rs"]
 mod list;
+#[path = "outcome.rs"]
+mod outcome;
 #[path = "pick.rs"]
 mod pick;
 #[path = "reach.rs"]
@@ -33,6 +37,8 @@ mod reach;
 mod request;
 #[path = "state.rs"]
 mod state;
+#[path = "steered.rs"]
+mod steered;
 #[path = "verdict.rs"]
 mod verdict;
 #[path = "vitals.rs"]

@@ -13,11 +13,10 @@ use http::Response;
 use http_body_util::BodyExt as _;
 
 use super::backend::{Backend, Failed, Tried, once};
-use super::choice::Wish;
+use super::choice;
 use super::endpoint::{Endpoint, Load};
 use super::request::Repeatable;
-use super::worth::{self, Pushback, Worth};
-use crate::http::body::Witness as _;
+use super::verdict::{self, Pushback, Wish};
 use crate::http::deadline::Deadline;
 use crate::http::timed::{Activity, Limits};
 use crate::http::{Body, BoxedRequest, Caller, Failure, Late};
@@ -78,8 +77,8 @@ impl Backend {
         &self,
         mut request: BoxedRequest,
         caller: &Caller,
+        wish: &choice::Wish,
         terms: &Terms,
-        wish: &Wish,
         on_pick: impl FnMut(&Endpoint) + Send,
     ) -> Result<Response<Body>, Failed> {
         let activity = terms.idle().map(|limit| (limit, Activity::new()));
@@ -94,7 +93,7 @@ impl Backend {
             return Err(self.late(late));
         }
         self.budget().request(terms.budget(), terms.began);
-        let tries = Tries::new(self, request, caller, (terms, wish), activity.clone());
+        let tries = Tries::new(self, request, caller, (wish, terms), activity.clone());
         let tries = pin!(tries.run(on_pick));
         let result = match end {
             None => tries.await,
@@ -126,8 +125,9 @@ impl Backend {
 struct Tries<'a> {
     backend: &'a Backend,
     caller: &'a Caller,
+    /// What is wished of it.
+    endpoint: &'a choice::Wish,
     terms: &'a Terms,
-    wish: &'a Wish,
     activity: Option<(Duration, Arc<Activity>)>,
     request: Repeatable,
     tried: Tried,
@@ -145,11 +145,11 @@ impl<'a> Tries<'a> {
         backend: &'a Backend,
         request: BoxedRequest,
         caller: &'a Caller,
-        (terms, wish): (&'a Terms, &'a Wish),
+        (endpoint, terms): (&'a choice::Wish, &'a Terms),
         activity: Option<(Duration, Arc<Activity>)>,
     ) -> Self {
         let (request, tried) = (Repeatable::new(request), Tried::without_end());
-        Self { backend, caller, terms, wish, activity, request, tried, retries: 0, wanted: 0 }
+        Self { backend, caller, endpoint, terms, activity, request, tried, retries: 0, wanted: 0 }
     }
 
     async fn run(mut self, mut on_pick: impl FnMut(&Endpoint) + Send) -> Result<Response<Body>, Failed> {
@@ -157,16 +157,19 @@ impl<'a> Tries<'a> {
         let mut last = None;
         loop {
             let mut load = self.pick(last.as_ref())?;
+            if let Some((end, _)) = self.terms.end() {
+                load.expect_by(self.terms.began, end);
+            }
             on_pick(load.endpoint());
-            let (outcome, worth) = self.attempt(&mut load).await;
+            let (outcome, wish) = self.attempt(&mut load).await;
             if let Some(failure) = outcome.as_ref().err() {
                 self.backend.judge(&mut load, failure);
             }
-            let pause = match worth {
-                Some(worth) => self.again(worth, &outcome),
+            let pause = match wish {
+                Some(wish) => self.again(wish, &outcome),
                 None => self.settled(&outcome),
             };
-            let (Some(pause), Some(worth)) = (pause, worth) else {
+            let (Some(pause), Some(wish)) = (pause, wish) else {
                 return match outcome {
                     Ok(response) => {
                         load.keep(place);
@@ -176,7 +179,7 @@ impl<'a> Tries<'a> {
                 };
             };
             self.backend.metrics().retry_result("attempted");
-            self.backend.leave(&load, worth.word(), &mut self.tried);
+            self.backend.leave(&load, wish.word(), &mut self.tried);
             last = outcome.err();
             // What it held of the upstream goes now, not after the pause: an answer that nobody wants is not read on.
             drop(load);
@@ -188,10 +191,10 @@ impl<'a> Tries<'a> {
 
     /// The endpoint to try next: another one, unless there is none and the policy asks for more.
     fn pick(&mut self, last: Option<&Failure>) -> Result<Load, Failed> {
-        let picked = match self.backend.pick(&self.tried, self.wish) {
+        let picked = match self.backend.pick(&self.tried, self.endpoint) {
             Err(_) if self.wanted > 0 && !self.tried.is_empty() => {
                 self.tried = Tried::without_end();
-                self.backend.pick(&self.tried, self.wish)
+                self.backend.pick(&self.tried, self.endpoint)
             }
             picked => picked,
         };
@@ -205,25 +208,24 @@ impl<'a> Tries<'a> {
         }
     }
 
-    /// One try, and whether it is worth another.
-    async fn attempt(&mut self, load: &mut Load) -> (Outcome, Option<Worth>) {
+    /// One try, and what is wished of it.
+    async fn attempt(&mut self, load: &mut Load) -> (Outcome, Option<Wish>) {
         match self.send(load).await {
             Ok(response) => {
                 load.heard(&response, Instant::now());
                 let (response, trailers) = self.peek(response).await;
-                let worth = self.terms.retries().and_then(|retries| {
-                    worth::of_response(retries, self.request.is_grpc(), &response, trailers.as_ref())
-                });
-                // Nobody will read what tells the breaker.
-                if let (Some(code), true) = (trailers.as_ref().and_then(worth::code), worth.is_some()) {
-                    load.grpc(code);
+                if let Some(trailers) = &trailers {
+                    load.ended(trailers);
                 }
-                (Ok(response), worth)
+                let wish = self.terms.retries().and_then(|retries| {
+                    verdict::of_response(retries, self.request.is_grpc(), &response, trailers.as_ref())
+                });
+                (Ok(response), wish)
             }
             Err(failure) => {
                 let safe = self.request.is_safe_after(&failure);
-                let worth = worth::of_failure(self.terms.retries(), self.request.is_grpc(), safe, &failure);
-                (Err(failure), worth)
+                let wish = verdict::of_failure(self.terms.retries(), self.request.is_grpc(), safe, &failure);
+                (Err(failure), wish)
             }
         }
     }
@@ -275,9 +277,9 @@ impl<'a> Tries<'a> {
     }
 
     /// Whether the request is sent again, after a pause; then it is ready for it.
-    fn again(&mut self, worth: Worth, outcome: &Outcome) -> Option<Duration> {
+    fn again(&mut self, wish: Wish, outcome: &Outcome) -> Option<Duration> {
         let result = |result| self.backend.metrics().retry_result(result);
-        let pause = match self.pause(&worth) {
+        let pause = match self.pause(&wish) {
             Ok(pause) => pause,
             Err(over) => return refused(result, over),
         };
@@ -292,18 +294,18 @@ impl<'a> Tries<'a> {
             return refused(result, "too_large");
         }
         self.retries += 1;
-        self.wanted += u32::from(worth.is_wanted());
+        self.wanted += u32::from(wish.is_wanted());
         Some(pause)
     }
 
     /// How long to wait; or the limit that is in the way.
-    fn pause(&self, worth: &Worth) -> Result<Duration, &'static str> {
+    fn pause(&self, wish: &Wish) -> Result<Duration, &'static str> {
         const OVER: &str = "limit_exceeded";
         let Some(retries) = self.terms.retries() else {
             // As without a policy: once more, and at once.
-            return if self.retries == 0 || worth.is_unsent() { self.safe() } else { Err(OVER) };
+            return if self.retries == 0 || wish.is_unsent() { self.safe() } else { Err(OVER) };
         };
-        if !worth.is_wanted() {
+        if !wish.is_wanted() {
             return self.safe();
         }
         if self.wanted >= retries.attempts {
@@ -311,8 +313,8 @@ impl<'a> Tries<'a> {
         }
         let doubled = retries.backoff.saturating_mul(1 << self.wanted.min(16));
         let backoff = doubled.min(retries.max_backoff).mul_f64(fastrand::f64());
-        let pause = match worth.pushback() {
-            Pushback::None if worth.is_unsent() && self.wanted == 0 => Duration::ZERO,
+        let pause = match wish.pushback() {
+            Pushback::None if wish.is_unsent() && self.wanted == 0 => Duration::ZERO,
             Pushback::None => backoff,
             Pushback::After(asked) if asked <= retries.max_retry_after => asked.max(backoff),
             Pushback::After(_) | Pushback::Never => return Err(OVER),

@@ -25,6 +25,7 @@ pub mod patience;
 pub mod pump;
 pub mod replay;
 pub mod request_half;
+pub mod tee;
 pub mod timed;
 pub mod upgrade;
 
@@ -215,7 +216,7 @@ impl Failure {
     /// Whether it speaks against the endpoint. A refusal before the request was processed does not: that is how one ends that
     /// is replaced.
     pub fn is_the_endpoints(&self) -> bool {
-        !matches!(self, Failure::Unprocessed | Failure::Busy(_) | Failure::Ejected)
+        !matches!(self, Failure::Unprocessed | Failure::Busy(_) | Failure::Ejected | Failure::Late(_))
     }
 
     /// The code with which an HTTP/2 caller learns of it, where an answer would say less.
@@ -235,8 +236,8 @@ impl Failure {
             Failure::Peer(_) => Reason::PeerIdentity,
             Failure::Silent(_) => Reason::ResponseTimeout,
             Failure::Late(late) => late.reason(),
-            Failure::Ejected => Reason::AllEjected,
             Failure::Busy(_) => Reason::Overload,
+            Failure::Ejected => Reason::AllEjected,
             Failure::Unprocessed | Failure::Closed(_) | Failure::Lost(_) => Reason::UpstreamReset,
             Failure::Reset(_) | Failure::Protocol(_) => Reason::UpstreamReset,
         }

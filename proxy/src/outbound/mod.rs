@@ -4,9 +4,13 @@
 //! Read `Outbound::serve` top to bottom. Invariant: nothing is sent to an endpoint that discovery calls meshed other than
 //! through mutual TLS; what discovery does not know is passed through as it is.
 
+mod cors;
+mod faults;
 mod http;
 mod leg;
+mod mirror;
 mod routed;
+mod session;
 mod target;
 
 use std::net::SocketAddr;
@@ -16,9 +20,13 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 use tokio::net::TcpStream;
 
+use mirror::Mirrors;
+use session::Sealer;
 pub use target::{Route, Target, TargetState};
 
-use crate::balance::{Load, Reach};
+use leg::Leg;
+
+use crate::balance::{Load, Reach, Wish};
 use crate::control::Discovery;
 use crate::http::answer::Reason;
 use crate::http::h2_server::Side;
@@ -55,6 +63,8 @@ pub struct Outbound {
     reach: Arc<Reach>,
     metrics: Metrics,
     targets: Mutex<IdleCache<SocketAddr, Target>>,
+    mirrors: Mirrors,
+    sessions: Sealer,
 }
 
 /// What `/state` shows of one worker's outbound side.
@@ -63,6 +73,8 @@ pub struct State {
     targets: Vec<TargetState>,
 }
 
+/// Most copies of requests that one worker has on their way to mirrors.
+const MOST_COPIES: usize = 128;
 const DIRECTION: Direction = Direction::Outbound;
 
 impl Outbound {
@@ -76,7 +88,8 @@ impl Outbound {
         metrics: Metrics,
     ) -> Arc<Self> {
         let targets = Mutex::new(IdleCache::new(settings.targets));
-        Arc::new(Self { settings, http, discovery, local, reach, metrics, targets })
+        let (mirrors, sessions) = (Mirrors::new(MOST_COPIES, &metrics), Sealer::default());
+        Arc::new(Self { settings, http, discovery, local, reach, metrics, targets, mirrors, sessions })
     }
 
     /// Serves one accepted connection to its end.
@@ -154,22 +167,37 @@ impl Outbound {
         route: Arc<Route>,
         drain: Drain,
     ) {
-        let opened = match Box::pin(route.leg().open(None)).await {
+        let (mut upstream, load, leg) = match Box::pin(self.open(route.leg(), None)).await {
             Ok(opened) => opened,
             Err(failed) => return self.reset(stream, &failed),
         };
-        let (mut upstream, load) = opened;
         let seen = sniff::either(&mut stream, &mut upstream, &self.settings.sniff).await;
         let Ok(seen) = seen else { return stream.abort() };
         self.metrics.detected(DIRECTION, seen.word());
         target.remember(&seen);
         match seen {
             Seen::Http1 | Seen::Http2 => {
-                drop((upstream, load));
+                drop((upstream, load, leg));
                 Box::pin(self.serve_http(stream, &seen, target, drain)).await;
             }
-            _ => self.copy(stream, upstream, load, &seen, (target, route), drain),
+            _ => self.copy(stream, (upstream, load, leg), &seen, (target, route), drain),
         }
+    }
+
+    /// See [`Leg::stand_in`].
+    async fn stand_in(&self, leg: &Leg) -> Option<Arc<Leg>> {
+        leg.stand_in(&self.discovery, &self.reach, &self.metrics).await
+    }
+
+    /// A byte stream to an endpoint of `leg`, or of the one that stands in for it, which counts it.
+    async fn open(
+        &self,
+        leg: &Arc<Leg>,
+        protocol: Option<Protocol>,
+    ) -> Result<(Stream, Load, Arc<Leg>), crate::balance::Failed> {
+        let leg = self.stand_in(leg).await.unwrap_or_else(|| Arc::clone(leg));
+        let (stream, load) = leg.open(protocol, &Wish::default()).await?;
+        Ok((stream, load, leg))
     }
 
     /// Who answers the requests of a connection to `target`.
@@ -202,8 +230,8 @@ impl Outbound {
 
     /// Opaque bytes: one endpoint for the whole connection.
     async fn forward(&self, stream: Stream, seen: &Seen, way: (Arc<Target>, Arc<Route>), drain: Drain) {
-        match way.1.leg().open(Some(Protocol::Opaque)).await {
-            Ok((upstream, load)) => self.copy(stream, upstream, load, seen, way, drain),
+        match self.open(way.1.leg(), Some(Protocol::Opaque)).await {
+            Ok(opened) => self.copy(stream, opened, seen, way, drain),
             Err(failed) => self.reset(stream, &failed),
         }
     }
@@ -212,8 +240,7 @@ impl Outbound {
     fn copy(
         &self,
         stream: Stream,
-        upstream: Stream,
-        load: Load,
+        (upstream, load, leg): (Stream, Load, Arc<Leg>),
         seen: &Seen,
         (target, route): (Arc<Target>, Arc<Route>),
         drain: Drain,
@@ -221,10 +248,10 @@ impl Outbound {
         if let Seen::Tls(sni) = seen {
             self.metrics.foreign_sni(DIRECTION, sni.as_deref());
         }
-        let connection = route.leg().tcp(load.endpoint().tls(), seen).open();
+        let connection = leg.tcp(load.endpoint().tls(), seen).open();
         let settings = copy_under(self.settings.copy, route.policy());
         web::bytes::spawn_copy(stream, upstream, settings, connection, move |end| {
-            timed_out(route.leg(), end);
+            timed_out(&leg, end);
             drop((load, target, route, drain));
         });
     }

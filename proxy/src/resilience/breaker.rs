@@ -4,7 +4,7 @@
 //! Invariant: an ejection lasts between the least and the longest that the settings allow; each one in a row has twice the
 //! ceiling of the one before, and lies within its upper quarter. While a probe is out, nobody else is let in. Overload counts
 //! as no success, but never towards failures in a row: who sheds load is alive.
-//! Not here: how many endpoints may be out at once (`balance::choice`), and what a failure is (`balance::verdict`).
+//! Not here: how many endpoints may be out at once (`balance::choice`), and what a failure is (`balance::outcome`).
 
 use std::time::{Duration, Instant};
 
