@@ -68,6 +68,13 @@ impl Ewma {
         self.faded(now).max(self.silence(now))
     }
 
+    /// The same, for those that nobody asks because others are nearer: it fades more slowly, so that few are asked only
+    /// to find out.
+    pub(super) fn remembered(&self, now: Instant) -> f64 {
+        const SLOWER: f64 = 6.0;
+        (self.seconds * self.weight(now).powf(1.0 / SLOWER)).max(self.silence(now))
+    }
+
     fn silence(&self, now: Instant) -> f64 {
         if self.owed == 0 {
             return 0.0;

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use http::{Response, Version};
 use http_body::Body as _;
@@ -53,6 +54,11 @@ impl App {
         }
     }
 
+    /// Its port.
+    pub(super) fn port(&self) -> u16 {
+        self.addr.port()
+    }
+
     /// A connection of its own.
     pub(super) async fn connect(&self) -> Result<TcpStream, ConnectError> {
         self.connector.connect(self.addr).await
@@ -75,9 +81,9 @@ impl App {
             *request.body_mut() = body.holding(Arc::clone(&sending));
             Arc::downgrade(&sending)
         });
-        let is_out = || sending.as_ref().is_none_or(|sending| sending.strong_count() == 0);
+        let out_for = || sending.as_ref().is_none_or(|sending| sending.strong_count() == 0).then_some(Duration::MAX);
         let exchange = pin!(self.exchange(request, caller));
-        patience::within(limit, is_out, exchange).await
+        patience::within(limit, out_for, exchange).await
     }
 
     async fn exchange(&self, mut request: BoxedRequest, caller: &Caller) -> Result<Response<Body>, Failure> {

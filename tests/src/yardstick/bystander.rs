@@ -23,6 +23,8 @@ const CLIENTS: u32 = 4;
 const SLACK: Duration = Duration::from_millis(50);
 /// The same in `make test`: a debug build that shares two processors with the attacker and with other tests.
 const SLACK_BUSY: Duration = Duration::from_millis(1000);
+/// Who is woken in turn for one request: two sidecars and the app on its way, two sidecars and the client on the way back.
+const HOPS: u32 = 6;
 /// Failures that are described.
 const DESCRIBED: usize = 5;
 /// An answer that takes longer is a failure.
@@ -57,12 +59,16 @@ pub struct Polite {
     pub p99: Duration,
     /// The same before the attack.
     pub before: Duration,
+    /// How late the client itself was woken during the attack, in 99 of 100 cases: what the machine adds at each hop.
+    pub late: Duration,
 }
 
 #[derive(Default)]
 struct Seen {
     before: Vec<Duration>,
     during: Vec<Duration>,
+    /// How late the client itself was woken meanwhile: what others on the machine cost each that waits for a processor.
+    late: Vec<Duration>,
     failures: Vec<String>,
     failed: usize,
 }
@@ -107,6 +113,7 @@ impl Bystander {
             failures: seen.failures,
             p99: p99(&mut seen.during),
             before: p99(&mut seen.before),
+            late: p99(&mut seen.late),
         }
     }
 
@@ -138,7 +145,7 @@ impl Polite {
     #[must_use]
     pub fn is_whole(&self) -> bool {
         let slack = if torture() { SLACK } else { SLACK_BUSY };
-        self.failed == 0 && self.p99 <= (3 * self.before).max(self.before + slack)
+        self.failed == 0 && self.p99 <= (3 * self.before).max(self.before + slack + HOPS * self.late)
     }
 }
 
@@ -162,6 +169,7 @@ async fn run(shared: &Arc<Shared>, addr: SocketAddr) -> Seen {
         let seen = seen.expect("a client that ends");
         all.before.extend(seen.before);
         all.during.extend(seen.during);
+        all.late.extend(seen.late);
         all.failures.extend(seen.failures);
         all.failed += seen.failed;
     }
@@ -171,8 +179,10 @@ async fn run(shared: &Arc<Shared>, addr: SocketAddr) -> Seen {
 async fn client(shared: Arc<Shared>, addr: SocketAddr, first: Instant) -> Seen {
     let (mut seen, mut connection, mut due) = (Seen::default(), None, first);
     while !shared.stop.load(Ordering::Relaxed) {
+        let waits = Instant::now() < due;
         tokio::time::sleep_until(due.into()).await;
         let during = shared.attack.load(Ordering::Relaxed);
+        seen.late.extend((waits && during).then(|| due.elapsed()));
         match one(&mut connection, addr).await {
             Ok(()) if during => seen.during.push(due.elapsed()),
             Ok(()) => seen.before.push(due.elapsed()),

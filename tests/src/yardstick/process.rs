@@ -85,6 +85,16 @@ impl Process {
         soft.unwrap_or_else(|| panic!("{path}: {limits}"))
     }
 
+    /// How many of `full` connections fit into the files that this process may have, of which each takes `files`. Those that
+    /// it starts may have as many.
+    #[must_use]
+    pub fn most_connections(full: usize, files: usize) -> usize {
+        // For what is no connection.
+        const REST: u64 = 1000;
+        let most = Self(std::process::id()).most_files().saturating_sub(REST);
+        full.min(usize::try_from(most).unwrap_or(usize::MAX) / files)
+    }
+
     /// CPU time of all its threads since its start, in steps of a clock tick (10 ms).
     ///
     /// # Panics

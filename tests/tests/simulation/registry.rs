@@ -165,7 +165,7 @@ impl Proxy {
     /// What it believes; `None` before it was told anything.
     pub(crate) fn believes(&self) -> Option<Endpoints> {
         let set = self.endpoints.current()?;
-        Some(set.0.iter().map(|endpoint| last_byte(endpoint.addr)).collect())
+        Some(set.list.iter().map(|endpoint| last_byte(endpoint.addr)).collect())
     }
 
     /// The endpoints that its balancer would use, of its own account.

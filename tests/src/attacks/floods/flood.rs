@@ -28,6 +28,8 @@ pub struct Flood<'a> {
     pub memory: u64,
     /// What it may use of a processor.
     pub cpu: Duration,
+    /// From what was sent last to the end of the connection, if it ends.
+    pub within: Duration,
     pub(super) settings: &'static [(u16, u32)],
     pub(super) first: Vec<u8>,
     /// Rounds in one write.
@@ -97,13 +99,14 @@ impl Flood<'_> {
     /// What the row does not allow about what was seen.
     #[must_use]
     pub fn fault(&self, seen: &Beside<Outcome>) -> Option<String> {
-        let (Self { resets, most, memory, cpu, .. }, Outcome { done, closed, .. }) = (self, &seen.result);
+        let (Self { resets, most, memory, cpu, within, .. }, Outcome { done, closed, took, .. }) = (self, &seen.result);
         let faults = [
             (self.must_end && closed.is_none()).then(|| "the connection goes on".to_owned()),
             (done > most).then(|| format!("more than {most} got through")),
             (seen.result.resets > *resets).then(|| format!("more than {resets} resets")),
             (seen.grown > *memory).then(|| format!("grew by more than {memory} KiB")),
             (seen.cpu > *cpu).then(|| format!("{:.1?} of CPU", seen.cpu)),
+            (closed.is_some() && took > within).then(|| format!("closed {took:.1?} after the last of it")),
         ];
         faults.into_iter().flatten().next().or_else(|| seen.fault())
     }

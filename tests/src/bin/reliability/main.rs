@@ -28,6 +28,9 @@ struct Options {
     /// Run nothing: the file has their figures, or they stay empty
     #[arg(long)]
     ours_only: bool,
+    /// What the last `make torture` and `make soak` have recorded; need not be there
+    #[arg(long)]
+    full: Option<PathBuf>,
     /// Run these rows alone against the others, as 1,2,9
     #[arg(long, value_delimiter = ',')]
     rows: Vec<u8>,
@@ -43,6 +46,8 @@ fn main() -> anyhow::Result<()> {
         fs::write(&options.records, ours + &lines).with_context(|| options.records.display().to_string())?;
         records.extend(theirs);
     }
+    let full = options.full.and_then(|path| fs::read_to_string(path).ok()).unwrap_or_default();
+    records.extend(table::parse(&full)?.into_iter().map(table::Record::at_full_count));
     let text = table::render(&records, &[Who::Envoy, Who::Haproxy].map(named).join(" and "));
     fs::write(&options.output, text).with_context(|| options.output.display().to_string())
 }

@@ -21,6 +21,11 @@ pub(crate) struct Record {
 }
 
 impl Record {
+    /// One of ours from a run at full counts, which has a column of its own.
+    pub(crate) fn at_full_count(self) -> Self {
+        Self { who: "full".to_owned(), ..self }
+    }
+
     /// As it was read.
     pub(crate) fn line(&self) -> Value {
         let Self { row, case, who, held, figure } = self;
@@ -49,7 +54,8 @@ const HEAD: &str = "\
 What each row of the yardstick saw, and what two other proxies do under the same attack. Written by `make reliability`; do not
 edit.
 
-- The figures are those of `make test`, whose counts are small, on a debug build; `make torture` runs the full ones.
+- *Ours* is from `make test`, whose counts are small, on a debug build; *at full counts* is from the last `make torture` and
+  `make soak` (`tests/torture.jsonl`), for the rows that it recorded.
 - A cell sums up its cases: `1 to 5` are the least and the most of them. [Cases](#cases) has them one by one.
 - `not held` means that the row's demand was not met, by the same measure for all three. `n of m` counts the cases that went as
   the standards want.
@@ -66,12 +72,13 @@ Empty cells:
   are things that they do not have: R22 to R57, R60 to R62. Of R1 to R9, they lack the surfaces that are within the mesh.
 - R14, R20, R21, R58, R59 and R64 are not run against them yet.
 
-| row | what | ours | Envoy | HAProxy | command |
-|---|---|---|---|---|---|
+| row | what | ours | at full counts | Envoy | HAProxy | command |
+|---|---|---|---|---|---|---|
 ";
 
 /// The makers of the columns.
-const COLUMNS: [(&str, &str); 3] = [("mesh", "ours"), ("envoy", "Envoy"), ("haproxy", "HAProxy")];
+const COLUMNS: [(&str, &str); 4] =
+    [("mesh", "ours"), ("full", "ours at full count"), ("envoy", "Envoy"), ("haproxy", "HAProxy")];
 
 /// The whole document.
 pub(crate) fn render(records: &[Record], others: &str) -> String {
@@ -88,9 +95,10 @@ pub(crate) fn render(records: &[Record], others: &str) -> String {
             (_, Row { waits_for: Some(feature), .. }) => format!("waits for {feature}"),
             _ => "not recorded".to_owned(),
         };
-        let (envoy, haproxy) = (cell("envoy"), cell("haproxy"));
+        let (full, envoy, haproxy) = (cell("full"), cell("envoy"), cell("haproxy"));
+        let (name, command) = (row.name(), row.command());
         // Writing to a String cannot fail.
-        let _ = writeln!(text, "| {} | {} | {ours} | {envoy} | {haproxy} | {} |", row.name(), row.what, row.command());
+        let _ = writeln!(text, "| {name} | {} | {ours} | {full} | {envoy} | {haproxy} | {command} |", row.what);
     }
     text + &cases(&records)
 }
@@ -138,12 +146,13 @@ mod tests {
         let records = [
             seen(10, "mesh", "inbound", false, "1 of 2"),
             seen(10, "mesh", "inbound", true, "2 of 2"),
+            seen(10, "mesh", "inbound", true, "20 of 20").at_full_count(),
             seen(10, "envoy", "two readings", false, "1 of 2 | more"),
         ];
         let text = render(&records, "Envoy 1 and HAProxy 2");
         assert_eq!(text.lines().filter(|line| line.starts_with("| R")).count(), 66, "{text}");
         let row = text.lines().find(|line| line.starts_with("| R10 |")).expect("a line");
-        assert!(row.contains("| 2 of 2 | **not held**: 1 of 2 / more |"), "{row}");
+        assert!(row.contains("| 2 of 2 | 20 of 20 | **not held**: 1 of 2 / more |"), "{row}");
         assert!(text.contains("| R63 | ") && text.contains("waits for"), "{text}");
     }
 
