@@ -62,9 +62,15 @@ edit.
 - The bystander is a polite client who sends 200 requests a second beside the attack.
 - VERSIONS are plain reverse proxies here, on one thread, with their makers' default limits; both can be set up more strictly.
   Where a row sets a limit for the mesh, they have the same: in R7 a stream that does not move is given up after 3 s.
-- Their back end in R1 to R7 and R9 speaks HTTP/2 and is the one that the mesh has; it defends itself. Where one of them passes an
-  attack on to it, it closes the connection that others' requests share: those are the bystander's failures.
-- Envoy's window of a stream, and with it what it keeps of an answer that nobody takes, is 16 MiB unless it is told otherwise.
+- The back end of R1 to R7 is the same for all three. It speaks HTTP/2 and defends itself: where a proxy passes an attack on to it,
+  it ends the connection that others' requests share. In R1, R2 and R6 they have a second one, which speaks HTTP/1.1.
+- R7: Envoy's window of a stream, and with it what it keeps of an answer that nobody takes, is 16 MiB unless it is told otherwise.
+- R10 counts the requests of which proxy and back end had different readings. R10, R11, R12 and R15 also count how many cases went
+  as the mesh has to treat them: refused, where the RFCs let a proxy mend what is wrong (a folded line, LF alone) or leave a choice
+  (a method that nobody knows, HTTP/1.0).
+- R16: who refuses an upgrade or CONNECT passes nothing on, and holds.
+- R17: the back end takes the rest of a body for a request. A proxy that uses such a connection again gives the second answer to
+  the next client.
 
 Empty cells:
 

@@ -52,7 +52,7 @@ fn with(
 }
 
 pub(super) fn resets(who: Who) -> anyhow::Result<Vec<Record>> {
-    run_both(who, |target| floods::resets(target))
+    run_both(who, floods::resets)
 }
 
 pub(super) fn made_resets(who: Who) -> anyhow::Result<Vec<Record>> {
@@ -64,7 +64,7 @@ pub(super) fn continuation(who: Who) -> anyhow::Result<Vec<Record>> {
 }
 
 pub(super) fn bombs(who: Who) -> anyhow::Result<Vec<Record>> {
-    run(who, |target| floods::bombs(target))
+    run(who, floods::bombs)
 }
 
 pub(super) fn control(who: Who) -> anyhow::Result<Vec<Record>> {
