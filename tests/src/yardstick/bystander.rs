@@ -130,6 +130,16 @@ impl Bystander {
 }
 
 impl Polite {
+    /// Why it was disturbed, if it was.
+    #[must_use]
+    pub fn fault(&self) -> Option<String> {
+        match (self.failures.first(), self.is_whole()) {
+            (Some(first), _) => Some(format!("the bystander was told: {first}")),
+            (None, false) => Some("the bystander waited".to_owned()),
+            (None, true) => None,
+        }
+    }
+
     /// Whether it noticed nothing: no request failed, and p99 is at most the larger of three times the baseline's and the
     /// baseline's and the slack.
     #[must_use]
