@@ -23,6 +23,7 @@ use crate::admin::{Certified, Sources, follow_certificate};
 use crate::balance::Reach;
 use crate::config::Config;
 use crate::control::{Discovery, Hello};
+use crate::health;
 use crate::inbound::{self, Inbound, Rules};
 use crate::metrics::{Direction, Metrics};
 use crate::model::InboundPolicy;
@@ -125,6 +126,7 @@ pub async fn run(config: Config, log: log::Handle, shutdown: Shutdown) -> Result
     let (discovery, driver) =
         Discovery::new(config.control.clone(), hello, connector, credentials.clone(), metrics.discovery());
     tokio::spawn(driver);
+    tokio::spawn(health::run(discovery.inbound(), Arc::clone(&local), discovery.clone(), metrics.clone()));
     tokio::spawn(memory::upkeep());
 
     let rules = Rules::new(discovery.inbound());

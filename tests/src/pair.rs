@@ -134,7 +134,7 @@ impl Pair {
     /// # Errors
     /// When it cannot be opened.
     pub async fn open(&self) -> anyhow::Result<Stream> {
-        let opened = self.backend.open(Some(Protocol::Opaque)).await;
+        let opened = self.backend.open(Some(Protocol::Opaque), &Wish::default()).await;
         opened.map(|(stream, _)| stream).map_err(|failed| anyhow::anyhow!(failed.detail))
     }
 

@@ -7,21 +7,23 @@
 use std::sync::OnceLock;
 use std::time::Instant;
 
-use http::{Response, Version};
+use http::{HeaderMap, Response, Version};
 
 use super::bulkhead::Place;
 use super::ewma::Ewma;
+use super::outcome;
 use super::reach::Reach;
 use super::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use super::sync::{Arc, Mutex, PoisonError};
-use super::verdict;
 use super::vitals::{Fleet, Vitals, breaker_of};
 use crate::http::body::Witness;
+use crate::http::wear::Wear;
 use crate::http::{self as web, Body, BoxedRequest, Caller, Failure, h1_pool, h2_client, h2_pool, headers};
 use crate::metrics::Tls;
 use crate::model::policy::BackendPolicy;
 use crate::model::{self, Protocol};
 use crate::net::Stream;
+use crate::net::connect::ConnectError;
 use crate::resilience::backoff::Backoff;
 use crate::resilience::breaker::{Change, Outcome};
 
@@ -64,6 +66,8 @@ pub struct Load {
     is_probe: bool,
     /// Its place among those that the backend may have.
     place: Option<Place>,
+    /// To have said nothing until then is a failure.
+    due: Option<Instant>,
 }
 
 /// How much the breaker knows of an exchange.
@@ -152,6 +156,7 @@ impl Endpoint {
             stage: Stage::Untold,
             is_probe: false,
             place: None,
+            due: None,
         }
     }
 
@@ -164,11 +169,11 @@ impl Endpoint {
     }
 
     /// A connection for one request of `version`.
-    pub(super) async fn line(&self, version: Version) -> Result<Line, Failure> {
+    async fn line(&self, version: Version, wear: Wear) -> Result<Line, Failure> {
         match self.way() {
-            Way::Mesh(tunnels) => tunnels.ready().await.map(Line::Mesh),
-            Way::Plain { h1, .. } if version < Version::HTTP_2 => h1.lease().await.map(Line::H1),
-            Way::Plain { h2, .. } => h2.ready().await.map(Line::H2),
+            Way::Mesh(tunnels) => tunnels.ready(wear).await.map(Line::Mesh),
+            Way::Plain { h1, .. } if version < Version::HTTP_2 => h1.lease(wear).await.map(Line::H1),
+            Way::Plain { h2, .. } => h2.ready(wear).await.map(Line::H2),
         }
     }
 
@@ -202,9 +207,9 @@ impl Endpoint {
     }
 
     /// Opens a byte stream to the application.
-    pub(super) async fn open(&self, protocol: Option<Protocol>) -> Result<Stream, Failure> {
+    async fn open(&self, protocol: Option<Protocol>, wear: Wear) -> Result<Stream, Failure> {
         match self.way() {
-            Way::Mesh(tunnels) => tunnels.tunnel(self.model.addr, protocol).await,
+            Way::Mesh(tunnels) => tunnels.tunnel(self.model.addr, protocol, wear).await,
             Way::Plain { .. } => Ok(self.reach.connector.connect(self.model.addr).await?.into()),
         }
     }
@@ -219,7 +224,7 @@ impl Endpoint {
     /// An attempt to connect. Boxed, so that the many that only wait for their next one do not keep room for it.
     async fn is_reached(&self) -> bool {
         match self.way() {
-            Way::Mesh(tunnels) => Box::pin(tunnels.ready()).await.is_ok(),
+            Way::Mesh(tunnels) => Box::pin(tunnels.ready(Wear::default())).await.is_ok(),
             Way::Plain { .. } => Box::pin(self.reach.connector.connect(self.model.addr)).await.is_ok(),
         }
     }
@@ -249,9 +254,63 @@ impl Load {
         &self.endpoint
     }
 
+    /// A connection for its request, as its backend's policy bounds it.
+    pub(super) async fn line(&self, version: Version) -> Result<Line, Failure> {
+        match &self.policy {
+            None => self.endpoint.line(version, Wear::default()).await,
+            // Boxed: few backends have a policy.
+            Some(policy) => Box::pin(self.in_time(policy, self.endpoint.line(version, wear(policy)))).await,
+        }
+    }
+
+    /// A byte stream to the application.
+    pub(super) async fn open(&self, protocol: Option<Protocol>) -> Result<Stream, Failure> {
+        match &self.policy {
+            None => self.endpoint.open(protocol, Wear::default()).await,
+            Some(policy) => Box::pin(self.in_time(policy, self.endpoint.open(protocol, wear(policy)))).await,
+        }
+    }
+
+    async fn in_time<T>(
+        &self,
+        policy: &BackendPolicy,
+        connecting: impl Future<Output = Result<T, Failure>>,
+    ) -> Result<T, Failure> {
+        let Some(limit) = policy.connect_timeout else { return connecting.await };
+        tokio::time::timeout(limit, connecting).await.unwrap_or_else(|_| {
+            let cause = format!("no connection within {limit:?} (timeouts.connect)");
+            Err(ConnectError { addr: self.endpoint.model.addr, cause, is_ours: false }.into())
+        })
+    }
+
     /// Takes its place among those that the backend may have.
     pub(super) fn keep(&mut self, place: Option<Place>) {
         self.place = place;
+    }
+
+    /// The request has begun at `began` and is given up at `end`: to have said nothing until then is the endpoint's failure, if
+    /// it had at least half of that time.
+    pub(super) fn expect_by(&mut self, began: Instant, end: Instant) {
+        let (all, left) = (end.saturating_duration_since(began), end.saturating_duration_since(self.since));
+        self.due = (left >= all / 2).then_some(end);
+    }
+
+    /// Nobody waits any longer for what it owes.
+    pub fn give_up(&mut self, now: Instant) {
+        if std::mem::take(&mut self.owed) {
+            let waited = now.saturating_duration_since(self.since);
+            self.endpoint.vitals.with_latency(|latency| latency.given_up(waited, now));
+            if self.due.is_some_and(|due| now >= due) {
+                self.tell(Outcome::Failure, now);
+            }
+        }
+    }
+
+    /// The trailers of the response, where they were looked at before it was passed on.
+    pub(super) fn ended(&mut self, trailers: &HeaderMap) {
+        if let Some(status) = trailers.get("grpc-status").and_then(|status| status.to_str().ok()?.parse().ok()) {
+            self.grpc(status);
+        }
     }
 
     /// A byte stream is open: the latency is known, and the endpoint is well.
@@ -263,7 +322,7 @@ impl Load {
     /// The head of a response is here.
     pub fn heard<B>(&mut self, response: &Response<B>, now: Instant) {
         self.answered(now);
-        let verdict = verdict::of_head(response);
+        let verdict = outcome::of_head(response);
         if let Some(pause) = verdict.pause {
             self.endpoint.vitals.spare(pause, now);
         }
@@ -304,17 +363,26 @@ impl Load {
                 self.endpoint.reach.metrics.ejection();
                 tracing::warn!(endpoint = %addr, ?time, "ejected: too many of its answers were failures");
             }
-            Some(Change::Returned) => tracing::info!(endpoint = %addr, "well again"),
+            Some(Change::Returned) => {
+                let took = now.saturating_duration_since(self.since);
+                self.endpoint.vitals.with_latency(|latency| latency.begin_again(took, now));
+                tracing::info!(endpoint = %addr, "well again");
+            }
             None => {}
         }
     }
 }
 
+/// When a connection takes no more of a backend's requests.
+fn wear(policy: &BackendPolicy) -> Wear {
+    Wear { requests: policy.limits.requests_per_connection, age: policy.limits.connection_age }
+}
+
 impl Witness for Load {
     fn grpc(&mut self, status: u16) {
         if self.stage == Stage::Head {
-            let (outcome, now) = (verdict::of_grpc(status), Instant::now());
-            if let Some(pause) = verdict::pause_after(outcome) {
+            let (outcome, now) = (outcome::of_grpc(status), Instant::now());
+            if let Some(pause) = outcome::pause_after(outcome) {
                 self.endpoint.vitals.spare(pause, now);
             }
             self.tell(outcome, now);
@@ -328,11 +396,10 @@ impl Witness for Load {
 
 impl Drop for Load {
     fn drop(&mut self) {
-        let vitals = &self.endpoint.vitals;
         if self.owed {
-            let now = Instant::now();
-            vitals.with_latency(|latency| latency.given_up(now.saturating_duration_since(self.since), now));
+            self.give_up(Instant::now());
         }
+        let vitals = &self.endpoint.vitals;
         if self.is_probe {
             vitals.probe_abandoned(Instant::now());
         }

@@ -10,13 +10,16 @@ mod bulkhead;
 mod choice;
 mod endpoint;
 mod ewma;
+mod key;
 mod list;
 #[cfg(test)]
 mod models;
+mod outcome;
 mod pick;
 mod reach;
 mod request;
 mod state;
+mod steered;
 mod verdict;
 mod vitals;
 mod zones;
@@ -28,8 +31,10 @@ use std::time::Duration;
 pub use backend::{Backend, Failed, Tried};
 pub use choice::Wish;
 pub use endpoint::{Endpoint, Load};
+pub use key::Key;
 pub use reach::Reach;
 pub use state::State;
+pub use steered::Terms;
 
 use crate::resilience::backoff;
 

@@ -23,8 +23,12 @@ mod choice;
 mod endpoint;
 #[path = "ewma.rs"]
 mod ewma;
+#[path = "key.rs"]
+mod key;
 #[path = "list.rs"]
 mod list;
+#[path = "outcome.rs"]
+mod outcome;
 #[path = "pick.rs"]
 mod pick;
 #[path = "reach.rs"]
@@ -33,6 +37,8 @@ mod reach;
 mod request;
 #[path = "state.rs"]
 mod state;
+#[path = "steered.rs"]
+mod steered;
 #[path = "verdict.rs"]
 mod verdict;
 #[path = "vitals.rs"]
@@ -71,7 +77,7 @@ fn endpoints(last: &[u8]) -> EndpointSet {
 /// The parts of a proxy that a balancer stands on.
 fn reach() -> Arc<Reach> {
     let second = Duration::from_secs(1);
-    let liveness = connect::LivenessSettings { keepalive: second, user_timeout: second };
+    let liveness = connect::LivenessSettings { keepalive: second, user_timeout: None };
     let settings =
         Settings { initial_latency: second, decay: second, reconnect: backoff::Settings::default(), tries: 3 };
     let mut root = rcgen::CertificateParams::default();

@@ -1,143 +1,221 @@
-//! What a response says of the endpoint that gave it.
+//! What a policy says of how a try ended: whether it is worth another one, and how long the upstream wants to be left alone.
 //!
-//! Invariant: a refusal of this one request (4xx, PERMISSION_DENIED, "not implemented") is a success: another endpoint would
-//! say the same. Pure.
+//! A failure counts as the answer that the mesh would make of it (a lost stream is a 502, a silent upstream a 504, no
+//! connection a 503), so `5xx` and `gateway-error` mean what clients see.
+//! Not here: attempts, budgets, time.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use http::header::RETRY_AFTER;
-use http::{HeaderMap, Response, StatusCode};
+use http::{HeaderMap, Response};
 
-use crate::http::answer::Reason;
-use crate::http::headers::{ERROR, is_grpc};
-use crate::resilience::breaker::Outcome;
+use crate::http::{Body, Failure};
+use crate::model::policy::Retries;
 
-/// See [`of_head`].
+/// A try that is worth another one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Verdict {
-    /// `None`: the trailers will tell.
-    pub(super) outcome: Option<Outcome>,
-    /// The endpoint asks to be left alone for so long.
-    pub(super) pause: Option<Duration>,
+pub(super) struct Wish {
+    word: &'static str,
+    /// By the policy, not only because it is safe.
+    wanted: bool,
+    /// Nothing of it was sent.
+    unsent: bool,
+    pushback: Pushback,
 }
 
-/// An endpoint that is overloaded and does not say for how long.
-const PAUSE: Duration = Duration::from_secs(1);
-const LONGEST_PAUSE: Duration = Duration::from_secs(300);
-
-/// By the head of a response.
-pub(super) fn of_head<B>(response: &Response<B>) -> Verdict {
-    let headers = response.headers();
-    let outcome = if is_from_shedding(headers) { Some(Outcome::Overload) } else { of(response.status(), headers) };
-    let asked = || retry_after(headers).map(|pause| pause.min(LONGEST_PAUSE));
-    let pause = match outcome {
-        Some(Outcome::Overload) => asked().or(Some(PAUSE)),
-        Some(Outcome::Failure) => asked(),
-        _ => None,
-    };
-    Verdict { outcome, pause }
+/// How long the upstream wants to be left alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Pushback {
+    None,
+    After(Duration),
+    Never,
 }
 
-fn of(status: StatusCode, headers: &HeaderMap) -> Option<Outcome> {
-    if status.is_success() && is_grpc(headers) {
-        let code = headers.get("grpc-status")?;
-        return Some(code.to_str().ok().and_then(|code| code.parse().ok()).map_or(Outcome::Failure, of_grpc));
+impl Wish {
+    /// Why, for metrics.
+    pub(super) fn word(&self) -> &'static str {
+        self.word
     }
-    Some(match status {
-        StatusCode::TOO_MANY_REQUESTS => Outcome::Overload,
-        StatusCode::NOT_IMPLEMENTED | StatusCode::HTTP_VERSION_NOT_SUPPORTED => Outcome::Success,
-        status if status.is_server_error() => Outcome::Failure,
-        _ => Outcome::Success,
-    })
-}
 
-/// By a `grpc-status`.
-pub(super) fn of_grpc(code: u16) -> Outcome {
-    match code {
-        // UNKNOWN, DEADLINE_EXCEEDED, INTERNAL, UNAVAILABLE, DATA_LOSS
-        2 | 4 | 13 | 14 | 15 => Outcome::Failure,
-        // RESOURCE_EXHAUSTED
-        8 => Outcome::Overload,
-        _ => Outcome::Success,
+    pub(super) fn is_wanted(&self) -> bool {
+        self.wanted
+    }
+
+    pub(super) fn is_unsent(&self) -> bool {
+        self.unsent
+    }
+
+    pub(super) fn pushback(&self) -> Pushback {
+        self.pushback
     }
 }
 
-/// How long an endpoint is spared that says in its trailers that it has too much to do.
-pub(super) fn pause_after(outcome: Outcome) -> Option<Duration> {
-    (outcome == Outcome::Overload).then_some(PAUSE)
+/// Of a try without a response; `safe`: it surely did not reach an application, or does no harm twice.
+pub(super) fn of_failure(retries: Option<&Retries>, grpc: bool, safe: bool, failure: &Failure) -> Option<Wish> {
+    let wanted = retries.is_some_and(|retries| wants(retries, grpc, failure));
+    let wish = Wish { word: failure.word(), wanted, unsent: failure.is_connect(), pushback: Pushback::None };
+    (wanted || safe).then_some(wish)
 }
 
-/// The far sidecar sheds load in front of its application.
-fn is_from_shedding(headers: &HeaderMap) -> bool {
-    let said = headers.get(ERROR).map(|said| said.as_bytes());
-    said.is_some_and(|said| said.starts_with(Reason::Overload.word().as_bytes()))
+fn wants(retries: &Retries, grpc: bool, failure: &Failure) -> bool {
+    match failure {
+        // What we have too little of, we have no more of elsewhere; and time does not come back.
+        Failure::Busy(_) | Failure::Late(_) => return false,
+        failure if failure.is_connect() && retries.connect_failure => return true,
+        Failure::Unprocessed if retries.refused_stream => return true,
+        Failure::Closed(_) | Failure::Lost(_) | Failure::Reset(_) | Failure::Protocol(_) if retries.reset => {
+            return true;
+        }
+        _ => {}
+    }
+    let reason = failure.reason();
+    has_status(retries, reason.status().as_u16()) || (grpc && has_code(retries, reason.grpc()))
 }
 
-fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    headers.get(RETRY_AFTER)?.to_str().ok()?.trim().parse().ok().map(Duration::from_secs)
+/// Of a response; `trailers` are those of one that has nothing else.
+pub(super) fn of_response(
+    retries: &Retries,
+    grpc: bool,
+    response: &Response<Body>,
+    trailers: Option<&HeaderMap>,
+) -> Option<Wish> {
+    let wish = |word, pushback| Some(Wish { word, wanted: true, unsent: false, pushback });
+    if has_status(retries, response.status().as_u16()) {
+        return wish("status", retry_after(response.headers(), mesh_mtls::clock::wall()));
+    }
+    let said = [Some(response.headers()), trailers].into_iter().flatten().filter(|_| grpc);
+    let found = said.into_iter().find(|fields| fields.contains_key("grpc-status"))?;
+    let code: u16 = found.get("grpc-status")?.to_str().ok()?.parse().ok()?;
+    if has_code(retries, code) { wish("grpc_status", grpc_pushback(found)) } else { None }
+}
+
+fn has_status(retries: &Retries, status: u16) -> bool {
+    retries.statuses.iter().any(|range| range.contains(&status))
+}
+
+fn has_code(retries: &Retries, code: u16) -> bool {
+    code <= 16 && retries.grpc & (1 << code) != 0
+}
+
+/// `Retry-After` (RFC 9110 10.2.3): seconds, or a date. What is neither says nothing.
+fn retry_after(headers: &HeaderMap, now: SystemTime) -> Pushback {
+    let Some(value) = headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok()) else { return Pushback::None };
+    if !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Pushback::After(Duration::from_secs(value.parse().unwrap_or(u64::MAX)));
+    }
+    match httpdate::parse_http_date(value) {
+        Ok(date) => Pushback::After(date.duration_since(now).unwrap_or_default()),
+        Err(_) => Pushback::None,
+    }
+}
+
+/// `grpc-retry-pushback-ms` (gRFC A6): what is no number of 0 or more means not to try again.
+fn grpc_pushback(fields: &HeaderMap) -> Pushback {
+    let Some(value) = fields.get("grpc-retry-pushback-ms") else { return Pushback::None };
+    let millis = value.to_str().ok().and_then(|value| value.parse::<u32>().ok());
+    millis.map_or(Pushback::Never, |millis| Pushback::After(Duration::from_millis(millis.into())))
 }
 
 #[cfg(test)]
 mod tests {
-    use http::header::CONTENT_TYPE;
+    use http::HeaderValue;
 
-    use super::Outcome::{Failure, Overload, Success};
     use super::*;
 
-    fn response(status: u16, fields: &[(&'static str, &str)]) -> Response<()> {
-        let mut response = Response::builder().status(status);
-        for (name, value) in fields {
-            response = response.header(*name, *value);
+    fn retries(statuses: &[std::ops::RangeInclusive<u16>], grpc: u32) -> Retries {
+        Retries {
+            attempts: 1,
+            statuses: statuses.into(),
+            grpc,
+            connect_failure: false,
+            reset: false,
+            refused_stream: false,
+            backoff: Duration::from_millis(25),
+            max_backoff: Duration::from_millis(250),
+            max_retry_after: Duration::from_secs(30),
         }
-        response.body(()).unwrap()
+    }
+
+    fn response(status: u16, fields: &[(&'static str, &'static str)]) -> Response<Body> {
+        let mut response = Response::new(Body::empty());
+        *response.status_mut() = http::StatusCode::from_u16(status).expect("a status");
+        fields
+            .iter()
+            .for_each(|(name, value)| _ = response.headers_mut().append(*name, HeaderValue::from_static(value)));
+        response
+    }
+
+    fn wanted(wish: Option<Wish>) -> Option<bool> {
+        wish.map(|wish| wish.wanted)
     }
 
     #[test]
-    fn statuses_of_http_are_told_apart() {
-        for (status, outcome) in [
-            (200, Success),
-            (302, Success),
-            (404, Success),
-            (403, Success),
-            (500, Failure),
-            (502, Failure),
-            (503, Failure),
-            (504, Failure),
-            (501, Success),
-            (505, Success),
-            (429, Overload),
+    fn statuses_count_as_listed() {
+        let gateway = retries(&[502..=504], 0);
+        for (status, expected) in [(200, None), (500, None), (502, Some(true)), (504, Some(true)), (505, None)] {
+            assert_eq!(wanted(of_response(&gateway, false, &response(status, &[]), None)), expected, "{status}");
+        }
+    }
+
+    #[test]
+    fn a_code_of_grpc_counts_in_the_head_and_in_trailers_but_for_calls_only() {
+        let unavailable = retries(&[], 1 << 14);
+        let only = response(200, &[("grpc-status", "14")]);
+        assert_eq!(wanted(of_response(&unavailable, true, &only, None)), Some(true));
+        assert_eq!(of_response(&unavailable, false, &only, None), None);
+        let (plain, trailers) = (response(200, &[]), response(200, &[("grpc-status", "14")]).headers().clone());
+        assert_eq!(wanted(of_response(&unavailable, true, &plain, Some(&trailers))), Some(true));
+        for other in ["0", "13", "99", "x"] {
+            assert_eq!(
+                of_response(&unavailable, true, &response(200, &[("grpc-status", other)]), None),
+                None,
+                "{other}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_failure_counts_as_what_the_client_would_see_and_safe_ones_always() {
+        let (silent, reset) = (Failure::Silent(Duration::ZERO), Failure::Reset(h2::Reason::INTERNAL_ERROR));
+        let none = retries(&[], 0);
+        assert_eq!(wanted(of_failure(Some(&retries(&[504..=504], 0)), false, false, &silent)), Some(true));
+        assert_eq!(wanted(of_failure(Some(&retries(&[], 1 << 4)), true, false, &silent)), Some(true));
+        assert_eq!(of_failure(Some(&retries(&[502..=502], 0)), false, false, &silent), None);
+        assert_eq!(wanted(of_failure(Some(&retries(&[502..=502], 0)), false, false, &reset)), Some(true));
+        assert_eq!(
+            wanted(of_failure(Some(&Retries { reset: true, ..none.clone() }), false, false, &reset)),
+            Some(true)
+        );
+        assert_eq!(of_failure(Some(&none), false, false, &reset), None);
+        assert_eq!(wanted(of_failure(Some(&none), false, true, &Failure::Unprocessed)), Some(false));
+        assert_eq!(wanted(of_failure(None, false, true, &Failure::Unprocessed)), Some(false));
+        let refused = Retries { refused_stream: true, ..none };
+        assert_eq!(wanted(of_failure(Some(&refused), false, true, &Failure::Unprocessed)), Some(true));
+        let all = retries(&[500..=599], u32::MAX);
+        for own in [Failure::Busy("memory"), Failure::Late(crate::http::Late::Deadline)] {
+            assert_eq!(of_failure(Some(&all), true, false, &own), None, "{own}");
+        }
+    }
+
+    #[test]
+    fn an_upstream_says_when_it_wants_to_be_asked_again() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(784_111_777);
+        for (text, expected) in [
+            ("120", Pushback::After(Duration::from_secs(120))),
+            ("0", Pushback::After(Duration::ZERO)),
+            ("99999999999999999999999", Pushback::After(Duration::from_secs(u64::MAX))),
+            ("Sun, 06 Nov 1994 08:49:39 GMT", Pushback::After(Duration::from_secs(2))),
+            ("Sun, 06 Nov 1994 08:49:30 GMT", Pushback::After(Duration::ZERO)),
+            ("soon", Pushback::None),
+            ("", Pushback::None),
+            ("-1", Pushback::None),
         ] {
-            assert_eq!(of_head(&response(status, &[])).outcome, Some(outcome), "{status}");
+            assert_eq!(retry_after(response(503, &[("retry-after", text)]).headers(), now), expected, "{text:?}");
         }
-    }
-
-    #[test]
-    fn statuses_of_grpc_are_told_apart_and_those_of_trailers_waited_for() {
-        let grpc = (CONTENT_TYPE.as_str(), "application/grpc");
-        assert_eq!(of_head(&response(200, &[grpc])).outcome, None);
-        for code in 0..=16 {
-            let outcome = match code {
-                2 | 4 | 13 | 14 | 15 => Failure,
-                8 => Overload,
-                _ => Success,
-            };
-            assert_eq!(of_head(&response(200, &[grpc, ("grpc-status", &code.to_string())])).outcome, Some(outcome));
+        for (text, expected) in
+            [("100", Pushback::After(Duration::from_millis(100))), ("-1", Pushback::Never), ("x", Pushback::Never)]
+        {
+            assert_eq!(grpc_pushback(response(200, &[("grpc-retry-pushback-ms", text)]).headers()), expected, "{text}");
         }
-        assert_eq!(of_head(&response(503, &[grpc])).outcome, Some(Failure));
-    }
-
-    #[test]
-    fn what_retry_after_says_is_bounded() {
-        let pause = |status, after: &str| of_head(&response(status, &[("retry-after", after)])).pause;
-        assert_eq!(pause(429, "7"), Some(Duration::from_secs(7)));
-        assert_eq!(pause(503, "86400"), Some(LONGEST_PAUSE));
-        assert_eq!(pause(200, "7"), None);
-        assert_eq!(of_head(&response(429, &[])).pause, Some(PAUSE));
-    }
-
-    #[test]
-    fn a_far_sidecar_that_sheds_load_is_overload() {
-        let shed = response(503, &[("mesh-error", "overload; the proxy's memory is nearly used up")]);
-        assert_eq!(of_head(&shed).outcome, Some(Overload));
     }
 }

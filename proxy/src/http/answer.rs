@@ -22,6 +22,12 @@ pub enum Reason {
     UpstreamReset,
     /// The upstream did not answer in time.
     ResponseTimeout,
+    /// The request, with all its tries, took longer than a policy lets it.
+    RequestTimeout,
+    /// The deadline of a gRPC call (`grpc-timeout`) is over.
+    Deadline,
+    /// A stream had no frame either way for longer than a policy lets it.
+    StreamIdle,
     /// More is asked for than the proxy is set to hold.
     Overload,
     /// The request would come back to this proxy.
@@ -56,6 +62,11 @@ impl Reason {
         self.row().1
     }
 
+    /// The status of gRPC.
+    pub fn grpc(self) -> u16 {
+        self.row().2
+    }
+
     fn row(self) -> (&'static str, StatusCode, u16) {
         const DEADLINE_EXCEEDED: u16 = 4;
         const INTERNAL: u16 = 13;
@@ -70,6 +81,9 @@ impl Reason {
             Reason::PeerIdentity => ("peer_identity", StatusCode::SERVICE_UNAVAILABLE, UNAVAILABLE),
             Reason::UpstreamReset => ("upstream_reset", StatusCode::BAD_GATEWAY, UNAVAILABLE),
             Reason::ResponseTimeout => ("response_timeout", StatusCode::GATEWAY_TIMEOUT, DEADLINE_EXCEEDED),
+            Reason::RequestTimeout => ("request_timeout", StatusCode::GATEWAY_TIMEOUT, DEADLINE_EXCEEDED),
+            Reason::Deadline => ("deadline", StatusCode::GATEWAY_TIMEOUT, DEADLINE_EXCEEDED),
+            Reason::StreamIdle => ("stream_idle", StatusCode::GATEWAY_TIMEOUT, DEADLINE_EXCEEDED),
             Reason::Overload => ("overload", StatusCode::SERVICE_UNAVAILABLE, UNAVAILABLE),
             Reason::Loop => ("loop", StatusCode::LOOP_DETECTED, INTERNAL),
             Reason::BadRequest => ("bad_request", StatusCode::BAD_REQUEST, INTERNAL),

@@ -18,12 +18,14 @@ use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::Sleep;
 
+use super::Late;
 use super::h1_io;
 use super::h1_pool::Lease;
 use super::h2_pool::Slot;
 use super::replay::Reader;
 use super::request_half::RequestHalf;
 use super::tee::{Follower, Tee};
+use super::timed::{Activity, Ahead, Limits, Noted, Timed};
 use crate::metrics;
 
 /// A request's or response's body.
@@ -61,6 +63,9 @@ enum Kind {
     Watched(Box<Watched>),
     Teed(Box<Tee>),
     Followed(Follower),
+    Timed(Box<Timed>),
+    Noted(Box<Noted>),
+    Ahead(Box<Ahead>),
 }
 
 /// What is measured while a response's body passes.
@@ -78,6 +83,9 @@ pub enum BodyError {
     /// The sender's connection ended early, or its framing was wrong.
     #[error("body cut short: {0}")]
     Cut(String),
+    /// Its time is over.
+    #[error("body cut short: {0}")]
+    Late(Late),
 }
 
 impl BodyError {
@@ -86,6 +94,7 @@ impl BodyError {
         match self {
             BodyError::Reset(reason) => *reason,
             BodyError::Cut(_) => Reason::INTERNAL_ERROR,
+            BodyError::Late(_) => Reason::CANCEL,
         }
     }
 }
@@ -162,6 +171,24 @@ impl Body {
         Kind::Gated(Box::new(Gated { body: self, gate, latest })).into()
     }
 
+    /// A body that breaks when its time is over. One that has ended already needs no watch.
+    pub fn timed(self, limits: Limits) -> Self {
+        if http_body::Body::is_end_stream(&self) {
+            return self;
+        }
+        Kind::Timed(Box::new(Timed::new(self, limits))).into()
+    }
+
+    /// A body whose frames are signs of life.
+    pub fn noted(self, activity: Arc<Activity>) -> Self {
+        Kind::Noted(Box::new(Noted { body: self, activity })).into()
+    }
+
+    /// A body of which `first` was taken already.
+    pub fn ahead(self, first: Result<Frame<Bytes>, BodyError>) -> Self {
+        Kind::Ahead(Box::new(Ahead { first: Some(first), body: self })).into()
+    }
+
     fn measured(mut self, request: metrics::Request, length: Option<u64>) -> Self {
         if http_body::Body::is_end_stream(&self) {
             request.finish(Instant::now());
@@ -188,10 +215,16 @@ impl Body {
 
     /// The receiver has given up with `reason`: tells the sender, where it speaks HTTP/2.
     pub fn cancel(&mut self, reason: Reason) {
-        if let Kind::H2(h2) = &mut self.kind
-            && let Some(request) = h2.request.take()
-        {
-            request.reset(reason);
+        match &mut self.kind {
+            Kind::H2(h2) => {
+                if let Some(request) = h2.request.take() {
+                    request.reset(reason);
+                }
+            }
+            Kind::Timed(timed) => timed.body.cancel(reason),
+            Kind::Noted(noted) => noted.body.cancel(reason),
+            Kind::Ahead(ahead) => ahead.body.cancel(reason),
+            _ => {}
         }
     }
 
@@ -255,6 +288,9 @@ impl Kind {
             Kind::Watched(watched) => watched.body.kind.is_end(),
             Kind::Teed(tee) => tee.source.kind.is_end(),
             Kind::Followed(follower) => follower.is_end_stream(),
+            Kind::Timed(timed) => timed.body.kind.is_end(),
+            Kind::Noted(noted) => noted.body.kind.is_end(),
+            Kind::Ahead(ahead) => ahead.first.is_none() && ahead.body.kind.is_end(),
         }
     }
 }
@@ -277,6 +313,9 @@ impl http_body::Body for Body {
             Kind::Watched(watched) => watched.poll_frame(cx),
             Kind::Teed(tee) => tee.poll_frame(cx),
             Kind::Followed(follower) => follower.poll_frame(cx),
+            Kind::Timed(timed) => timed.poll_frame(cx),
+            Kind::Noted(noted) => noted.poll_frame(cx),
+            Kind::Ahead(ahead) => ahead.poll_frame(cx),
         });
         match &mut frame {
             Some(Ok(frame)) => {
@@ -312,6 +351,9 @@ impl http_body::Body for Body {
             Kind::Watched(watched) => watched.body.size_hint(),
             Kind::Teed(tee) => tee.source.size_hint(),
             Kind::Followed(follower) => follower.size_hint(),
+            Kind::Timed(timed) => timed.body.size_hint(),
+            Kind::Noted(noted) => noted.body.size_hint(),
+            Kind::Ahead(_) => SizeHint::default(),
         }
     }
 }

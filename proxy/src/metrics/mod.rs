@@ -28,10 +28,10 @@ mod tcp;
 mod tests;
 
 // By this name, so that models can put their own in its place.
-use std::sync::{self, Arc};
+use std::sync::{self, Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-pub use self::balancer::{Balancer, Open, Tunnels};
+pub use self::balancer::{Balancer, Open, Timeouts, Tunnels};
 pub use self::control::{Discovery, Identity};
 pub use self::http::{Http, Request};
 pub use self::tcp::{Connection, Tcp};
@@ -117,6 +117,8 @@ struct Shared {
     balancers: Targets<balancer::Target>,
     server_names: ServerNames,
     directions: [PerDirection; 2],
+    health_checks: Reasons<4>,
+    healthy: OnceLock<Gauge>,
     faults: Reasons<4>,
     mirrored: Reasons<8>,
     tunnels: Tunnels,
@@ -163,6 +165,8 @@ impl Metrics {
             balancers: Targets::new(),
             server_names: ServerNames::new(),
             directions: Direction::BOTH.map(|direction| PerDirection::new(&registry, direction)),
+            health_checks: Reasons::new(&family::HEALTH_CHECKS, Vec::new(), "result"),
+            healthy: OnceLock::new(),
             faults: Reasons::new(&family::FAULTS, Vec::new(), "kind"),
             mirrored: Reasons::new(&family::MIRRORED, Vec::new(), "result"),
             tunnels: Tunnels::new(&registry),
@@ -220,6 +224,17 @@ impl Metrics {
     /// The mesh itself answered or reset something.
     pub fn error(&self, direction: Direction, reason: &'static str) {
         self.direction(direction).errors.count(&self.0.registry, reason);
+    }
+
+    /// The application was asked how it is: `ok` or `failed`.
+    pub fn health_check(&self, result: &'static str) {
+        self.0.health_checks.count(&self.0.registry, result);
+    }
+
+    /// Whether all of the application's health checks succeed.
+    pub fn healthy(&self, is_healthy: bool) {
+        let gauge = self.0.healthy.get_or_init(|| self.0.registry.gauge(&family::HEALTHY, &[]));
+        gauge.set(f64::from(u8::from(is_healthy)));
     }
 
     /// A policy has done this to a request: `delay` or `abort`.

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use http::Request;
 use http::header::EXPECT;
 use http_body_util::BodyExt as _;
+use mesh_kit::pressure::{self, Level};
 
 use super::leg::Leg;
 use crate::balance::Wish;
@@ -85,7 +86,9 @@ impl Mirrors {
 
     fn place(&self) -> Option<Place> {
         let place = Place(Arc::clone(&self.in_flight));
-        if place.0.fetch_add(1, Ordering::Relaxed) < self.most {
+        let has_room = place.0.fetch_add(1, Ordering::Relaxed) < self.most;
+        // Where memory is short, what nobody waits for goes first.
+        if has_room && pressure::look() == Level::Calm {
             return Some(place);
         }
         self.metrics.mirrored("dropped");

@@ -79,6 +79,11 @@ impl Routed {
         self.legs.get(id)
     }
 
+    /// All that its rules lead to.
+    pub(super) fn legs(&self) -> impl Iterator<Item = &Arc<Leg>> {
+        self.legs.values()
+    }
+
     /// Finds the rule of a request, and changes the request as it says.
     pub(super) fn take(&self, request: &mut BoxedRequest, outbound: &Outbound) -> Way {
         if let Some(answer) = self.preflight(request) {

@@ -1,5 +1,6 @@
 //! An original destination: what discovery says of it, and the backend that stands for it now.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,6 +15,7 @@ use crate::control::{Discovery, Subscription};
 use crate::metrics::Metrics;
 use crate::model::policy::RequestPolicy;
 use crate::model::{self, BackendId, Protocol};
+use crate::resilience::budget;
 use crate::sniff::Seen;
 
 /// A destination that the application dials.
@@ -46,6 +48,8 @@ pub struct TargetState {
     server_first: bool,
     #[serde(flatten)]
     backend: Option<balance::State>,
+    /// Retries of each backend.
+    budgets: BTreeMap<Arc<str>, budget::State>,
 }
 
 impl TargetState {
@@ -111,6 +115,7 @@ impl Target {
             name: route.as_ref().map(|route| Arc::clone(route.leg.now().name())),
             protocol: route.as_ref().map(|route| route.protocol),
             server_first: self.is_server_first(),
+            budgets: route.as_ref().map(|route| route.budgets(now)).unwrap_or_default(),
             backend: route.map(|route| route.leg.now().state(now)),
         }
     }
@@ -160,6 +165,11 @@ impl Route {
     /// Of requests that take no route, and of connections; `None`: the proxy's defaults.
     pub(super) fn policy(&self) -> Option<&Arc<RequestPolicy>> {
         self.policy.as_ref()
+    }
+
+    fn budgets(&self, now: Instant) -> BTreeMap<Arc<str>, budget::State> {
+        let legs = self.routed.iter().flat_map(|routed| routed.legs()).chain([&self.leg]);
+        legs.map(|leg| (Arc::clone(leg.now().name()), leg.now().budget_state(now))).collect()
     }
 
     /// The routes, if any are attached.

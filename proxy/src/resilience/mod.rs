@@ -4,6 +4,7 @@
 
 pub mod backoff;
 pub mod breaker;
+pub mod budget;
 pub mod gcra;
 pub mod idle_cache;
 pub mod rendezvous;

@@ -26,9 +26,9 @@ fn connections_and_requests_keep_futures_of_a_known_size() {
             let dial = || async { TcpStream::connect(addr).await.expect("a connection") };
             let outbound = Arc::clone(&pair.outbound).serve(dial().await, pair.drain.clone());
             let inbound = Arc::clone(&pair.inbound).serve(dial().await, pair.drain.clone());
-            let request =
-                pair.backend.send(Box::new(Request::new(Body::empty())), &Caller::Deaf, &Wish::default(), |_| ());
-            let opening = pair.backend.open(None);
+            let wish = Wish::default();
+            let request = pair.backend.send(Box::new(Request::new(Body::empty())), &Caller::Deaf, &wish, |_| ());
+            let opening = pair.backend.open(None, &wish);
             let sizes = [
                 ("Outbound::serve", size_of_val(&outbound), OUTBOUND),
                 ("Inbound::serve", size_of_val(&inbound), INBOUND),
