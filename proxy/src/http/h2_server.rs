@@ -119,6 +119,10 @@ pub enum Side {
     Tunnel,
 }
 
+/// What frames with next to nothing in them may take in memory while nobody reads them, on a connection between sidecars. The
+/// library would have it half of the window, which is credit for all streams here: one of them, a byte at a time, took 25 MiB.
+pub(super) const TINY_DATA: usize = 6 << 20;
+
 fn builder(settings: &Settings, side: Side) -> Builder {
     // Many clients of one sidecar may give up at the same time, when the application is slow; that is no attack. One client
     // gets hyper's limits for resets before they are accepted, and for resets that it makes us send.
@@ -143,6 +147,9 @@ fn builder(settings: &Settings, side: Side) -> Builder {
         // What is still on its way on a stream that we have reset is no fault of the peer's.
         .max_concurrent_reset_streams(4 * settings.max_streams as usize)
         .max_local_error_reset_streams(Some(our_resets));
+    if side == Side::Tunnel {
+        builder.data_frame_budget(TINY_DATA);
+    }
     builder
 }
 
