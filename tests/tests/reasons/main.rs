@@ -29,11 +29,19 @@ const ROUTE: &str = "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\n
     parentRefs: [{group: \"\", kind: Service, name: routed}]\n  \
     rules: [{matches: [{path: {value: /lost}}], backendRefs: [{name: nobody, port: 80}]}]\n";
 
-/// Of the service `faulty`: all of its requests fail; of `limited`: one a minute.
+/// Of the service `faulty`: all of its requests fail; of `limited`: one a minute; of `hasty` and `lively`: little time.
 const POLICIES: &str = "apiVersion: mesh.internal/v1alpha1\nkind: TrafficPolicy\nmetadata: {name: faulty}\nspec:\n  \
     targetRefs: [{kind: Service, name: faulty}]\n  faults: [{abort: {percent: 100, httpStatus: 503}}]\n---\n\
     apiVersion: mesh.internal/v1alpha1\nkind: TrafficPolicy\nmetadata: {name: limited}\nspec:\n  \
-    targetRefs: [{kind: Service, name: limited}]\n  rateLimits: {total: {requests: 1, per: 1m, burst: 1}}\n";
+    targetRefs: [{kind: Service, name: limited}]\n  rateLimits: {total: {requests: 1, per: 1m, burst: 1}}\n---\n\
+    apiVersion: mesh.internal/v1alpha1\nkind: TrafficPolicy\nmetadata: {name: hasty}\nspec:\n  \
+    targetRefs: [{kind: Service, name: hasty}]\n  timeouts: {request: 300ms}\n---\n\
+    apiVersion: mesh.internal/v1alpha1\nkind: TrafficPolicy\nmetadata: {name: lively}\nspec:\n  \
+    targetRefs: [{kind: Service, name: lively}]\n  timeouts: {streamIdle: 300ms}\n";
+/// Of the service `fragile`: one failure is enough, and nobody is left.
+const FRAGILE: &str = "apiVersion: mesh.internal/v1alpha1\nkind: TrafficPolicy\nmetadata: {name: fragile}\nspec:\n  \
+    targetRefs: [{kind: Service, name: fragile}]\n  \
+    circuitBreaker: {consecutiveFailures: 1, ejection: {min: 60s, max: 60s, maxEndpointsPercent: 100}}\n";
 
 /// Who asks, whose sidecar answers and on which side, and what is expected.
 struct Case {
@@ -56,6 +64,9 @@ struct World {
     impostor: Service,
     routed: Service,
     faulty: Service,
+    fragile: Service,
+    hasty: Service,
+    lively: Service,
 }
 
 impl World {
@@ -73,9 +84,12 @@ impl World {
         let empty = mesh.service("empty", 80, APP).add();
         let routed = mesh.service("routed", 80, APP).over("web").add();
         let faulty = mesh.service("faulty", 80, APP).over("web").add();
+        let [hasty, lively] = ["hasty", "lively"].map(|name| mesh.service(name, 80, APP).over("web").add());
         mesh.service("limited", 80, LIMITED).over("web").add();
         mesh.manifests.write("policies", POLICIES);
         mesh.manifests.write("route", ROUTE);
+        let fragile = mesh.service("fragile", 80, APP).over("web").add();
+        mesh.manifests.write("fragile", FRAGILE);
         let at_impostor = mesh.service("impostor", 80, APP).add();
         // The manifest says who it is not.
         mesh.start();
@@ -86,7 +100,21 @@ impl World {
         until(SOON, || mesh.get("client").state().to_string().contains("somebody"));
         let servers = [(&web, APP), (&impostor, APP), (&web, LIMITED)];
         let servers = servers.map(|(host, port)| Server::start(host, port, serve));
-        (Self { mesh, web: web_service, closed, empty, impostor: at_impostor, routed, faulty }, servers)
+        (
+            Self {
+                mesh,
+                web: web_service,
+                closed,
+                empty,
+                impostor: at_impostor,
+                routed,
+                faulty,
+                fragile,
+                hasty,
+                lively,
+            },
+            servers,
+        )
     }
 
     fn send(&self, from: &str, addr: SocketAddr, bytes: &[u8]) -> io::Result<Vec<u8>> {
@@ -109,7 +137,9 @@ impl World {
             return Err(format!("{} was expected: {text}", case.status));
         }
         let said = text.lines().find_map(|line| line.strip_prefix("mesh-error: ")).unwrap_or_default();
-        if said.split(';').next() != Some(word) || !text.contains(&format!("mesh: {word}; ")) {
+        if said.split(';').next() != Some(word)
+            || !(text.contains(&format!("mesh: {word}; ")) || text.contains(&format!("grpc-message: {word}; ")))
+        {
             return Err(format!("header and body should say so: {text}"));
         }
         let counted = count() - before;
@@ -131,6 +161,13 @@ impl World {
     }
 }
 
+/// A call of gRPC whose caller waits for so long; in the form of HTTP/1, so that the test can read the answer.
+fn call(timeout: &str) -> Vec<u8> {
+    let fields =
+        format!("content-type: application/grpc\r\ngrpc-timeout: {timeout}\r\ncontent-length: 0\r\nconnection: close");
+    format!("POST /silent HTTP/1.1\r\nhost: web\r\n{fields}\r\n\r\n").into_bytes()
+}
+
 fn request(method: &str, path: &str) -> Vec<u8> {
     format!("{method} {path} HTTP/1.1\r\nhost: web\r\ncontent-length: 0\r\nconnection: close\r\n\r\n").into_bytes()
 }
@@ -140,6 +177,9 @@ fn serve(mut conversation: Conversation) -> io::Result<()> {
     let head = conversation.head()?;
     match head.split(' ').nth(1) {
         Some("/broken") => Ok(()),
+        Some("/failing") => {
+            conversation.say(b"HTTP/1.1 500 Internal Server Error\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
+        }
         // Until the sidecar has enough of it.
         Some("/silent") => conversation.read().map(drop),
         _ => conversation.say(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\nok"),
@@ -149,8 +189,13 @@ fn serve(mut conversation: Conversation) -> io::Result<()> {
 type Provoke = fn(&World) -> io::Result<Vec<u8>>;
 
 /// Each reason on a side where it can arise.
-const PRODUCED: [(Case, Provoke); 17] = [
+const PRODUCED: [(Case, Provoke); 22] = [
     (by(Reason::NoEndpoints, 503, "client", "outbound"), |world| world.get("client", world.empty)),
+    (by(Reason::AllEjected, 503, "client", "outbound"), |world| {
+        let failed = world.send("client", world.fragile.v4, &request("GET", "/failing"))?;
+        assert_eq!(raw::status(&failed), Some(500));
+        world.get("client", world.fragile)
+    }),
     (by(Reason::ConnectFailed, 503, "client", "outbound"), |world| world.get("client", world.closed)),
     (by(Reason::ConnectFailed, 503, "web", "inbound"), |world| {
         world.send("outsider", world.mesh.get("web").at(NOBODY)[0], &request("GET", "/"))
@@ -161,6 +206,16 @@ const PRODUCED: [(Case, Provoke); 17] = [
     }),
     (by(Reason::ResponseTimeout, 504, "client", "outbound"), |world| {
         world.send("client", world.web.v4, &request("POST", "/silent"))
+    }),
+    (by(Reason::RequestTimeout, 504, "client", "outbound"), |world| {
+        world.send("client", world.hasty.v4, &request("POST", "/silent"))
+    }),
+    (by(Reason::StreamIdle, 504, "client", "outbound"), |world| {
+        world.send("client", world.lively.v4, &request("POST", "/silent"))
+    }),
+    (by(Reason::Deadline, 200, "client", "outbound"), |world| world.send("client", world.web.v4, &call("300m"))),
+    (by(Reason::Deadline, 200, "web", "inbound"), |world| {
+        world.send("outsider", world.mesh.get("web").at(APP)[0], &call("300m"))
     }),
     (by(Reason::Overload, 503, "crowded", "outbound"), |world| {
         let _held = fill(world)?;
