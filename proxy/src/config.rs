@@ -221,7 +221,7 @@ fn stories(
     let help = "from a client's first byte to one that decides; then it is opaque";
     let sniff = sniff::Settings { silence, decide: seconds(env, "MESH_DETECT_DECIDE", "10s", help) };
     let help = "silence allowed once one direction has ended";
-    let copy = copy::Settings { half_closed: seconds(env, "MESH_HALF_CLOSED_TIMEOUT", "5m", help) };
+    let copy = copy::Settings { half_closed: seconds(env, "MESH_HALF_CLOSED_TIMEOUT", "5m", help), idle: None };
     let most = count(env, "MESH_MAX_TARGETS", "10000", 1, 1_000_000, "most destinations known at a time");
     let idle = seconds(env, "MESH_TARGET_IDLE", "5m", "a destination not dialed for so long is let go");
     let targets = idle_cache::Settings { most, idle };

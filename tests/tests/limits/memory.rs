@@ -7,7 +7,7 @@ use mesh_tests::attacks::connections::hold;
 use mesh_tests::netns::until;
 use mesh_tests::yardstick::{Front, Group, Mesh, count, record};
 
-use crate::{LATE, demo, recovery, refused, soon};
+use crate::{LATE, alone, demo, recovery, refused, soon};
 
 const LIMIT: u64 = 64 << 20;
 /// How long the app takes: all requests are in hand at once.
@@ -81,6 +81,7 @@ fn pressed(mesh: &Mesh, front: &Front, group: &Group) {
 
 #[test]
 fn r61_f18_a_load_that_does_not_fit_is_shed_before_the_kernel_kills() {
+    let _alone = alone();
     let groups = [std::sync::Arc::new(Group::new(LIMIT)), std::sync::Arc::new(Group::new(LIMIT))];
     let mesh = Mesh::start_with(
         |name, spec| {
