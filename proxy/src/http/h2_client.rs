@@ -21,13 +21,13 @@ pub async fn send(
     caller: &Caller,
     settings: &Settings,
 ) -> Result<Response<Body>, Failure> {
-    let Ready { mut sender, slot } = ready;
+    let Ready { mut sender, slot, queue } = ready;
     let (request, gate) = super::h1_pool::hold_body_if_expecting(request, settings);
     let (parts, body) = request.into_parts();
     let end = body.is_end_stream();
     let (response, stream) = sender.send_request(Request::from_parts(parts, ()), end)?;
     drop(sender);
-    let request = if end { RequestHalf::Sent(stream) } else { RequestHalf::send(stream, body) };
+    let request = if end { RequestHalf::Sent(stream) } else { RequestHalf::send(stream, body, queue) };
     let mut exchange = Exchange { response, request: Some(request), caller, gate, interim: false };
     let mut response = poll_fn(|cx| exchange.poll(cx)).await?;
     // Boxed, as all that few requests need.
