@@ -10,6 +10,7 @@ use ::metrics::{
 };
 use mesh_kit::metrics::Prometheus;
 
+use crate::index::{Index, Reason, Status};
 use crate::model::Kind;
 
 const OBJECTS: &str = "mesh_destination_objects";
@@ -22,6 +23,8 @@ const APPLY: &str = "mesh_destination_index_apply_duration_seconds";
 const WATCHED: &str = "mesh_destination_watched_resources";
 const CONNECTIONS: &str = "mesh_destination_connections";
 const CONNECTIONS_REFUSED: &str = "mesh_destination_connections_refused_total";
+const ACCEPT_ERRORS: &str = "mesh_destination_accept_errors_total";
+const HTTP2_ABUSE: &str = "mesh_destination_http2_abuse_total";
 const STREAMS: &str = "mesh_destination_streams";
 const STREAMS_OPENED: &str = "mesh_destination_streams_opened_total";
 const STREAMS_ENDED: &str = "mesh_destination_streams_ended_total";
@@ -31,6 +34,10 @@ const SNAPSHOTS_TRUNCATED: &str = "mesh_destination_snapshots_truncated_total";
 const UPDATES_COALESCED: &str = "mesh_destination_updates_coalesced_total";
 const ACKNOWLEDGEMENTS: &str = "mesh_destination_acknowledgements_total";
 const PROPAGATION: &str = "mesh_destination_propagation_delay_seconds";
+const TROUBLED: &str = "mesh_destination_rejections";
+const HEALTH_REPORTS: &str = "mesh_destination_health_reports_total";
+const UNHEALTHY: &str = "mesh_destination_unhealthy_workloads";
+const PRESERVED: &str = "mesh_destination_preserved_backends";
 const CERTIFICATE_EXPIRY: &str = "mesh_destination_certificate_expiry_timestamp_seconds";
 const CERTIFY_FAILURES: &str = "mesh_destination_certify_failures_total";
 
@@ -49,6 +56,9 @@ pub fn install() -> Prometheus {
         (CONNECTIONS, "Open connections of proxies"),
         (STREAMS, "Open discovery streams"),
         (SUBSCRIPTIONS, "Subscriptions of all streams, by resource"),
+        (TROUBLED, "Conditions of routes and policies that are not met, by reason"),
+        (UNHEALTHY, "Workloads that are not well, as their own sidecars say"),
+        (PRESERVED, "Watched backends whose endpoints all stay in use although more than half are not well"),
         (CERTIFICATE_EXPIRY, "When the certificate in use expires"),
     ] {
         describe_gauge!(name, help);
@@ -57,12 +67,15 @@ pub fn install() -> Prometheus {
         (RELOADS, "Attempts to read changed manifests, by result"),
         (MANIFEST_ERRORS, "Errors found in manifests, each once a version of its file"),
         (CONNECTIONS_REFUSED, "Connections that came to nothing, by reason"),
+        (ACCEPT_ERRORS, "Connections that could not be accepted"),
+        (HTTP2_ABUSE, "HTTP/2 connections ended because of what the peer did, by the code that it was told"),
         (STREAMS_OPENED, "Discovery streams opened"),
         (STREAMS_ENDED, "Discovery streams ended, by reason"),
         (UPDATES_SENT, "Snapshots sent, by resource"),
         (SNAPSHOTS_TRUNCATED, "Snapshots with more endpoints than a proxy takes, of which the last were left out"),
         (UPDATES_COALESCED, "Snapshots never sent because a newer one took their place"),
         (ACKNOWLEDGEMENTS, "Answers of proxies to snapshots, by result"),
+        (HEALTH_REPORTS, "Reports of sidecars on their own workloads, by result"),
         (CERTIFY_FAILURES, "Requests for a certificate that failed, by reason"),
     ] {
         describe_counter!(name, help);
@@ -252,6 +265,11 @@ impl Service {
         self.refused.increment(1);
     }
 
+    /// A proxy said how its workload is. Rare, so that no handle is kept.
+    pub fn health_reported(&self, result: &'static str) {
+        counter!(HEALTH_REPORTS, "result" => result).increment(1);
+    }
+
     /// A connection is open, for as long as the guard lives.
     pub fn connection(&self) -> Raised {
         Raised::of(&self.connections)
@@ -263,9 +281,26 @@ pub fn connection_refused(reason: &'static str) {
     counter!(CONNECTIONS_REFUSED, "reason" => reason).increment(1);
 }
 
-/// So many resources are watched, as of a scrape.
-pub fn watched(resources: usize) {
-    gauge!(WATCHED).set(count(resources));
+/// accept(2) failed for want of something.
+pub fn accept_failed() {
+    counter!(ACCEPT_ERRORS).increment(1);
+}
+
+/// A connection was ended because of what its peer did.
+pub fn http2_abuse(reason: &'static str) {
+    counter!(HTTP2_ABUSE, "reason" => reason).increment(1);
+}
+
+/// What the index knows, as of a scrape.
+pub fn indexed(index: &Index) {
+    gauge!(WATCHED).set(count(index.watched()));
+    gauge!(UNHEALTHY).set(count(index.unhealthy().count()));
+    gauge!(PRESERVED).set(count(index.preserved().len()));
+    let statuses = index.statuses();
+    for reason in Reason::TROUBLES {
+        let troubles = statuses.iter().flat_map(Status::troubles).filter(|condition| condition.reason == reason);
+        gauge!(TROUBLED, "reason" => reason.as_str()).set(count(troubles.count()));
+    }
 }
 
 /// A certificate is in force.

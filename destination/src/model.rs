@@ -8,8 +8,10 @@ use std::fmt;
 use std::net::IpAddr;
 use std::num::NonZeroU16;
 
+pub mod policy;
 pub mod route;
 
+pub use policy::TrafficPolicy;
 pub use route::Route;
 
 /// Labels of an object, or what a selector asks of them.
@@ -51,7 +53,7 @@ pub fn is_subdomain(text: &str) -> bool {
     text.len() <= 253 && text.split('.').all(is_label)
 }
 
-/// What kind of object; policies will be further ones.
+/// What kind of object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Kind {
     /// `v1` Service.
@@ -64,11 +66,14 @@ pub enum Kind {
     HttpRoute,
     /// `gateway.networking.k8s.io/v1` GRPCRoute.
     GrpcRoute,
+    /// `mesh.internal/v1alpha1` TrafficPolicy.
+    TrafficPolicy,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 5] = [Self::Service, Self::EndpointSlice, Self::Workload, Self::HttpRoute, Self::GrpcRoute];
+    pub const ALL: [Self; 6] =
+        [Self::Service, Self::EndpointSlice, Self::Workload, Self::HttpRoute, Self::GrpcRoute, Self::TrafficPolicy];
 
     /// As manifests spell it.
     pub fn as_str(self) -> &'static str {
@@ -78,7 +83,13 @@ impl Kind {
             Self::Workload => "Workload",
             Self::HttpRoute => "HTTPRoute",
             Self::GrpcRoute => "GRPCRoute",
+            Self::TrafficPolicy => "TrafficPolicy",
         }
+    }
+
+    /// Whether an error in one leaves everything beside it in use: without it requests still find their way.
+    pub fn is_rejected_alone(self) -> bool {
+        matches!(self, Self::HttpRoute | Self::GrpcRoute | Self::TrafficPolicy)
     }
 
     /// The `apiVersion` that goes with it.
@@ -86,7 +97,7 @@ impl Kind {
         match self {
             Self::Service => "v1",
             Self::EndpointSlice => "discovery.k8s.io/v1",
-            Self::Workload => "mesh.internal/v1alpha1",
+            Self::Workload | Self::TrafficPolicy => "mesh.internal/v1alpha1",
             Self::HttpRoute | Self::GrpcRoute => "gateway.networking.k8s.io/v1",
         }
     }
@@ -120,6 +131,8 @@ pub enum Object {
     HttpRoute(Route),
     /// Where gRPC calls to a Service go.
     GrpcRoute(Route),
+    /// How requests to a Service are steered and protected.
+    TrafficPolicy(TrafficPolicy),
 }
 
 impl Object {
@@ -131,6 +144,7 @@ impl Object {
             Self::Workload(workload) => (Kind::Workload, &workload.name),
             Self::HttpRoute(route) => (Kind::HttpRoute, &route.name),
             Self::GrpcRoute(route) => (Kind::GrpcRoute, &route.name),
+            Self::TrafficPolicy(policy) => (Kind::TrafficPolicy, &policy.name),
         };
         let name = name.clone();
         Key { kind, name }
@@ -237,6 +251,8 @@ pub struct SliceEndpoint {
     pub readiness: Readiness,
     /// Empty when unknown.
     pub zone: String,
+    /// Zones that it is meant for; none: all.
+    pub hints: Vec<String>,
 }
 
 /// Whether an endpoint takes new connections.
@@ -263,6 +279,10 @@ pub struct Workload {
     pub zone: String,
     /// What it is known to listen on.
     pub ports: Vec<WorkloadPort>,
+    /// Relative, 1 to 10,000.
+    pub weight: u32,
+    /// All have to succeed.
+    pub checks: Vec<policy::HealthCheck>,
 }
 
 /// Whether a sidecar stands beside a workload.

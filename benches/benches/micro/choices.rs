@@ -5,9 +5,9 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use anyhow::{Context as _, ensure};
-use mesh_proxy::balance::{Backend, Tried};
+use mesh_proxy::balance::{Backend, Tried, Wish};
 use mesh_proxy::detect::{self, Verdict};
-use mesh_proxy::model::{Endpoint, EndpointSet, Traits};
+use mesh_proxy::model::{Endpoint, Traits};
 use mesh_tests::pair::Pair;
 use rustls::pki_types::ServerName;
 
@@ -55,12 +55,12 @@ pub(crate) fn pick(meter: &mut Meter, pair: &Pair) {
         let backend = {
             let _inside = meter.runtime.enter();
             let backend = Backend::new(&format!("of-{count}"), &pair.reach);
-            backend.apply(EndpointSet((1..=count).map(endpoint).collect()));
+            backend.apply((1..=count).map(endpoint).collect());
             backend
         };
         let tried = Tried::default();
         meter.step(&format!("pick/of-{count}"), || {
-            black_box(backend.pick(&tried).is_ok());
+            black_box(backend.pick(&tried, &Wish::default()).is_ok());
         });
     }
 }

@@ -67,7 +67,7 @@ pub async fn follow(
 
 fn note(board: &Board, places: &[Place], id: u64, snapshot: Option<Snapshot>, now: Instant) -> anyhow::Result<()> {
     match snapshot.context("an update without a snapshot")? {
-        Snapshot::Endpoints(wire::Endpoints { endpoints }) => {
+        Snapshot::Endpoints(wire::Endpoints { endpoints, .. }) => {
             // After the policy come pairs: a target, and its endpoints.
             let place = (usize::try_from(id)? / 2).wrapping_sub(1);
             let place = places.get(place).with_context(|| format!("endpoints for subscription {id}"))?;

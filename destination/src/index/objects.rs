@@ -11,12 +11,13 @@ use mesh_mtls::spiffe;
 
 use super::Touched;
 use super::relation::{Link, Relation};
-use crate::model::route::{BackendTo, Route};
-use crate::model::{EndpointSlice, Key, Kind, Labels, Mesh, Name, Object, Service, Workload};
+use crate::model::policy::{Spec, Subject};
+use crate::model::route::{BackendTo, Route, Rule};
+use crate::model::{EndpointSlice, Key, Kind, Labels, Mesh, Name, Object, Service, TrafficPolicy, Workload};
 
 #[derive(Debug)]
 pub(super) struct Objects {
-    trust_domain: String,
+    pub(super) trust_domain: Arc<str>,
     pub(super) services: BTreeMap<Name, Arc<Service>>,
     pub(super) slices: HashMap<Name, Arc<EndpointSlice>>,
     pub(super) workloads: BTreeMap<Name, Arc<Member>>,
@@ -38,6 +39,17 @@ pub(super) struct Objects {
     pub(super) routes_of: Relation<Name, Key>,
     /// Services with a route, by a Service that it leads to.
     pub(super) routed_to: Relation<Name, Name>,
+    /// Traffic policies.
+    pub(super) policies: HashMap<Name, Arc<TrafficPolicy>>,
+    /// Policies by what they are for, the oldest first.
+    pub(super) policies_of: Relation<Subject, Age>,
+}
+
+/// What orders policies: one without a time counts as the newest.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Age {
+    created: (bool, String),
+    pub(super) name: Name,
 }
 
 /// A workload, with what endpoints say of it ready to be shared.
@@ -61,7 +73,7 @@ pub(super) enum Standing {
 impl Objects {
     pub(super) fn new(trust_domain: String) -> Self {
         Self {
-            trust_domain,
+            trust_domain: trust_domain.into(),
             services: BTreeMap::new(),
             slices: HashMap::new(),
             workloads: BTreeMap::new(),
@@ -74,6 +86,8 @@ impl Objects {
             routes: HashMap::new(),
             routes_of: Relation::default(),
             routed_to: Relation::default(),
+            policies: HashMap::new(),
+            policies_of: Relation::default(),
         }
     }
 
@@ -103,6 +117,10 @@ impl Objects {
                 self.link_route(Link::Add, &key, &route, touched);
                 self.routes.insert(key, Arc::new(route));
             }
+            Object::TrafficPolicy(policy) => {
+                self.link_policy(Link::Add, &policy, touched);
+                self.policies.insert(policy.name.clone(), Arc::new(policy));
+            }
         }
     }
 
@@ -128,6 +146,11 @@ impl Objects {
                     self.link_route(Link::Remove, key, &route, touched);
                 }
             }
+            Kind::TrafficPolicy => {
+                if let Some(policy) = self.policies.remove(&key.name) {
+                    self.link_policy(Link::Remove, &policy, touched);
+                }
+            }
         }
     }
 
@@ -137,6 +160,7 @@ impl Objects {
             Kind::EndpointSlice => self.slices.len(),
             Kind::Workload => self.workloads.len(),
             Kind::HttpRoute | Kind::GrpcRoute => self.routes.keys().filter(|key| key.kind == kind).count(),
+            Kind::TrafficPolicy => self.policies.len(),
         }
     }
 
@@ -145,7 +169,8 @@ impl Objects {
         let services = self.services.keys().map(of(Kind::Service));
         let slices = self.slices.keys().map(of(Kind::EndpointSlice));
         let workloads = self.workloads.keys().map(of(Kind::Workload));
-        services.chain(slices).chain(workloads).chain(self.routes.keys().cloned()).collect()
+        let policies = self.policies.keys().map(of(Kind::TrafficPolicy));
+        services.chain(slices).chain(workloads).chain(policies).chain(self.routes.keys().cloned()).collect()
     }
 
     fn has(&self, object: &Object) -> bool {
@@ -164,6 +189,10 @@ impl Objects {
             }
             Object::HttpRoute(new) | Object::GrpcRoute(new) => {
                 let old = self.routes.get(&object.key());
+                old.is_some_and(|old| **old == *new)
+            }
+            Object::TrafficPolicy(new) => {
+                let old = self.policies.get(&new.name);
                 old.is_some_and(|old| **old == *new)
             }
         }
@@ -200,13 +229,61 @@ impl Objects {
     fn link_route(&mut self, link: Link, key: &Key, route: &Route, touched: &mut Touched) {
         for parent in &route.parents {
             self.routes_of.set(link, parent.service.clone(), key.clone());
-            for backend in route.rules.iter().flat_map(|rule| &rule.backends) {
-                if let BackendTo::Service { service, .. } = &backend.to {
+            for to in route.rules.iter().flat_map(Rule::leads_to) {
+                if let BackendTo::Service { service, .. } = to {
                     self.routed_to.set(link, service.clone(), parent.service.clone());
                 }
             }
             let service = self.services.get(&parent.service);
             touched.addresses.extend(service.iter().flat_map(|service| &service.addresses));
+        }
+    }
+
+    fn link_policy(&mut self, link: Link, policy: &TrafficPolicy, touched: &mut Touched) {
+        let created = (policy.created.is_empty(), policy.created.clone());
+        for target in &policy.targets {
+            let age = Age { created: created.clone(), name: policy.name.clone() };
+            self.policies_of.set(link, target.subject.clone(), age);
+            match &target.subject {
+                Subject::Service(service) => self.touch_service(service, &policy.spec, touched),
+                Subject::Route(key) => {
+                    let route = self.routes.get(key).into_iter();
+                    for parent in route.flat_map(|route| &route.parents) {
+                        let service = self.services.get(&parent.service);
+                        touched.addresses.extend(service.iter().flat_map(|service| &service.addresses));
+                    }
+                }
+            }
+        }
+    }
+
+    /// A policy of a Service came or went: what of it could change.
+    fn touch_service(&self, name: &Name, spec: &Spec, touched: &mut Touched) {
+        touched.services.insert(name.clone());
+        let Some(service) = self.services.get(name) else {
+            return;
+        };
+        touched.addresses.extend(&service.addresses);
+        if spec.rates.is_none() && spec.protocol.is_none() {
+            return;
+        }
+        for member in self.selected_by.of(name).filter_map(|name| self.workloads.get(name)) {
+            touched.addresses.extend(&member.workload.addresses);
+        }
+        for slice in self.slices_of.of(name).filter_map(|name| self.slices.get(name)) {
+            touched.addresses.extend(addresses(slice));
+        }
+    }
+
+    /// The workload's standing changed: what that means for Services over it.
+    pub(super) fn touch_workload(&self, label: &str, touched: &mut Touched) {
+        let name = label.split_once('/').map(|(namespace, name)| Name::new(namespace, name));
+        let Some(member) = name.and_then(|name| self.workloads.get(&name)) else {
+            return;
+        };
+        touched.services.extend(self.selecting.of(&member.workload.name).cloned());
+        for address in &member.workload.addresses {
+            touched.services.extend(self.services_over.of(address).cloned());
         }
     }
 

@@ -10,10 +10,11 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use super::health::Reports;
 use super::objects::{Member, Objects, Standing};
-use super::snapshot::{Backend, Endpoint, Proxy, Resource, State, Target};
+use super::snapshot::{Backend, Endpoint, Endpoints, Inbound, InboundPort, Proxy, Rates, Resource, State, Target};
 use crate::model::{
-    EndpointSlice, Name, OPAQUE_PORTS, Protocol, Readiness, Service, ServicePort, TargetPort, Workload,
+    EndpointSlice, Name, OPAQUE_PORTS, Protocol, Readiness, Service, ServicePort, SliceEndpoint, TargetPort, Workload,
 };
 
 /// Where a sidecar takes what other sidecars send.
@@ -22,10 +23,10 @@ pub const TUNNEL_PORT: u16 = 4143;
 pub const SIDECAR_PORTS: [u16; 3] = [TUNNEL_PORT, 4190, 4191];
 
 impl Objects {
-    pub(super) fn resolve(&self, resource: &Resource) -> State {
+    pub(super) fn resolve(&self, resource: &Resource, reports: &Reports) -> State {
         match resource {
             Resource::Outbound(dialed) => State::Outbound(self.outbound(dialed.addr, &dialed.namespace)),
-            Resource::Endpoints(backend) => State::Endpoints(self.endpoints(backend)),
+            Resource::Endpoints(backend) => State::Endpoints(self.endpoints(backend, reports)),
             Resource::Inbound(proxy) => State::Inbound(self.inbound(proxy)),
         }
     }
@@ -38,11 +39,12 @@ impl Objects {
             };
             of_service = true;
             if let Some(port) = port_of(service, addr.port()) {
-                let protocol = service_protocol(port);
+                let protocol = self.service_protocol(service, port);
                 let routes = self.routes(service, port, namespace);
+                let policy = self.request_policy(service, port);
                 let (service, port) = (name.clone(), addr.port());
                 let backend = Backend { service, port };
-                return Target::Service { backend, protocol, routes };
+                return Target::Service { backend, protocol, routes, policy };
             }
         }
         if of_service || SIDECAR_PORTS.contains(&addr.port()) {
@@ -60,12 +62,12 @@ impl Objects {
         }
     }
 
-    fn endpoints(&self, backend: &Backend) -> Vec<Endpoint> {
+    fn endpoints(&self, backend: &Backend, reports: &Reports) -> Endpoints {
         let Some(service) = self.services.get(&backend.service) else {
-            return Vec::new();
+            return Endpoints::default();
         };
         let Some(port) = port_of(service, backend.port) else {
-            return Vec::new();
+            return Endpoints::default();
         };
         // What a slice says of an address stands, so that one that is not ready is not brought back by the selector.
         let mut found = BTreeMap::new();
@@ -75,7 +77,9 @@ impl Objects {
         for member in self.selected(&service.name) {
             collect_workload(member, port, &mut found);
         }
-        found.into_values().flatten().collect()
+        let mut list = found.into_values().flatten().collect();
+        let (unhealthy, is_preserved) = reports.sift(&mut list);
+        Endpoints { list, policy: self.backend_policy(service, port), unhealthy, is_preserved }
     }
 
     fn collect_slice(
@@ -90,34 +94,47 @@ impl Objects {
                     let addr = SocketAddr::new(*address, port.port.get());
                     let known = found.entry(addr).or_default();
                     if endpoint.readiness == Readiness::Ready && known.is_none() {
-                        *known = self.endpoint_at(addr, &endpoint.zone);
+                        *known = self.endpoint_at(addr, endpoint);
                     }
                 }
             }
         }
     }
 
-    fn endpoint_at(&self, address: SocketAddr, zone: &str) -> Option<Endpoint> {
+    fn endpoint_at(&self, address: SocketAddr, of: &SliceEndpoint) -> Option<Endpoint> {
         let mut endpoint = match self.owner(address.ip()) {
             Some(member) => endpoint_of(member, address)?,
-            None => Endpoint { address, name: "".into(), identity: None, zone: "".into() },
+            None => {
+                Endpoint { address, name: "".into(), identity: None, zone: "".into(), weight: 1, hints: Arc::default() }
+            }
         };
-        if !zone.is_empty() && *endpoint.zone != *zone {
-            endpoint.zone = zone.into();
+        if !of.zone.is_empty() && *endpoint.zone != *of.zone {
+            endpoint.zone = of.zone.as_str().into();
+        }
+        if !of.hints.is_empty() {
+            endpoint.hints = of.hints.as_slice().into();
         }
         Some(endpoint)
     }
 
-    fn inbound(&self, proxy: &Proxy) -> BTreeMap<u16, Protocol> {
-        let mut ports: BTreeMap<u16, Protocol> = OPAQUE_PORTS.iter().map(|port| (*port, Protocol::Opaque)).collect();
-        if let Some(member) = self.workload_of(proxy) {
-            ports.extend(self.declared_protocols(&member.workload));
+    fn inbound(&self, proxy: &Proxy) -> Inbound {
+        let plain = |protocol| InboundPort { protocol, rates: None };
+        let mut ports: BTreeMap<u16, InboundPort> =
+            OPAQUE_PORTS.iter().map(|port| (*port, plain(Protocol::Opaque))).collect();
+        let Some(member) = self.workload_of(proxy) else {
+            return Inbound { ports, ..Inbound::default() };
+        };
+        let workload = &member.workload;
+        ports.extend(self.declared_protocols(workload).into_iter().map(|(port, protocol)| (port, plain(protocol))));
+        for (port, rates) in self.declared_rates(workload) {
+            let port = ports.entry(port).or_insert_with(|| plain(Protocol::default_for(port)));
+            port.rates.get_or_insert(rates);
         }
-        ports
+        Inbound { ports, zone: Arc::clone(&member.zone), checks: workload.checks.clone() }
     }
 
     /// The workload that the proxy stands beside: it has one of the addresses, and the identity that the proxy proved.
-    fn workload_of(&self, proxy: &Proxy) -> Option<&Arc<Member>> {
+    pub(super) fn workload_of(&self, proxy: &Proxy) -> Option<&Arc<Member>> {
         let mut addresses = proxy.addresses.iter();
         addresses.find_map(|address| {
             let mut members = self.members_at(*address);
@@ -125,47 +142,75 @@ impl Objects {
         })
     }
 
-    /// The protocols of a workload's ports, so far as it or a Service over it declares them. Its own word counts first.
+    /// The protocols of a workload's ports, so far as it, a Service over it or a policy of that declares them. A policy's word
+    /// counts first, then the workload's own.
     fn declared_protocols(&self, workload: &Workload) -> BTreeMap<u16, Protocol> {
-        let mut declared = BTreeMap::new();
-        for port in &workload.ports {
+        let (mut declared, mut by_service) = (BTreeMap::new(), BTreeMap::new());
+        for (service, port, target) in self.ports_over(workload) {
+            if let Some(protocol) = self.protocol_by_policy(service, port) {
+                declared.entry(target).or_insert(protocol);
+            }
             if let Some(protocol) = port.protocol {
-                declared.insert(port.port.get(), protocol);
+                by_service.entry(target).or_insert(protocol);
             }
         }
-        for service in self.selecting.of(&workload.name) {
-            let service = self.services.get(service).into_iter();
-            for port in service.flat_map(|service| &service.ports) {
-                if let (Some(protocol), Some(target)) = (port.protocol, target(workload, port)) {
-                    declared.entry(target).or_insert(protocol);
-                }
-            }
-        }
-        for address in &workload.addresses {
-            for service in self.services_over.of(address) {
-                self.declared_over_slices(service, *address, &mut declared);
-            }
+        let own = workload.ports.iter().filter_map(|port| Some((port.port.get(), port.protocol?)));
+        for (port, protocol) in own.chain(by_service) {
+            declared.entry(port).or_insert(protocol);
         }
         declared
     }
 
-    fn declared_over_slices(&self, service: &Name, address: IpAddr, declared: &mut BTreeMap<u16, Protocol>) {
-        let Some(service) = self.services.get(service) else {
-            return;
-        };
+    /// The rates of a workload's ports. Of several Services over a port the first by name counts.
+    fn declared_rates(&self, workload: &Workload) -> Vec<(u16, Arc<Rates>)> {
+        if self.policies.is_empty() {
+            return Vec::new();
+        }
+        let mut ports = self.ports_over(workload);
+        ports.sort_by(|(a, ..), (b, ..)| a.name.cmp(&b.name));
+        let rates = ports.into_iter().filter_map(|(service, port, target)| Some((target, self.rates(service, port)?)));
+        rates.collect()
+    }
+
+    /// The ports of Services that lead to a workload, and where to: those that select it, then those whose slices have it.
+    fn ports_over(&self, workload: &Workload) -> Vec<(&Service, &ServicePort, u16)> {
+        let mut over = Vec::new();
+        for service in self.selecting.of(&workload.name).filter_map(|name| self.services.get(name)) {
+            let ports = service.ports.iter().filter_map(|port| Some((&**service, port, target(workload, port)?)));
+            over.extend(ports);
+        }
+        for address in &workload.addresses {
+            let services = self.services_over.of(address).filter_map(|name| self.services.get(name));
+            services.for_each(|service| self.ports_by_slices(service, *address, &mut over));
+        }
+        over
+    }
+
+    fn ports_by_slices<'a>(
+        &'a self,
+        service: &'a Service,
+        address: IpAddr,
+        over: &mut Vec<(&'a Service, &'a ServicePort, u16)>,
+    ) {
         for slice in self.slices_of(&service.name) {
             let mut endpoints = slice.endpoints.iter();
             if !endpoints.any(|endpoint| endpoint.addresses.contains(&address)) {
                 continue;
             }
             for port in &slice.ports {
-                let mut ports = service.ports.iter();
-                let protocol = ports.find(|p| p.name == port.name).and_then(|p| p.protocol);
-                if let Some(protocol) = protocol {
-                    declared.entry(port.port.get()).or_insert(protocol);
-                }
+                let declared = service.ports.iter().find(|p| p.name == port.name);
+                over.extend(declared.map(|declared| (service, declared, port.port.get())));
             }
         }
+    }
+
+    /// The word of a policy, then of the Service, else what is usual for its port or the one that it leads to.
+    fn service_protocol(&self, service: &Service, port: &ServicePort) -> Protocol {
+        let usual = || match (Protocol::default_for(port.port.get()), &port.target) {
+            (Protocol::Detect, TargetPort::Number(target)) => Protocol::default_for(target.get()),
+            (usual, _) => usual,
+        };
+        self.protocol_by_policy(service, port).or(port.protocol).unwrap_or_else(usual)
     }
 
     fn slices_of(&self, service: &Name) -> impl Iterator<Item = &EndpointSlice> {
@@ -190,15 +235,6 @@ impl Objects {
 
 fn port_of(service: &Service, port: u16) -> Option<&ServicePort> {
     service.ports.iter().find(|p| p.port.get() == port)
-}
-
-/// The word of the Service, else what is usual for its port or the one that it leads to.
-fn service_protocol(port: &ServicePort) -> Protocol {
-    let usual = || match (Protocol::default_for(port.port.get()), &port.target) {
-        (Protocol::Detect, TargetPort::Number(target)) => Protocol::default_for(target.get()),
-        (usual, _) => usual,
-    };
-    port.protocol.unwrap_or_else(usual)
 }
 
 /// Where a Service's port leads on a workload; none when it has no port of that name.
@@ -231,5 +267,6 @@ fn endpoint_of(member: &Member, address: SocketAddr) -> Option<Endpoint> {
         Standing::Plain => None,
         Standing::Nameless => return None,
     };
-    Some(Endpoint { address, name: Arc::clone(&member.label), identity, zone: Arc::clone(&member.zone) })
+    let (name, zone) = (Arc::clone(&member.label), Arc::clone(&member.zone));
+    Some(Endpoint { address, name, identity, zone, weight: member.workload.weight, hints: Arc::default() })
 }

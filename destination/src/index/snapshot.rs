@@ -6,12 +6,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, OnceLock};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use mesh_mtls::spiffe;
 
-use crate::model::{Name, Protocol, route};
+use crate::model::{Name, Protocol, policy, route};
 
 /// Something that a proxy can ask for.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -79,10 +79,86 @@ impl Snapshot {
 pub enum State {
     /// Of an original destination.
     Outbound(Target),
-    /// Of a backend, ordered by address.
-    Endpoints(Vec<Endpoint>),
-    /// Of a workload's ports; those that are absent are to be detected.
-    Inbound(BTreeMap<u16, Protocol>),
+    /// Of a backend.
+    Endpoints(Endpoints),
+    /// Of a proxy's own workload.
+    Inbound(Inbound),
+}
+
+/// What is known of a backend.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Endpoints {
+    /// Ordered by address.
+    pub list: Vec<Endpoint>,
+    /// None: defaults.
+    pub policy: Option<Arc<BackendPolicy>>,
+    /// How many are not well by their own checks.
+    pub unhealthy: usize,
+    /// They are in the list all the same, because they are more than half.
+    pub is_preserved: bool,
+}
+
+/// What is known of a proxy's own workload.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Inbound {
+    /// Those that are absent are to be detected.
+    pub ports: BTreeMap<u16, InboundPort>,
+    /// Empty when unknown.
+    pub zone: Arc<str>,
+    /// All have to succeed.
+    pub checks: Vec<policy::HealthCheck>,
+}
+
+/// A port of a proxy's own workload.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InboundPort {
+    /// How to read the bytes.
+    pub protocol: Protocol,
+    /// How fast requests may come; none: as they like.
+    pub rates: Option<Arc<Rates>>,
+}
+
+/// What holds for requests of a destination, or of a rule: the words of all policies that count for it, and of the rule.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RequestPolicy {
+    /// `namespace/name` of the policies, joined by commas.
+    pub name: String,
+    /// How long things may take.
+    pub timeouts: policy::Timeouts,
+    /// When they are sent again.
+    pub retries: Option<policy::Retries>,
+    /// How many times.
+    pub budget: Option<policy::Budget>,
+    /// What is done to them on purpose.
+    pub faults: Vec<policy::Fault>,
+}
+
+/// What holds for a backend.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct BackendPolicy {
+    /// As in [`RequestPolicy`].
+    pub name: String,
+    /// When an endpoint is passed by.
+    pub breaker: Option<policy::Breaker>,
+    /// How much there may be at once.
+    pub limits: Option<policy::Limits>,
+    /// How an endpoint is chosen.
+    pub balancing: Option<policy::Balancing>,
+    /// Of one attempt to connect.
+    pub connect: Option<Duration>,
+    /// In turn, when no endpoint is well.
+    pub failover: Vec<policy::Port>,
+}
+
+/// How fast requests may come to a port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rates {
+    /// As in [`RequestPolicy`].
+    pub name: String,
+    /// The rates.
+    pub limits: policy::RateLimits,
+    /// What service accounts are of.
+    pub trust_domain: Arc<str>,
 }
 
 /// What is behind an original destination.
@@ -98,6 +174,8 @@ pub enum Target {
         protocol: Protocol,
         /// What requests meet in place of the backend; none when no route is attached.
         routes: Option<Arc<Routes>>,
+        /// Of requests that no rule takes because there are none, and of connections; none: defaults.
+        policy: Option<Arc<RequestPolicy>>,
     },
     /// A workload: exactly this endpoint.
     Workload {
@@ -135,8 +213,23 @@ pub struct RoutedRule {
     pub filters: route::Filters,
     /// Where requests go.
     pub backends: Vec<Routed>,
-    /// How long they may take.
-    pub timeouts: route::Timeouts,
+    /// What holds for them; none: defaults.
+    pub policy: Option<Arc<RequestPolicy>>,
+    /// How requests of one session go to one endpoint.
+    pub session: Option<route::SessionPersistence>,
+    /// Where filters send copies to: those of the rule, in order.
+    pub mirrors: Vec<RoutedMirror>,
+}
+
+/// Where copies go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RoutedMirror {
+    /// There, or why not.
+    pub to: Result<Backend, String>,
+    /// So many
+    pub numerator: u32,
+    /// of so many.
+    pub denominator: u32,
 }
 
 /// A share of a rule's requests.
@@ -148,6 +241,8 @@ pub struct Routed {
     pub weight: u32,
     /// Done after those of the rule.
     pub filters: route::Filters,
+    /// As those of the rule.
+    pub mirrors: Vec<RoutedMirror>,
 }
 
 /// Where an application listens, and who it is.
@@ -161,4 +256,8 @@ pub struct Endpoint {
     pub identity: Option<spiffe::Id>,
     /// Empty when unknown.
     pub zone: Arc<str>,
+    /// Relative.
+    pub weight: u32,
+    /// Zones that it is meant for; none: all.
+    pub hints: Arc<[String]>,
 }

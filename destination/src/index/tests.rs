@@ -1,7 +1,11 @@
 //! The index without a runtime: resources are applied, watches are looked at.
 
+mod health;
+mod policies;
+
 use std::collections::BTreeSet;
 use std::task::Waker;
+use std::time::Duration;
 
 use super::*;
 use crate::manifest;
@@ -17,7 +21,7 @@ fn index(manifests: &str) -> Index {
 
 fn objects(manifests: &str) -> Vec<Object> {
     let manifest = manifest::parse(manifests);
-    assert!(!manifest.is_broken(), "{:?}", manifest.findings);
+    assert!(!manifest.is_broken() && manifest.rejected.is_empty(), "{:?}", manifest.findings);
     manifest.objects.into_iter().map(|d| d.object).collect()
 }
 
@@ -62,12 +66,12 @@ fn shown(watch: &Watch) -> String {
             format!("workload {} {protocol:?}", shown_endpoint(endpoint))
         }
         State::Endpoints(endpoints) => {
-            let shown: Vec<_> = endpoints.iter().map(shown_endpoint).collect();
+            let shown: Vec<_> = endpoints.list.iter().map(shown_endpoint).collect();
             shown.join(", ")
         }
-        State::Inbound(ports) => {
-            let declared = ports.iter().filter(|(port, protocol)| Protocol::default_for(**port) != **protocol);
-            let shown: Vec<_> = declared.map(|(port, p)| format!("{port} {p:?}")).collect();
+        State::Inbound(inbound) => {
+            let declared = inbound.ports.iter().filter(|(port, p)| Protocol::default_for(**port) != p.protocol);
+            let shown: Vec<_> = declared.map(|(port, p)| format!("{port} {:?}", p.protocol)).collect();
             shown.join(", ")
         }
     }
@@ -239,8 +243,8 @@ fn inbound_is_given_to_whom_address_and_identity_agree_on() {
     for (address, account) in [("10.1.0.1", "thief"), ("10.1.0.2", "web")] {
         let other = watch(&mut index, inbound(address, account));
         assert_eq!(shown(&other), "", "{address} {account}");
-        let State::Inbound(ports) = &other.latest().state else { panic!() };
-        assert_eq!(ports.len(), 8); // what is usual, for everybody
+        let State::Inbound(inbound) = &other.latest().state else { panic!() };
+        assert_eq!(inbound.ports.len(), 8); // what is usual, for everybody
     }
     apply(&mut index, &WEB.replace("appProtocol: http", "appProtocol: grpc"));
     assert_eq!(shown(&own), "8080 Grpc, 9000 Grpc");

@@ -55,7 +55,7 @@ impl<'a, 'f> Fields<'a, 'f> {
             return Some(text);
         }
         let hint = match node.value {
-            Value::Bool(_) | Value::Integer(_) | Value::Number => " (quote it)",
+            Value::Bool(_) | Value::Integer(_) | Value::Number(_) => " (quote it)",
             _ => "",
         };
         self.expected(node, name, &format!("a string{hint}"));
@@ -75,6 +75,11 @@ impl<'a, 'f> Fields<'a, 'f> {
     /// A whole number within `range`.
     pub(super) fn integer(&mut self, name: &'static str, range: RangeInclusive<i64>) -> Option<i64> {
         let node = self.take(name)?;
+        self.as_integer(node, name, range)
+    }
+
+    /// `node` as a whole number within `range`.
+    pub(super) fn as_integer(&mut self, node: &Node, name: &str, range: RangeInclusive<i64>) -> Option<i64> {
         let (first, last) = (range.start(), range.end());
         let Value::Integer(number) = node.value else {
             self.expected(node, name, &format!("a number from {first} to {last}"));
@@ -85,6 +90,21 @@ impl<'a, 'f> Fields<'a, 'f> {
             return None;
         }
         Some(number)
+    }
+
+    /// A percentage, with decimals, in units of which `per_percent` are one.
+    pub(super) fn share(&mut self, name: &'static str, per_percent: u32) -> Option<u32> {
+        let node = self.take(name)?;
+        let percent = match node.value {
+            Value::Integer(number) if (0..=100).contains(&number) => number as f64,
+            Value::Number(number) if (0.0..=100.0).contains(&number) => number,
+            _ => {
+                self.expected(node, name, "a percentage from 0 to 100");
+                return None;
+            }
+        };
+        // At most a hundred times `per_percent`.
+        Some((percent * f64::from(per_percent)).round() as u32)
     }
 
     /// A port number that must be there.

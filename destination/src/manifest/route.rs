@@ -6,15 +6,16 @@
 
 mod filters;
 mod matches;
-mod times;
+mod steering;
 
 use std::num::NonZeroU16;
 
 use super::fields::{Fields, shortened};
 use super::finding::Severity;
-use super::meta;
+use super::{meta, times};
 use crate::model::route::{BackendTo, Match, Parent, Route, Rule, Timeouts, WeightedBackend};
 use crate::model::{Name, is_label, is_subdomain};
+pub(super) use matches::headers;
 
 const UNKNOWN: Severity = Severity::Error;
 /// As the API has it.
@@ -50,7 +51,10 @@ pub(super) fn read(object: &mut Fields<'_, '_>, kind: Kind) -> Option<Route> {
     if before.len() > MAX_RULES {
         spec.error_at_self(format!("{} rules are more than {MAX_RULES}", before.len()));
     }
-    spec.each("rules", |fields| rules.push(rule(fields, kind, namespace)));
+    spec.each("rules", |fields| {
+        let place = rules.len();
+        rules.push(rule(fields, kind, &meta.name, place));
+    });
     if before.is_empty() && kind == Kind::Http {
         // The API's default: one rule, which fits all requests.
         rules.push(Rule { matches: vec![Match::default()], ..Rule::default() });
@@ -96,8 +100,10 @@ fn reference(fields: &mut Fields<'_, '_>, default: &str) -> Option<Name> {
     Some(Name::new(namespace, name?))
 }
 
-fn rule(fields: &mut Fields<'_, '_>, kind: Kind, namespace: &str) -> Rule {
-    let name = fields.text("name").unwrap_or_default().to_owned();
+fn rule(fields: &mut Fields<'_, '_>, kind: Kind, route: &Name, place: usize) -> Rule {
+    let namespace = &route.namespace;
+    let name = fields.take("name").and_then(|node| meta::dns_name(fields, node, "name", is_subdomain));
+    let name = name.unwrap_or_default();
     let mut matches = Vec::new();
     fields.each("matches", |fields| matches.extend(matches::read(fields, kind)));
     if matches.len() > MAX_MATCHES {
@@ -106,7 +112,7 @@ fn rule(fields: &mut Fields<'_, '_>, kind: Kind, namespace: &str) -> Rule {
     if matches.is_empty() {
         matches.push(matches::any(kind));
     }
-    let filters = filters::read(fields, kind);
+    let filters = filters::read(fields, kind, namespace);
     let mut backends = Vec::new();
     fields.each("backendRefs", |fields| backends.extend(backend(fields, kind, namespace)));
     if backends.len() > MAX_BACKENDS {
@@ -118,42 +124,50 @@ fn rule(fields: &mut Fields<'_, '_>, kind: Kind, namespace: &str) -> Rule {
     if backends.iter().all(|backend| backend.weight == 0) && !backends.is_empty() {
         fields.warning_at_self("backendRefs", "all weights are 0: every request is answered with an error".to_owned());
     }
-    let timeouts = if kind == Kind::Http { timeouts(fields) } else { Timeouts::default() };
+    let (timeouts, retry) = match kind {
+        Kind::Http => (timeouts(fields), fields.within("retry").map(|mut fields| steering::retry(&mut fields))),
+        Kind::Grpc => (Timeouts::default(), None),
+    };
+    let session = fields
+        .within("sessionPersistence")
+        .and_then(|mut fields| steering::session(&mut fields, &format!("{route}/{place}")));
     fields.finish(UNKNOWN);
-    Rule { name, matches, filters, backends, timeouts }
+    Rule { name, matches, filters, backends, timeouts, retry, session }
 }
 
 fn backend(fields: &mut Fields<'_, '_>, kind: Kind, namespace: &str) -> Option<WeightedBackend> {
-    let group = fields.text("group").unwrap_or_default();
-    let of_kind = fields.text("kind").unwrap_or("Service");
-    let is_service = of_kind == "Service" && matches!(group, "" | "core");
-    let service = reference(fields, namespace);
-    let port = match is_service {
-        true => fields.port("port"),
-        false => fields.take("port").and_then(|node| fields.as_port(node, "port")),
-    };
+    let to = backend_to(fields, namespace);
     let weight = fields.integer("weight", 0..=MAX_WEIGHT);
-    let filters = filters::read(fields, kind);
+    let filters = filters::read(fields, kind, namespace);
     if filters.redirect.is_some() {
         fields.error_at_self("a backend cannot redirect; the rule can".to_owned());
     }
     fields.finish(UNKNOWN);
-    let to = match is_service {
-        true => BackendTo::Service { service: service?, port: port? },
-        false => BackendTo::Invalid(format!("{} is no kind of backend", shortened(of_kind))),
-    };
     let weight = u32::try_from(weight.unwrap_or(1)).unwrap_or_default();
-    Some(WeightedBackend { to, weight, filters })
+    Some(WeightedBackend { to: to?, weight, filters })
+}
+
+/// What a reference to a backend comes to.
+fn backend_to(fields: &mut Fields<'_, '_>, namespace: &str) -> Option<BackendTo> {
+    let group = fields.text("group").unwrap_or_default();
+    let of_kind = fields.text("kind").unwrap_or("Service");
+    let is_service = of_kind == "Service" && matches!(group, "" | "core");
+    let service = reference(fields, namespace);
+    if !is_service {
+        let _ = optional_port(fields, "port");
+        return Some(BackendTo::Invalid(format!("{} is no kind of backend", shortened(of_kind))));
+    }
+    Some(BackendTo::Service { port: fields.port("port")?, service: service? })
 }
 
 fn timeouts(fields: &mut Fields<'_, '_>) -> Timeouts {
     let Some(mut fields) = fields.within("timeouts") else {
         return Timeouts::default();
     };
-    // Zero means that there is no limit.
-    let mut read = |name| times::read(&mut fields, name).filter(|time| !time.is_zero());
+    let mut read = |name| times::read(&mut fields, name);
     let timeouts = Timeouts { request: read("request"), backend: read("backendRequest") };
     if let (Some(request), Some(backend)) = (timeouts.request, timeouts.backend)
+        && !request.is_zero()
         && backend > request
     {
         fields.error_at_self("backendRequest is longer than request".to_owned());

@@ -1,14 +1,16 @@
 //! `discovery.k8s.io/v1` EndpointSlice.
 //!
 //! Invariant: an endpoint whose readiness is not said is ready, as Kubernetes has it. Non-goal: slices of DNS names, which
-//! are found and read as empty; `hints`, `nodeName`.
+//! are found and read as empty; `nodeName`.
 
 use super::fields::Fields;
 use super::finding::Severity;
 use super::meta;
-use crate::model::{EndpointSlice, Readiness, SliceEndpoint, SlicePort};
+use crate::model::{EndpointSlice, Readiness, SliceEndpoint, SlicePort, is_subdomain};
 
 const UNKNOWN: Severity = Severity::Warning;
+/// As the API has it.
+const MAX_HINTS: usize = 8;
 /// The label that names the Service.
 const SERVICE_LABEL: &str = "kubernetes.io/service-name";
 
@@ -80,6 +82,16 @@ fn endpoint(fields: &mut Fields<'_, '_>) -> SliceEndpoint {
         conditions.finish(UNKNOWN);
     }
     let zone = meta::zone(fields);
-    fields.ignore(&["deprecatedTopology", "hints", "hostname", "nodeName", "targetRef"]);
-    SliceEndpoint { addresses, readiness, zone }
+    let mut hints = Vec::new();
+    if let Some(mut within) = fields.within("hints") {
+        within.each("forZones", |fields| {
+            hints.extend(fields.take("name").and_then(|node| meta::dns_name(fields, node, "name", is_subdomain)));
+            fields.finish(UNKNOWN);
+        });
+        within.ignore(&["forNodes"]);
+        within.finish(UNKNOWN);
+    }
+    hints.truncate(MAX_HINTS);
+    fields.ignore(&["deprecatedTopology", "hostname", "nodeName", "targetRef"]);
+    SliceEndpoint { addresses, readiness, zone, hints }
 }

@@ -24,8 +24,8 @@ pub(super) enum Value {
     Null,
     Bool(bool),
     Integer(i64),
-    /// A number that is no integer, or one too large; kept only to say what it is not.
-    Number,
+    /// A number that is no integer; one that is too large is none at all.
+    Number(f64),
     Text(String),
     List(Vec<Node>),
     Map(Vec<(Key, Node)>),
@@ -78,6 +78,18 @@ fn finding(error: &serde_saphyr::Error) -> Finding {
     }
 }
 
+impl Node {
+    /// Bytes of all texts in it, without the names of fields.
+    pub(super) fn text_bytes(&self) -> usize {
+        match &self.value {
+            Value::Text(text) => text.len(),
+            Value::List(items) => items.iter().map(Self::text_bytes).sum(),
+            Value::Map(map) => map.iter().map(|(_, value)| value.text_bytes()).sum(),
+            Value::Null | Value::Bool(_) | Value::Integer(_) | Value::Number(_) => 0,
+        }
+    }
+}
+
 impl Value {
     /// With its article.
     pub(super) fn describe(&self) -> &'static str {
@@ -85,7 +97,7 @@ impl Value {
             Self::Null => "nothing",
             Self::Bool(_) => "a boolean",
             Self::Integer(_) => "a number",
-            Self::Number => "a number",
+            Self::Number(_) => "a number",
             Self::Text(_) => "a string",
             Self::List(_) => "a list",
             Self::Map(_) => "a mapping",
@@ -151,19 +163,19 @@ impl<'de> Visitor<'de> for AnyValue {
     }
 
     fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
-        Ok(i64::try_from(value).map_or(Value::Number, Value::Integer))
+        Ok(i64::try_from(value).map_or(Value::Number(f64::NAN), Value::Integer))
     }
 
     fn visit_i128<E>(self, _: i128) -> Result<Value, E> {
-        Ok(Value::Number)
+        Ok(Value::Number(f64::NAN))
     }
 
     fn visit_u128<E>(self, _: u128) -> Result<Value, E> {
-        Ok(Value::Number)
+        Ok(Value::Number(f64::NAN))
     }
 
-    fn visit_f64<E>(self, _: f64) -> Result<Value, E> {
-        Ok(Value::Number)
+    fn visit_f64<E>(self, value: f64) -> Result<Value, E> {
+        Ok(Value::Number(value))
     }
 
     fn visit_str<E>(self, value: &str) -> Result<Value, E> {

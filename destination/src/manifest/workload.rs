@@ -3,12 +3,20 @@
 //! Invariant: a field that we do not know is an error: a misspelt `meshed` or `serviceAccount` would change who is
 //! trusted. Non-goal: finding out whether the workload is there.
 
+use std::time::Duration;
+
 use super::fields::Fields;
 use super::finding::Severity;
 use super::meta;
+use super::policy::{count_or, positive, statuses};
+use crate::model::policy::{HealthCheck, Probe};
 use crate::model::{Mesh, Workload, WorkloadPort, is_subdomain};
 
 const UNKNOWN: Severity = Severity::Error;
+const MAX_WEIGHT: i64 = 10_000;
+const MAX_CHECKS: usize = 16;
+/// Longest path, host or service of a check.
+const MAX_TEXT: usize = 1024;
 
 pub(super) fn read(object: &mut Fields<'_, '_>) -> Option<Workload> {
     let meta = meta::read(object, UNKNOWN);
@@ -26,9 +34,15 @@ pub(super) fn read(object: &mut Fields<'_, '_>) -> Option<Workload> {
     let mesh = mesh(&mut spec);
     let zone = meta::zone(&mut spec);
     let ports = ports(&mut spec);
+    let weight = spec.integer("weight", 1..=MAX_WEIGHT).unwrap_or(1);
+    let checks = checks(&mut spec);
+    if mesh == Mesh::Plain && !checks.is_empty() {
+        spec.error_at("healthChecks", "without a sidecar nobody runs them".to_owned());
+    }
     spec.finish(UNKNOWN);
     let meta = meta?;
-    Some(Workload { name: meta.name, labels: meta.labels, addresses, mesh, zone, ports })
+    let weight = u32::try_from(weight).unwrap_or(1);
+    Some(Workload { name: meta.name, labels: meta.labels, addresses, mesh, zone, ports, weight, checks })
 }
 
 fn mesh(spec: &mut Fields<'_, '_>) -> Mesh {
@@ -63,4 +77,76 @@ fn ports(spec: &mut Fields<'_, '_>) -> Vec<WorkloadPort> {
         }
     });
     ports
+}
+
+fn checks(spec: &mut Fields<'_, '_>) -> Vec<HealthCheck> {
+    let mut checks = Vec::new();
+    let listed = spec.list("healthChecks").len();
+    if listed > MAX_CHECKS {
+        spec.error_at("healthChecks", format!("{listed} are more than {MAX_CHECKS}"));
+    }
+    spec.each("healthChecks", |fields| checks.extend(check(fields)));
+    checks
+}
+
+fn check(fields: &mut Fields<'_, '_>) -> Option<HealthCheck> {
+    let port = fields.port("port");
+    let http = fields.within("http").map(|mut fields| http(&mut fields));
+    let grpc = fields.within("grpc").map(|mut fields| {
+        let service = text(&mut fields, "service").unwrap_or_default();
+        fields.finish(UNKNOWN);
+        Probe::Grpc { service }
+    });
+    let tcp = fields.within("tcp").map(|mut fields| {
+        fields.finish(UNKNOWN);
+        Probe::Tcp
+    });
+    let interval = positive(fields, "interval").unwrap_or(Duration::from_secs(10));
+    if interval < Duration::from_millis(100) {
+        fields.error_at("interval", "shorter than 100ms".to_owned());
+    }
+    let timeout = positive(fields, "timeout").unwrap_or(Duration::from_secs(1));
+    let mut times = |name, default| {
+        let times = count_or(fields, name, default);
+        if times > 100 {
+            fields.error_at(name, format!("{times} is not within 1 to 100"));
+        }
+        times
+    };
+    let (unhealthy_after, healthy_after) = (times("unhealthyAfter", 3), times("healthyAfter", 1));
+    fields.finish(UNKNOWN);
+    let mut probes = [http, grpc, tcp].into_iter().flatten();
+    let (Some(probe), None) = (probes.next(), probes.next()) else {
+        fields.error_at_self("one of http, grpc and tcp has to be there".to_owned());
+        return None;
+    };
+    Some(HealthCheck { port: port?, probe, interval, timeout, unhealthy_after, healthy_after })
+}
+
+fn http(fields: &mut Fields<'_, '_>) -> Probe {
+    let path = text(fields, "path").unwrap_or_else(|| "/".to_owned());
+    if !path.starts_with('/') || !path.bytes().all(|byte| byte.is_ascii_graphic()) {
+        fields.error_at("path", "a path begins with / and has no blank".to_owned());
+    }
+    let host = text(fields, "host").unwrap_or_default();
+    if http::HeaderValue::from_str(&host).is_err() {
+        fields.error_at("host", "no header field can have it".to_owned());
+    }
+    let range = match fields.text("statuses") {
+        None => Some((200, 399)),
+        Some(text) => statuses(text),
+    };
+    if range.is_none() {
+        fields.error_at("statuses", "expected a status such as \"200\" or a range such as \"200-399\"".to_owned());
+    }
+    fields.finish(UNKNOWN);
+    Probe::Http { path, host, statuses: range.unwrap_or((200, 399)) }
+}
+
+fn text(fields: &mut Fields<'_, '_>, name: &'static str) -> Option<String> {
+    let text = fields.text(name)?;
+    if text.len() > MAX_TEXT {
+        fields.error_at(name, format!("{} bytes are more than {MAX_TEXT}", text.len()));
+    }
+    Some(text.to_owned())
 }

@@ -7,6 +7,7 @@ use std::num::NonZeroU16;
 use std::time::Duration;
 
 use super::Name;
+use super::policy::Retries;
 
 /// A route, of either kind.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,6 +46,19 @@ pub struct Rule {
     pub backends: Vec<WeightedBackend>,
     /// `timeouts`.
     pub timeouts: Timeouts,
+    /// `retry`
+    pub retry: Option<Retries>,
+    /// `sessionPersistence`
+    pub session: Option<SessionPersistence>,
+}
+
+impl Rule {
+    /// What it sends requests to, or copies of them.
+    pub fn leads_to(&self) -> impl Iterator<Item = &BackendTo> {
+        let filters = [&self.filters].into_iter().chain(self.backends.iter().map(|backend| &backend.filters));
+        let mirrors = filters.flat_map(|filters| &filters.mirrors).map(|mirror| &mirror.to);
+        self.backends.iter().map(|backend| &backend.to).chain(mirrors)
+    }
 }
 
 /// All of it has to fit.
@@ -114,6 +128,53 @@ pub struct Filters {
     pub redirect: Option<Redirect>,
     /// Another host or path for the backend.
     pub rewrite: Option<Rewrite>,
+    /// Requests are sent there as well.
+    pub mirrors: Vec<Mirror>,
+    /// Who may read answers from other origins.
+    pub cors: Option<Cors>,
+}
+
+/// `RequestMirror`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mirror {
+    /// Where, if there is such a thing.
+    pub to: BackendTo,
+    /// So many
+    pub numerator: u32,
+    /// of so many requests; at least 1.
+    pub denominator: u32,
+}
+
+/// `CORS`; `*` stands for all.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Cors {
+    /// Whose pages.
+    pub origins: Vec<String>,
+    /// With cookies.
+    pub credentials: bool,
+    /// With these methods.
+    pub methods: Vec<String>,
+    /// With these fields.
+    pub headers: Vec<String>,
+    /// They see these fields of answers.
+    pub exposed: Vec<String>,
+    /// How long browsers remember this, in seconds; 0: not said.
+    pub max_age: u32,
+}
+
+/// `sessionPersistence`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SessionPersistence {
+    /// Of the cookie or field.
+    pub name: String,
+    /// A field carries it, not a cookie.
+    pub is_header: bool,
+    /// Zero: never.
+    pub absolute: Duration,
+    /// Zero: never.
+    pub idle: Duration,
+    /// The cookie outlives the browser's session.
+    pub is_permanent: bool,
 }
 
 /// Changes of header fields, in the order set, add, remove. Names are in lower case.
@@ -185,7 +246,7 @@ pub enum BackendTo {
     Invalid(String),
 }
 
-/// None: not bounded by the route.
+/// None: not bounded by the route; zero: without end.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Timeouts {
     /// From the request to the end of its response, all tries together.

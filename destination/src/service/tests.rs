@@ -1,5 +1,6 @@
 //! The stream over in-memory pipes: snapshots, changes, slow and hostile readers.
 
+mod health;
 mod slow;
 
 use std::collections::BTreeSet;
@@ -223,7 +224,7 @@ async fn outbound_and_inbound_are_told_on_the_same_stream() {
     assert_eq!(updates[1].snapshot, Some(Snapshot::Outbound(unknown)));
     // The peer's identity and the address of its Hello are the workload's: it gets that one's ports.
     let Some(Snapshot::Inbound(policy)) = &updates[2].snapshot else { panic!("{updates:?}") };
-    let grpc = wire::InboundPort { port: 80, protocol: wire::Protocol::Grpc.into() };
+    let grpc = wire::InboundPort { port: 80, protocol: wire::Protocol::Grpc.into(), rates: None };
     assert!(policy.ports.contains(&grpc) && policy.ports.len() == 9, "{policy:?}");
 }
 

@@ -3,6 +3,7 @@
 //! Invariant: nothing a proxy sends panics or is taken on trust: lengths, ports and names are checked here.
 //! Non-goal: whether a request fits the stream (`session`).
 
+mod policies;
 mod routes;
 
 use std::net::{IpAddr, SocketAddr};
@@ -34,6 +35,7 @@ pub(super) enum Request {
     Subscribe { id: u64, to: Wanted },
     Unsubscribe { id: u64 },
     Ack { id: u64, version: u64, error: String },
+    Health { healthy: bool, detail: String },
 }
 
 /// A resource, as far as a proxy names it; who it is itself is known.
@@ -66,6 +68,7 @@ impl TryFrom<wire::WatchRequest> for Request {
             },
             Kind::Unsubscribe(wire::Unsubscribe { id }) => Self::Unsubscribe { id },
             Kind::Ack(wire::Ack { id, version, error }) => Self::Ack { id, version, error },
+            Kind::Health(wire::Health { healthy, detail }) => Self::Health { healthy, detail },
         })
     }
 }
@@ -126,7 +129,9 @@ fn fitting(endpoints: &[Endpoint]) -> impl Iterator<Item = wire::Endpoint> {
 pub fn encode(snapshot: &Snapshot) -> (Bytes, usize) {
     let message = wire::watch_response::Snapshot::from(&snapshot.state);
     let omitted = match (&snapshot.state, &message) {
-        (State::Endpoints(all), wire::watch_response::Snapshot::Endpoints(kept)) => all.len() - kept.endpoints.len(),
+        (State::Endpoints(all), wire::watch_response::Snapshot::Endpoints(kept)) => {
+            all.list.len() - kept.endpoints.len()
+        }
         _ => 0,
     };
     let response = wire::WatchResponse { id: 0, version: snapshot.version, snapshot: Some(message) };
@@ -138,16 +143,10 @@ impl From<&State> for wire::watch_response::Snapshot {
         match state {
             State::Outbound(target) => Self::Outbound(target.into()),
             State::Endpoints(endpoints) => {
-                let endpoints = fitting(endpoints).collect();
-                Self::Endpoints(wire::Endpoints { endpoints })
+                let policy = endpoints.policy.as_deref().map(Into::into);
+                Self::Endpoints(wire::Endpoints { endpoints: fitting(&endpoints.list).collect(), policy })
             }
-            State::Inbound(ports) => {
-                let ports = ports.iter().map(|(port, protocol)| wire::InboundPort {
-                    port: u32::from(*port),
-                    protocol: wire::Protocol::from(*protocol).into(),
-                });
-                Self::Inbound(wire::InboundPolicy { ports: ports.collect() })
-            }
+            State::Inbound(inbound) => Self::Inbound(inbound.into()),
         }
     }
 }
@@ -157,10 +156,11 @@ impl From<&Target> for wire::OutboundTarget {
         use wire::outbound_target::Kind;
         let kind = match target {
             Target::Unknown => Kind::Unknown(wire::Unknown {}),
-            Target::Service { backend, protocol, routes } => Kind::Service(wire::Service {
+            Target::Service { backend, protocol, routes, policy } => Kind::Service(wire::Service {
                 backend: Some(backend.into()),
                 protocol: wire::Protocol::from(*protocol).into(),
                 routes: routes.as_deref().map(Into::into),
+                policy: policy.as_deref().map(Into::into),
             }),
             Target::Workload { endpoint, protocol } => Kind::Workload(wire::Workload {
                 endpoint: Some(endpoint.into()),
@@ -183,8 +183,9 @@ impl From<&Endpoint> for wire::Endpoint {
             name: endpoint.name.to_string(),
             identity: identity.map_or_else(String::new, ToString::to_string),
             tunnel_port: identity.map_or(0, |_| u32::from(TUNNEL_PORT)),
-            weight: 1,
+            weight: endpoint.weight,
             zone: endpoint.zone.to_string(),
+            hints: endpoint.hints.to_vec(),
         }
     }
 }

@@ -1,32 +1,49 @@
 //! A backend: its endpoints as discovery lists them, and the loop that gets a request to one of them.
 //!
-//! Invariant: a request is sent elsewhere only when it surely did not reach an application, and its body can be sent again.
+//! Invariant: without a policy (`steered`) a request is sent elsewhere only when it surely did not reach an application, and
+//! its body can be sent again; and as often as the budget allows. Only going on from an endpoint that could not be connected
+//! to one that is well is free: nobody saw the request, and the endpoint is passed by from then on, so that it ends by itself.
+//! When all are failing, it draws from the budget too: an outage does not multiply attempts.
 
-use std::net::SocketAddr;
+use std::net::IpAddr;
 use std::pin::pin;
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-use http::{Response, StatusCode};
-use serde::Serialize;
+use http::{Request, Response, StatusCode};
 
+use super::bulkhead::{Bulkhead, Place};
+use super::choice::{Asked, Choice, Wish, choose};
 use super::endpoint::{Endpoint, Load};
-use super::list::{Business, List};
-use super::pick::two_choices;
+use super::key::{self, Key};
+use super::list::List;
 use super::reach::Reach;
 use super::request::Repeatable;
+use super::state::State;
+use super::sync::atomic::{AtomicBool, Ordering};
 use super::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::http::answer::Reason;
 use crate::http::headers::ERROR;
 use crate::http::{Body, BoxedRequest, Caller, Failure, patience};
 use crate::metrics;
+use crate::model::policy::{self, BackendPolicy, BalancingKind};
 use crate::model::{EndpointSet, Protocol};
 use crate::net::Stream;
+use crate::resilience::breaker::Outcome;
+use crate::resilience::budget::{self, Budget};
 
 /// The endpoints behind a target.
 pub struct Backend {
     name: Arc<str>,
     reach: Arc<Reach>,
     endpoints: Mutex<List>,
+    /// Once a policy has limits.
+    bulkhead: OnceLock<std::sync::Arc<Bulkhead>>,
+    /// Requests have keys.
+    is_keyed: AtomicBool,
+    /// There are other backends for when no endpoint is well.
+    has_failover: AtomicBool,
+    budget: Mutex<Budget>,
     metrics: metrics::Balancer,
 }
 
@@ -39,25 +56,13 @@ pub struct Failed {
     pub detail: String,
 }
 
-/// One endpoint as `/state` shows it.
-#[derive(Debug, Serialize)]
-pub struct EndpointState {
-    addr: SocketAddr,
-    name: Box<str>,
-    identity: Option<String>,
-    zone: Box<str>,
-    weight: u16,
-    latency_ms: f64,
-    in_flight: usize,
-    load: f64,
-    failing: bool,
-}
-
 /// Where a request or connection was tried.
 pub struct Tried {
     since: Instant,
     endpoints: Vec<Arc<Endpoint>>,
     last: Option<Failure>,
+    /// How many there may be; `None`: as the settings say.
+    most: Option<usize>,
 }
 
 /// Endpoints that are known to fail are tried for so long, then the caller learns of it.
@@ -66,7 +71,29 @@ const FAIL_FAST: Duration = Duration::from_secs(2);
 impl Default for Tried {
     /// Nowhere yet; the time runs from now on.
     fn default() -> Self {
-        Self { since: Instant::now(), endpoints: Vec::new(), last: None }
+        Self { since: Instant::now(), endpoints: Vec::new(), last: None, most: None }
+    }
+}
+
+impl Tried {
+    /// Nowhere yet; the time runs from a moment that a simulation names.
+    pub fn at(since: Instant) -> Self {
+        Self { since, ..Self::default() }
+    }
+
+    /// Another endpoint is to be tried next.
+    pub fn note(&mut self, load: &Load) {
+        self.endpoints.push(Arc::clone(load.endpoint()));
+    }
+
+    /// Nowhere yet, and as often as its owner likes.
+    pub(super) fn without_end() -> Self {
+        Self { most: Some(usize::MAX), ..Self::default() }
+    }
+
+    /// Whether it was tried anywhere.
+    pub(super) fn is_empty(&self) -> bool {
+        self.endpoints.is_empty()
     }
 }
 
@@ -74,14 +101,33 @@ impl Backend {
     /// A backend without endpoints; `apply` brings them.
     pub fn new(name: &str, reach: &Arc<Reach>) -> Self {
         let metrics = reach.metrics.balancer(name);
-        Self { name: name.into(), reach: Arc::clone(reach), endpoints: Mutex::default(), metrics }
+        Self {
+            name: name.into(),
+            reach: Arc::clone(reach),
+            endpoints: Mutex::default(),
+            bulkhead: OnceLock::new(),
+            is_keyed: AtomicBool::new(false),
+            has_failover: AtomicBool::new(false),
+            budget: Mutex::new(Budget::new(Instant::now())),
+            metrics,
+        }
     }
 
     /// Makes `set` the endpoints. Those that stay as they were keep their connections and load; those that go finish what
     /// they have.
     pub fn apply(&self, set: EndpointSet) {
+        if let Some(policy) = &set.policy
+            && (self.bulkhead.get().is_some() || policy.limits != Default::default())
+        {
+            self.bulkhead.get_or_init(|| self.reach.bulkhead(&self.name)).set(&policy.limits);
+        }
+        let says = |of: fn(&BackendPolicy) -> bool| set.policy.as_ref().is_some_and(|policy| of(policy));
+        let is_keyed = says(|policy| matches!(policy.balancing.kind, BalancingKind::ConsistentHash { .. }));
+        self.is_keyed.store(is_keyed, Ordering::Relaxed);
+        self.has_failover.store(says(|policy| !policy.failover.is_empty()), Ordering::Relaxed);
+        let (zone, moves) = self.reach.zone();
         let mut endpoints = self.endpoints();
-        let next = endpoints.next(set, Instant::now());
+        let next = endpoints.next(set, (&zone, moves), Instant::now());
         let old = std::mem::replace(&mut *endpoints, next);
         drop(endpoints);
         // Not under the lock: connections may end with it.
@@ -94,34 +140,67 @@ impl Backend {
         &self.name
     }
 
-    /// What is known of each endpoint.
-    pub fn state(&self, now: Instant) -> Vec<EndpointState> {
-        let endpoints = self.endpoints();
-        (0..endpoints.len()).map(|i| self.state_of(&endpoints, i, now)).collect()
+    /// Whether there is an endpoint that can be expected to answer.
+    pub fn is_well(&self) -> bool {
+        self.endpoints().is_well()
     }
 
-    /// Gets `request` to an endpoint. `on_pick` hears of each choice before it is tried.
+    /// How it is used; `None` is the proxy's defaults.
+    pub fn policy(&self) -> Option<std::sync::Arc<BackendPolicy>> {
+        self.endpoints().policy().cloned()
+    }
+
+    /// The backends that stand in while it is not well, in turn.
+    pub fn failover(&self) -> Option<std::sync::Arc<BackendPolicy>> {
+        if self.has_failover.load(Ordering::Relaxed) { self.policy() } else { None }
+    }
+
+    /// Whether who gets a request is decided by its key.
+    pub fn is_keyed(&self) -> bool {
+        self.is_keyed.load(Ordering::Relaxed)
+    }
+
+    /// What a request is known by, where that decides; `source` is the client's address.
+    pub fn key<B>(&self, request: &Request<B>, source: impl FnOnce() -> Option<IpAddr>) -> Option<Key> {
+        match &self.policy()?.balancing.kind {
+            BalancingKind::ConsistentHash { keys, .. } => key::of(keys, request.headers(), request.uri(), source()),
+            _ => None,
+        }
+    }
+
+    /// What is known of it and of each endpoint.
+    pub fn state(&self, now: Instant) -> State {
+        let bulkhead = self.bulkhead.get().map(|bulkhead| bulkhead.state());
+        State::of(&self.endpoints(), bulkhead, &self.reach.settings, now)
+    }
+
+    /// Gets `request` to an endpoint, to the one it wishes for if that can be. `on_pick` hears of each choice before it is tried.
     pub async fn send(
         &self,
         request: BoxedRequest,
         caller: &Caller,
+        wish: &Wish,
         mut on_pick: impl FnMut(&Endpoint) + Send,
     ) -> Result<Response<Body>, Failed> {
+        let place = self.enter().await?;
         let mut request = Repeatable::new(request);
-        let mut tried = Tried::default();
+        let mut tried = self.begin();
         loop {
-            let mut load = self.pick(&tried)?;
+            let mut load = self.pick_next(&tried, wish)?;
             on_pick(load.endpoint());
-            let failure = match once(load.endpoint(), &mut request, caller).await {
+            let limit = request.patience(load.endpoint().http());
+            let failure = match once(&load, &mut request, caller, limit).await {
                 Ok(response) => {
-                    load.answered(Instant::now());
-                    return Ok(response.map(|body| body.holding(load)));
+                    load.keep(place);
+                    return Ok(load.carry(response));
                 }
                 Err(failure) => failure,
             };
             self.judge(&mut load, &failure);
-            let safe = failure.is_unprocessed() || (failure.is_lost() && request.is_harmless());
-            if !safe || !request.restore() {
+            if matches!(failure, Failure::Silent(_)) {
+                self.metrics.timeouts().count("response_headers");
+            }
+            if !request.is_safe_after(&failure) || !request.restore() {
                 return Err(self.failed(Some(failure)));
             }
             self.pass_by(&load, failure, &mut tried);
@@ -129,13 +208,15 @@ impl Backend {
     }
 
     /// Opens a byte stream to an endpoint, for the connection that `Load` then counts.
-    pub async fn open(&self, protocol: Option<Protocol>) -> Result<(Stream, Load), Failed> {
-        let mut tried = Tried::default();
+    pub async fn open(&self, protocol: Option<Protocol>, wish: &Wish) -> Result<(Stream, Load), Failed> {
+        let place = self.connect()?;
+        let mut tried = self.begin();
         loop {
-            let mut load = self.pick(&tried)?;
-            match load.endpoint().open(protocol).await {
+            let mut load = self.pick_next(&tried, wish)?;
+            match load.open(protocol).await {
                 Ok(stream) => {
-                    load.answered(Instant::now());
+                    load.keep(place);
+                    load.opened(Instant::now());
                     return Ok((stream, load));
                 }
                 Err(failure) => {
@@ -146,35 +227,117 @@ impl Backend {
         }
     }
 
+    /// A place for a request, after its turn; none where there is no limit.
+    pub(super) async fn enter(&self) -> Result<Option<Place>, Failed> {
+        let Some(bulkhead) = self.bulkhead.get() else { return Ok(None) };
+        let Some(policy) = self.policy() else { return Ok(None) };
+        // Boxed, as few backends have limits.
+        Box::pin(bulkhead.request(&policy.limits)).await.map_err(|full| self.failed(Some(Failure::Busy(full))))
+    }
+
+    /// The same for a connection, which does not wait.
+    fn connect(&self) -> Result<Option<Place>, Failed> {
+        let Some(bulkhead) = self.bulkhead.get() else { return Ok(None) };
+        let Some(policy) = self.policy() else { return Ok(None) };
+        bulkhead.connection(&policy.limits).map_err(|full| self.failed(Some(Failure::Busy(full))))
+    }
+
+    /// Counts a request, or a connection.
+    fn begin(&self) -> Tried {
+        let tried = Tried::default();
+        self.budget().request(budget::DEFAULT, tried.since);
+        tried
+    }
+
+    fn pick_next(&self, tried: &Tried, wish: &Wish) -> Result<Load, Failed> {
+        let load = self.pick(tried, wish)?;
+        if let Some(last) = &tried.last
+            && !self.may_go_on(last, &load, budget::DEFAULT)
+        {
+            return Err(self.failed(Some(last.clone())));
+        }
+        Ok(load)
+    }
+
+    /// Whether a request that failed as `last` says may go on to the endpoint of `load`. See the module.
+    pub(super) fn may_go_on(&self, last: &Failure, load: &Load, of: policy::Budget) -> bool {
+        if last.is_connect() && !load.endpoint().is_failing() {
+            return true;
+        }
+        let may = self.budget().retry(of, Instant::now());
+        if !may {
+            self.metrics.retry_result("budget_exceeded");
+        }
+        may
+    }
+
+    /// Of its retries.
+    pub(super) fn budget(&self) -> MutexGuard<'_, Budget> {
+        self.budget.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Most tries of one request that nobody has said anything of.
+    pub(super) fn tries(&self) -> usize {
+        self.reach.settings.tries
+    }
+
+    /// What counts it.
+    pub(super) fn metrics(&self) -> &metrics::Balancer {
+        &self.metrics
+    }
+
+    /// A connection to it was silent for too long.
+    pub fn timed_out(&self, kind: &'static str) {
+        self.metrics.timeouts().count(kind);
+    }
+
+    /// Its retries of the last while, and how many there may have been.
+    pub fn budget_state(&self, now: Instant) -> budget::State {
+        self.budget().state(now)
+    }
+
     /// The endpoint to try next, counted as its load.
-    pub fn pick(&self, tried: &Tried) -> Result<Load, Failed> {
-        if tried.endpoints.len() >= self.reach.settings.tries {
+    pub fn pick(&self, tried: &Tried, wish: &Wish) -> Result<Load, Failed> {
+        self.pick_at(tried, wish, Instant::now())
+    }
+
+    /// The same at a moment that a simulation names.
+    pub fn pick_at(&self, tried: &Tried, wish: &Wish, now: Instant) -> Result<Load, Failed> {
+        if tried.endpoints.len() >= tried.most.unwrap_or(self.reach.settings.tries) {
             return Err(self.failed(tried.last.clone()));
         }
         let mut endpoints = self.endpoints();
-        let now = Instant::now();
-        let list = &*endpoints;
-        let in_time = now.saturating_duration_since(tried.since) < FAIL_FAST;
-        let well = |i: usize| !list.is_failing(i);
-        let untried = |i: usize| !tried.endpoints.iter().any(|endpoint| list.is(i, endpoint));
-        let load = |i: usize| list.business(i, &self.reach.settings, now).load;
-        let mut random = fastrand::Rng::new();
-        let mut choose = |eligible: &dyn Fn(usize) -> bool| two_choices(list.len(), eligible, load, &mut random);
-        // When all are failing, those not yet tried may have come back; and one that is well but refused a request may
-        // take it on a new connection.
-        let chosen = choose(&|i| well(i) && untried(i));
-        let chosen = chosen.or_else(|| choose(&|i| in_time && untried(i))).or_else(|| choose(&well));
-        if let Some(i) = chosen {
-            return Ok(endpoints.get(i, &self.reach).take(now));
+        if endpoints.moves() != self.reach.moves() {
+            let (zone, moves) = self.reach.zone();
+            *endpoints = endpoints.moved((&zone, moves), now);
+        }
+        let asked = Asked {
+            wish,
+            untried: |list: &List, i: usize| !tried.endpoints.iter().any(|endpoint| list.is(i, endpoint)),
+            in_time: now.saturating_duration_since(tried.since) < FAIL_FAST,
+            now,
+            settings: &self.reach.settings,
+        };
+        let choice = choose(&mut endpoints, &asked);
+        if let Choice::Endpoint(i) | Choice::Probe(i) = choice {
+            let endpoint = endpoints.get(i, &self.reach);
+            let policy = endpoints.policy();
+            let is_probe = matches!(choice, Choice::Probe(_));
+            return Ok(if is_probe { endpoint.probe(policy, now) } else { endpoint.take(policy, now) });
         }
         drop(endpoints);
-        Err(self.failed(tried.last.clone()))
+        let failure = tried.last.clone().or((choice == Choice::AllEjected).then_some(Failure::Ejected));
+        Err(self.failed(failure))
     }
 
     /// What a failure says of the endpoint.
-    fn judge(&self, load: &mut Load, failure: &Failure) {
+    pub(super) fn judge(&self, load: &mut Load, failure: &Failure) {
+        let now = Instant::now();
         if !matches!(failure, Failure::Silent(_)) {
-            load.settled(Instant::now());
+            load.settled(now);
+        }
+        if failure.is_the_endpoints() {
+            load.tell(Outcome::Failure, now);
         }
         if failure.is_connect() {
             load.endpoint().failed();
@@ -182,17 +345,27 @@ impl Backend {
         }
     }
 
-    fn pass_by(&self, load: &Load, failure: Failure, tried: &mut Tried) {
+    pub(super) fn pass_by(&self, load: &Load, failure: Failure, tried: &mut Tried) {
         tracing::debug!(endpoint = %load.endpoint().model.addr, %failure, "passed by");
-        self.metrics.retry(failure.word());
-        tried.endpoints.push(Arc::clone(load.endpoint()));
+        self.leave(load, failure.word(), tried);
         tried.last = Some(failure);
     }
 
-    fn failed(&self, failure: Option<Failure>) -> Failed {
+    /// The next try goes elsewhere, if there is another place.
+    pub(super) fn leave(&self, load: &Load, reason: &'static str, tried: &mut Tried) {
+        self.metrics.retry(reason);
+        tried.endpoints.push(Arc::clone(load.endpoint()));
+        tried.last = None;
+    }
+
+    pub(super) fn failed(&self, failure: Option<Failure>) -> Failed {
         let (known, failing) = self.known();
+        let ejected = match self.endpoints().ejected() {
+            0 => String::new(),
+            ejected => format!(", {ejected} ejected"),
+        };
         let last = failure.as_ref().map(|failure| format!("; last error: {failure}")).unwrap_or_default();
-        Failed { failure, detail: format!("{}: {known} endpoints known, {failing} failing{last}", self.name) }
+        Failed { failure, detail: format!("{}: {known} endpoints known, {failing} failing{ejected}{last}", self.name) }
     }
 
     fn count(&self) {
@@ -209,31 +382,20 @@ impl Backend {
     fn endpoints(&self) -> MutexGuard<'_, List> {
         self.endpoints.lock().unwrap_or_else(PoisonError::into_inner)
     }
-
-    fn state_of(&self, endpoints: &List, i: usize, now: Instant) -> EndpointState {
-        let model = &endpoints.models()[i];
-        let Business { latency, in_flight, load } = endpoints.business(i, &self.reach.settings, now);
-        EndpointState {
-            addr: model.addr,
-            name: model.name.clone(),
-            identity: model.traits.sidecar.as_ref().map(|sidecar| sidecar.id.to_string()),
-            zone: model.traits.zone.clone(),
-            weight: model.traits.weight,
-            latency_ms: latency * 1e3,
-            in_flight,
-            load,
-            failing: endpoints.is_failing(i),
-        }
-    }
 }
 
 /// One try. A request that was not sent stays in `request`.
-async fn once(endpoint: &Endpoint, request: &mut Repeatable, caller: &Caller) -> Result<Response<Body>, Failure> {
-    let line = endpoint.line(request.version()).await?;
+pub(super) async fn once(
+    load: &Load,
+    request: &mut Repeatable,
+    caller: &Caller,
+    limit: Option<Duration>,
+) -> Result<Response<Body>, Failure> {
+    let line = load.line(request.version()).await?;
+    let endpoint = load.endpoint();
     let Some(next) = request.take() else { return Err(Failure::Unprocessed) };
-    let limit = patience::limit(endpoint.http(), next.headers());
     let sent = pin!(endpoint.send(line, next, caller));
-    let response = patience::within(limit, || request.is_out(), sent).await?;
+    let response = patience::within(limit, || request.out_for(), sent).await?;
     match undelivered(&response) {
         Some(said) if endpoint.model.is_meshed() => Err(Failure::App(said)),
         _ => Ok(response),

@@ -1,22 +1,31 @@
 //! One endpoint: its load, its health, and the way to it.
 //!
-//! Invariant: health is about connecting only. It is bad from a failed attempt until an attempt in the background succeeds;
-//! the pauses between attempts grow until a response has come from the endpoint.
+//! Invariant: `failing` is about connecting only. It holds from a failed attempt until an attempt in the background succeeds;
+//! the pauses between attempts grow until a response has come from the endpoint. What its answers say of it is its breaker's
+//! (`vitals`), which hears of each exchange once, when its outcome is known.
 
 use std::sync::OnceLock;
 use std::time::Instant;
 
-use http::{Response, Version};
+use http::{HeaderMap, Response, Version};
 
+use super::bulkhead::Place;
 use super::ewma::Ewma;
+use super::outcome;
 use super::reach::Reach;
 use super::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use super::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use super::sync::{Arc, Mutex, PoisonError};
+use super::vitals::{Fleet, Vitals, breaker_of};
+use crate::http::body::Witness;
+use crate::http::wear::Wear;
 use crate::http::{self as web, Body, BoxedRequest, Caller, Failure, h1_pool, h2_client, h2_pool, headers};
 use crate::metrics::Tls;
+use crate::model::policy::BackendPolicy;
 use crate::model::{self, Protocol};
 use crate::net::Stream;
+use crate::net::connect::ConnectError;
 use crate::resilience::backoff::Backoff;
+use crate::resilience::breaker::{Change, Outcome};
 
 /// An endpoint in use, with what is known of it.
 pub struct Endpoint {
@@ -24,8 +33,8 @@ pub struct Endpoint {
     pub model: model::Endpoint,
     /// Made when it is first wanted.
     way: OnceLock<Way>,
-    reach: Arc<Reach>,
-    latency: Mutex<Ewma>,
+    reach: std::sync::Arc<Reach>,
+    vitals: Vitals,
     in_flight: AtomicUsize,
     failing: AtomicBool,
     /// While it fails.
@@ -50,15 +59,39 @@ pub struct Load {
     since: Instant,
     /// Neither answered nor failed.
     owed: bool,
+    /// What holds for it; `None` is the proxy's defaults.
+    policy: Option<std::sync::Arc<BackendPolicy>>,
+    stage: Stage,
+    /// It finds out whether the endpoint is well again.
+    is_probe: bool,
+    /// Its place among those that the backend may have.
+    place: Option<Place>,
+    /// To have said nothing until then is a failure.
+    due: Option<Instant>,
+}
+
+/// How much the breaker knows of an exchange.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    Untold,
+    /// Of its head; the trailers decide.
+    Head,
+    Told,
 }
 
 impl Endpoint {
-    pub(super) fn new(model: model::Endpoint, reach: Arc<Reach>, latency: Ewma) -> Arc<Self> {
+    pub(super) fn new(
+        model: model::Endpoint,
+        reach: std::sync::Arc<Reach>,
+        latency: Ewma,
+        since: Instant,
+        fleet: Arc<Fleet>,
+    ) -> Arc<Self> {
         Arc::new(Self {
             model,
             way: OnceLock::new(),
             reach,
-            latency: Mutex::new(latency),
+            vitals: Vitals::new(latency, since, fleet),
             in_flight: AtomicUsize::new(0),
             failing: AtomicBool::new(false),
             backoff: Mutex::default(),
@@ -97,7 +130,11 @@ impl Endpoint {
 
     /// Expected latency in seconds.
     pub fn latency(&self, now: Instant) -> f64 {
-        self.expected().seconds(now)
+        self.vitals.with_latency(|latency| latency.seconds(now))
+    }
+
+    pub(super) fn vitals(&self) -> &Vitals {
+        &self.vitals
     }
 
     /// Requests and connections that it serves for us now.
@@ -105,23 +142,38 @@ impl Endpoint {
         self.in_flight.load(Ordering::Relaxed)
     }
 
-    /// Counts a request or connection.
-    pub(super) fn take(self: &Arc<Self>, now: Instant) -> Load {
+    /// Counts a request or connection, for which `policy` holds.
+    pub(super) fn take(self: &Arc<Self>, policy: Option<&std::sync::Arc<BackendPolicy>>, now: Instant) -> Load {
         self.in_flight.fetch_add(1, Ordering::Relaxed);
-        self.expected().asked(now);
-        Load { endpoint: Arc::clone(self), since: now, owed: true }
+        self.vitals.fleet().in_flight.fetch_add(1, Ordering::Relaxed);
+        self.vitals.with_latency(|latency| latency.asked(now));
+        let policy = policy.map(std::sync::Arc::clone);
+        Load {
+            endpoint: Arc::clone(self),
+            since: now,
+            owed: true,
+            policy,
+            stage: Stage::Untold,
+            is_probe: false,
+            place: None,
+            due: None,
+        }
     }
 
-    fn expected(&self) -> MutexGuard<'_, Ewma> {
-        self.latency.lock().unwrap_or_else(PoisonError::into_inner)
+    /// The same, to find out whether it is well again.
+    pub(super) fn probe(self: &Arc<Self>, policy: Option<&std::sync::Arc<BackendPolicy>>, now: Instant) -> Load {
+        self.vitals.probe(now);
+        let mut load = self.take(policy, now);
+        load.is_probe = true;
+        load
     }
 
     /// A connection for one request of `version`.
-    pub(super) async fn line(&self, version: Version) -> Result<Line, Failure> {
+    async fn line(&self, version: Version, wear: Wear) -> Result<Line, Failure> {
         match self.way() {
-            Way::Mesh(tunnels) => tunnels.ready().await.map(Line::Mesh),
-            Way::Plain { h1, .. } if version < Version::HTTP_2 => h1.lease().await.map(Line::H1),
-            Way::Plain { h2, .. } => h2.ready().await.map(Line::H2),
+            Way::Mesh(tunnels) => tunnels.ready(wear).await.map(Line::Mesh),
+            Way::Plain { h1, .. } if version < Version::HTTP_2 => h1.lease(wear).await.map(Line::H1),
+            Way::Plain { h2, .. } => h2.ready(wear).await.map(Line::H2),
         }
     }
 
@@ -155,9 +207,9 @@ impl Endpoint {
     }
 
     /// Opens a byte stream to the application.
-    pub(super) async fn open(&self, protocol: Option<Protocol>) -> Result<Stream, Failure> {
+    async fn open(&self, protocol: Option<Protocol>, wear: Wear) -> Result<Stream, Failure> {
         match self.way() {
-            Way::Mesh(tunnels) => tunnels.tunnel(self.model.addr, protocol).await,
+            Way::Mesh(tunnels) => tunnels.tunnel(self.model.addr, protocol, wear).await,
             Way::Plain { .. } => Ok(self.reach.connector.connect(self.model.addr).await?.into()),
         }
     }
@@ -172,7 +224,7 @@ impl Endpoint {
     /// An attempt to connect. Boxed, so that the many that only wait for their next one do not keep room for it.
     async fn is_reached(&self) -> bool {
         match self.way() {
-            Way::Mesh(tunnels) => Box::pin(tunnels.ready()).await.is_ok(),
+            Way::Mesh(tunnels) => Box::pin(tunnels.ready(Wear::default())).await.is_ok(),
             Way::Plain { .. } => Box::pin(self.reach.connector.connect(self.model.addr)).await.is_ok(),
         }
     }
@@ -202,26 +254,156 @@ impl Load {
         &self.endpoint
     }
 
-    /// A response has begun: the latency is known, and the endpoint is well.
-    pub(super) fn answered(&mut self, now: Instant) {
+    /// A connection for its request, as its backend's policy bounds it.
+    pub(super) async fn line(&self, version: Version) -> Result<Line, Failure> {
+        match &self.policy {
+            None => self.endpoint.line(version, Wear::default()).await,
+            // Boxed: few backends have a policy.
+            Some(policy) => Box::pin(self.in_time(policy, self.endpoint.line(version, wear(policy)))).await,
+        }
+    }
+
+    /// A byte stream to the application.
+    pub(super) async fn open(&self, protocol: Option<Protocol>) -> Result<Stream, Failure> {
+        match &self.policy {
+            None => self.endpoint.open(protocol, Wear::default()).await,
+            Some(policy) => Box::pin(self.in_time(policy, self.endpoint.open(protocol, wear(policy)))).await,
+        }
+    }
+
+    async fn in_time<T>(
+        &self,
+        policy: &BackendPolicy,
+        connecting: impl Future<Output = Result<T, Failure>>,
+    ) -> Result<T, Failure> {
+        let Some(limit) = policy.connect_timeout else { return connecting.await };
+        tokio::time::timeout(limit, connecting).await.unwrap_or_else(|_| {
+            let cause = format!("no connection within {limit:?} (timeouts.connect)");
+            Err(ConnectError { addr: self.endpoint.model.addr, cause, is_ours: false }.into())
+        })
+    }
+
+    /// Takes its place among those that the backend may have.
+    pub(super) fn keep(&mut self, place: Option<Place>) {
+        self.place = place;
+    }
+
+    /// The request has begun at `began` and is given up at `end`: to have said nothing until then is the endpoint's failure, if
+    /// it had at least half of that time.
+    pub(super) fn expect_by(&mut self, began: Instant, end: Instant) {
+        let (all, left) = (end.saturating_duration_since(began), end.saturating_duration_since(self.since));
+        self.due = (left >= all / 2).then_some(end);
+    }
+
+    /// Nobody waits any longer for what it owes.
+    pub fn give_up(&mut self, now: Instant) {
+        if std::mem::take(&mut self.owed) {
+            let waited = now.saturating_duration_since(self.since);
+            self.endpoint.vitals.with_latency(|latency| latency.given_up(waited, now));
+            if self.due.is_some_and(|due| now >= due) {
+                self.tell(Outcome::Failure, now);
+            }
+        }
+    }
+
+    /// The trailers of the response, where they were looked at before it was passed on.
+    pub(super) fn ended(&mut self, trailers: &HeaderMap) {
+        if let Some(status) = trailers.get("grpc-status").and_then(|status| status.to_str().ok()?.parse().ok()) {
+            self.grpc(status);
+        }
+    }
+
+    /// A byte stream is open: the latency is known, and the endpoint is well.
+    pub fn opened(&mut self, now: Instant) {
+        self.answered(now);
+        self.tell(Outcome::Success, now);
+    }
+
+    /// The head of a response is here.
+    pub fn heard<B>(&mut self, response: &Response<B>, now: Instant) {
+        self.answered(now);
+        let verdict = outcome::of_head(response);
+        if let Some(pause) = verdict.pause {
+            self.endpoint.vitals.spare(pause, now);
+        }
+        match verdict.outcome {
+            Some(outcome) => self.tell(outcome, now),
+            None => self.stage = Stage::Head,
+        }
+    }
+
+    /// The response, which counts as load to its last byte.
+    pub(super) fn carry(mut self, response: Response<Body>) -> Response<Body> {
+        self.heard(&response, Instant::now());
+        response.map(|body| body.witnessed(self))
+    }
+
+    fn answered(&mut self, now: Instant) {
         self.owed = false;
-        self.endpoint.expected().answered(now.saturating_duration_since(self.since), now);
+        let took = now.saturating_duration_since(self.since);
+        self.endpoint.vitals.with_latency(|latency| latency.answered(took, now));
         *self.endpoint.backoff.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     /// It has failed, and the endpoint or the way to it said so.
     pub(super) fn settled(&mut self, now: Instant) {
         self.owed = false;
-        self.endpoint.expected().settled(now);
+        self.endpoint.vitals.with_latency(|latency| latency.settled(now));
+    }
+
+    /// The exchange ended like this, for the breaker.
+    pub fn tell(&mut self, outcome: Outcome, now: Instant) {
+        self.stage = Stage::Told;
+        let breaker = breaker_of(self.policy.as_ref());
+        self.is_probe = false;
+        let change = self.endpoint.vitals.observe(outcome, &breaker, now);
+        let addr = self.endpoint.model.addr;
+        match change {
+            Some(Change::Ejected(time)) => {
+                self.endpoint.reach.metrics.ejection();
+                tracing::warn!(endpoint = %addr, ?time, "ejected: too many of its answers were failures");
+            }
+            Some(Change::Returned) => {
+                let took = now.saturating_duration_since(self.since);
+                self.endpoint.vitals.with_latency(|latency| latency.begin_again(took, now));
+                tracing::info!(endpoint = %addr, "well again");
+            }
+            None => {}
+        }
+    }
+}
+
+/// When a connection takes no more of a backend's requests.
+fn wear(policy: &BackendPolicy) -> Wear {
+    Wear { requests: policy.limits.requests_per_connection, age: policy.limits.connection_age }
+}
+
+impl Witness for Load {
+    fn grpc(&mut self, status: u16) {
+        if self.stage == Stage::Head {
+            let (outcome, now) = (outcome::of_grpc(status), Instant::now());
+            if let Some(pause) = outcome::pause_after(outcome) {
+                self.endpoint.vitals.spare(pause, now);
+            }
+            self.tell(outcome, now);
+        }
+    }
+
+    fn broken(&mut self) {
+        self.tell(Outcome::Failure, Instant::now());
     }
 }
 
 impl Drop for Load {
     fn drop(&mut self) {
         if self.owed {
-            let now = Instant::now();
-            self.endpoint.expected().given_up(now.saturating_duration_since(self.since), now);
+            self.give_up(Instant::now());
         }
+        let vitals = &self.endpoint.vitals;
+        if self.is_probe {
+            vitals.probe_abandoned(Instant::now());
+        }
+        vitals.fleet().in_flight.fetch_sub(1, Ordering::Relaxed);
         self.endpoint.in_flight.fetch_sub(1, Ordering::Relaxed);
     }
 }

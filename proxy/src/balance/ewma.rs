@@ -55,6 +55,11 @@ impl Ewma {
         }
     }
 
+    /// It is another one than it was, and answers in `latency`: what was before says nothing any more.
+    pub(super) fn begin_again(&mut self, latency: Duration, now: Instant) {
+        (self.seconds, self.updated) = (latency.as_secs_f64(), now);
+    }
+
     fn observe(&mut self, latency: Duration, now: Instant) {
         let latency = latency.as_secs_f64();
         let keep = self.weight(now);
@@ -66,6 +71,13 @@ impl Ewma {
     /// Expected latency in seconds. It fades while nothing is observed, so that a once slow endpoint is tried again.
     pub(super) fn seconds(&self, now: Instant) -> f64 {
         self.faded(now).max(self.silence(now))
+    }
+
+    /// The same, for those that nobody asks because others are nearer: it fades more slowly, so that few are asked only
+    /// to find out.
+    pub(super) fn remembered(&self, now: Instant) -> f64 {
+        const SLOWER: f64 = 6.0;
+        (self.seconds * self.weight(now).powf(1.0 / SLOWER)).max(self.silence(now))
     }
 
     fn silence(&self, now: Instant) -> f64 {

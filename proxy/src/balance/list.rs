@@ -3,20 +3,35 @@
 //! Invariant: an endpoint takes part in choices from when discovery lists it, but what only one in use needs is made when it
 //! is first chosen: most that are known never are. One that stays as it was, over updates, stays itself.
 
-use std::sync::Arc;
-use std::time::Instant;
+use std::cell::Cell;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
 
 use super::Settings;
 use super::endpoint::Endpoint;
 use super::ewma::Ewma;
 use super::reach::Reach;
+use super::sync::Arc;
+use super::sync::atomic::Ordering;
+use super::vitals::{Fleet, Vitals, breaker_of};
+use super::zones::{self, Zones};
+use crate::model::policy::{BackendPolicy, BalancingKind};
 use crate::model::{self, EndpointSet};
+use crate::resilience::breaker;
+use crate::resilience::turns::Turns;
 
 /// What discovery lists, and as many slots.
 #[derive(Default)]
 pub(super) struct List {
     models: EndpointSet,
     slots: Box<[Slot]>,
+    fleet: Arc<Fleet>,
+    /// Who takes turns.
+    pub(super) turns: Cell<Turns>,
+    /// `None`: they make no difference.
+    zones: Option<Box<Zones>>,
+    /// How often the proxy's own zone had changed when the list was made.
+    moves: usize,
 }
 
 #[derive(Clone)]
@@ -34,18 +49,34 @@ pub(super) struct Business {
     pub(super) load: f64,
 }
 
+/// A new endpoint begins its slow start with this share.
+const FIRST_SHARE: f64 = 0.1;
+
 impl List {
-    /// The list that follows this one.
-    pub(super) fn next(&self, models: EndpointSet, now: Instant) -> List {
+    /// The list that follows this one, for a proxy in `zone`, which is known since so many moves.
+    pub(super) fn next(&self, models: EndpointSet, (zone, moves): (&str, usize), now: Instant) -> List {
         let slot = |model| self.slot_of(model).unwrap_or(Slot::Unused { since: now });
-        let slots = models.0.iter().map(slot).collect();
-        List { models, slots }
+        let slots = models.list.iter().map(slot).collect();
+        let ignores_zones = models.policy.as_ref().is_some_and(|policy| policy.balancing.ignores_zones);
+        let zones = if ignores_zones { None } else { Zones::of(zone, &models.list) };
+        let (fleet, turns) = (Arc::clone(&self.fleet), self.turns.clone());
+        List { models, slots, fleet, turns, zones, moves }
+    }
+
+    /// See [`List::next`].
+    pub(super) fn moves(&self) -> usize {
+        self.moves
+    }
+
+    /// The same for a proxy that has moved.
+    pub(super) fn moved(&self, to: (&str, usize), now: Instant) -> List {
+        self.next(self.models.clone(), to, now)
     }
 
     /// What is known of `model`, if it is listed here and has not changed.
     fn slot_of(&self, model: &model::Endpoint) -> Option<Slot> {
-        let found = self.models.0.binary_search_by_key(&model.addr, |known| known.addr).ok()?;
-        (self.models.0[found] == *model).then(|| self.slots[found].clone())
+        let found = self.find(model.addr)?;
+        (self.models.list[found] == *model).then(|| self.slots[found].clone())
     }
 
     pub(super) fn len(&self) -> usize {
@@ -54,43 +85,173 @@ impl List {
 
     /// All, as discovery lists them.
     pub(super) fn models(&self) -> &[model::Endpoint] {
-        &self.models.0
+        &self.models.list
+    }
+
+    /// `None` is the proxy's defaults.
+    pub(super) fn policy(&self) -> Option<&std::sync::Arc<BackendPolicy>> {
+        self.models.policy.as_ref()
+    }
+
+    /// `None` is the default.
+    pub(super) fn kind(&self) -> Option<&BalancingKind> {
+        self.policy().map(|policy| &policy.balancing.kind)
+    }
+
+    pub(super) fn breaker(&self) -> breaker::Settings {
+        breaker_of(self.policy())
+    }
+
+    pub(super) fn zones(&self) -> Option<&Zones> {
+        self.zones.as_deref()
+    }
+
+    /// Where `addr` is listed.
+    pub(super) fn find(&self, addr: SocketAddr) -> Option<usize> {
+        self.models.list.binary_search_by_key(&addr, |known| known.addr).ok()
     }
 
     /// The `i`th, for use.
-    pub(super) fn get(&mut self, i: usize, reach: &Arc<Reach>) -> Arc<Endpoint> {
+    pub(super) fn get(&mut self, i: usize, reach: &std::sync::Arc<Reach>) -> Arc<Endpoint> {
         match &self.slots[i] {
             Slot::Used(endpoint) => Arc::clone(endpoint),
             Slot::Unused { since } => {
                 let latency = Ewma::new(reach.settings.initial_latency, reach.settings.decay, *since);
-                let endpoint = Endpoint::new(self.models.0[i].clone(), Arc::clone(reach), latency);
+                let (model, reach) = (self.models.list[i].clone(), std::sync::Arc::clone(reach));
+                let endpoint = Endpoint::new(model, reach, latency, *since, Arc::clone(&self.fleet));
                 self.slots[i] = Slot::Used(Arc::clone(&endpoint));
                 endpoint
             }
         }
     }
 
+    fn used(&self, i: usize) -> Option<&Arc<Endpoint>> {
+        match &self.slots[i] {
+            Slot::Used(endpoint) => Some(endpoint),
+            Slot::Unused { .. } => None,
+        }
+    }
+
+    /// `None`: it was never chosen.
+    pub(super) fn vitals(&self, i: usize) -> Option<&Vitals> {
+        self.used(i).map(|endpoint| endpoint.vitals())
+    }
+
     /// Whether the `i`th is `endpoint`.
     pub(super) fn is(&self, i: usize, endpoint: &Arc<Endpoint>) -> bool {
-        matches!(&self.slots[i], Slot::Used(used) if Arc::ptr_eq(used, endpoint))
+        self.used(i).is_some_and(|used| Arc::ptr_eq(used, endpoint))
     }
 
     pub(super) fn is_failing(&self, i: usize) -> bool {
-        matches!(&self.slots[i], Slot::Used(endpoint) if endpoint.is_failing())
+        self.used(i).is_some_and(|endpoint| endpoint.is_failing())
+    }
+
+    /// The breaker of the `i`th is open.
+    pub(super) fn is_ejected(&self, i: usize) -> bool {
+        self.used(i).is_some_and(|endpoint| endpoint.vitals().is_ejected())
+    }
+
+    /// Its ejection is over, and nobody is finding out yet whether it is well.
+    pub(super) fn is_due(&self, i: usize, settings: &breaker::Settings, now: Instant) -> bool {
+        self.used(i).is_some_and(|endpoint| endpoint.vitals().is_due(settings, now))
+    }
+
+    /// Whether any may be ejected.
+    pub(super) fn has_ejected(&self) -> bool {
+        self.fleet.ejected.load(Ordering::Relaxed) > 0
+    }
+
+    /// So many are out that the rest would have too much to do.
+    pub(super) fn is_in_panic(&self, breaker: &breaker::Settings) -> bool {
+        let out = (0..self.len()).filter(|i| self.is_ejected(*i) || self.is_failing(*i)).count();
+        out * 100 > self.len() * breaker.max_ejected_percent as usize
     }
 
     pub(super) fn failing(&self) -> usize {
         (0..self.len()).filter(|i| self.is_failing(*i)).count()
     }
 
+    pub(super) fn ejected(&self) -> usize {
+        if self.has_ejected() { (0..self.len()).filter(|i| self.is_ejected(*i)).count() } else { 0 }
+    }
+
+    /// Whether there is one that can be expected to answer.
+    pub(super) fn is_well(&self) -> bool {
+        let heeds = self.has_ejected() && self.breaker().is_enabled;
+        (0..self.len()).any(|i| !self.is_failing(i) && !(heeds && self.is_ejected(i)))
+    }
+
+    pub(super) fn weight(&self, i: usize) -> u16 {
+        self.models.list[i].traits.weight
+    }
+
+    pub(super) fn heaviest(&self) -> u16 {
+        self.models.list.iter().map(|endpoint| endpoint.traits.weight).max().unwrap_or(1)
+    }
+
+    pub(super) fn in_flight(&self, i: usize) -> usize {
+        self.used(i).map_or(0, |endpoint| endpoint.in_flight())
+    }
+
+    /// Requests in flight if there was one more, by weight.
+    pub(super) fn requests(&self, i: usize) -> f64 {
+        (self.in_flight(i) as f64 + 1.0) / f64::from(self.weight(i))
+    }
+
+    /// Whether `share` may be less than 1 for any.
+    pub(super) fn has_shares(&self) -> bool {
+        self.slow_start().is_some() || (0..self.len()).any(|i| self.used(i).is_some_and(|it| it.vitals().is_spared()))
+    }
+
+    fn slow_start(&self) -> Option<Duration> {
+        self.policy()?.balancing.slow_start
+    }
+
+    /// The share of what the `i`th would get otherwise: less while it is new, and while it asks to be spared.
+    pub(super) fn share(&self, i: usize, now: Instant) -> f64 {
+        let (since, asked) = match &self.slots[i] {
+            Slot::Unused { since } => (*since, 1.0),
+            Slot::Used(endpoint) => (endpoint.vitals().since, endpoint.vitals().share(now)),
+        };
+        let Some(slow) = self.slow_start() else { return asked };
+        let age = now.saturating_duration_since(since).as_secs_f64() / slow.as_secs_f64().max(1e-3);
+        asked * age.clamp(FIRST_SHARE, 1.0)
+    }
+
+    /// For a bounded load: what is in flight, the sum of all weights, and most of the mean in percent.
+    pub(super) fn bounded_load(&self) -> (usize, u64, u32) {
+        let percent = match self.kind() {
+            Some(BalancingKind::ConsistentHash { bounded_load_percent, .. }) => *bounded_load_percent,
+            _ => u32::MAX,
+        };
+        let in_flight = (0..self.len()).map(|i| self.in_flight(i)).sum();
+        (in_flight, self.models.list.iter().map(|it| u64::from(it.traits.weight)).sum(), percent)
+    }
+
     /// How busy the `i`th is.
     pub(super) fn business(&self, i: usize, settings: &Settings, now: Instant) -> Business {
-        let (latency, in_flight) = match &self.slots[i] {
-            Slot::Used(endpoint) => (endpoint.latency(now), endpoint.in_flight()),
-            Slot::Unused { since } => (Ewma::new(settings.initial_latency, settings.decay, *since).seconds(now), 0),
-        };
-        let load = latency * (in_flight as f64 + 1.0) / f64::from(self.models.0[i].traits.weight);
+        let latency = self.latency(i, settings, now, Ewma::seconds);
+        let in_flight = self.in_flight(i);
+        let load = latency * (in_flight as f64 + 1.0) / f64::from(self.weight(i));
         Business { latency, in_flight, load }
+    }
+
+    fn latency(&self, i: usize, settings: &Settings, now: Instant, of: impl Fn(&Ewma, Instant) -> f64) -> f64 {
+        match &self.slots[i] {
+            Slot::Used(endpoint) => endpoint.vitals().with_latency(|latency| of(latency, now)),
+            Slot::Unused { since } => of(&Ewma::new(settings.initial_latency, settings.decay, *since), now),
+        }
+    }
+
+    /// Whether the `i`th is slow enough for others to be looked at.
+    pub(super) fn is_slow(&self, i: usize, settings: &Settings, now: Instant) -> bool {
+        zones::spill(self.latency(i, settings, now, Ewma::seconds), 0.0) > 0.0
+    }
+
+    /// The share of requests that go to `far` instead of to `near`.
+    pub(super) fn spill(&self, near: usize, far: usize, settings: &Settings, now: Instant) -> f64 {
+        let near = self.latency(near, settings, now, Ewma::seconds);
+        zones::spill(near, self.latency(far, settings, now, Ewma::remembered))
     }
 }
 
@@ -116,14 +277,14 @@ mod tests {
     #[test]
     fn an_endpoint_that_stays_ages_over_updates_and_one_that_changed_is_new() {
         let start = Instant::now();
-        let first = EndpointSet([endpoint(1, 1), endpoint(3, 1), endpoint(4, 1)].into());
-        let second = EndpointSet([endpoint(1, 1), endpoint(2, 1), endpoint(3, 7), endpoint(4, 1)].into());
-        let (list, later) = (List::default().next(first, start), start + Duration::from_secs(10));
-        let list = list.next(second, later);
+        let first = EndpointSet::from_iter([endpoint(1, 1), endpoint(3, 1), endpoint(4, 1)]);
+        let second = EndpointSet::from_iter([endpoint(1, 1), endpoint(2, 1), endpoint(3, 7), endpoint(4, 1)]);
+        let (list, later) = (List::default().next(first, ("", 0), start), start + Duration::from_secs(10));
+        let list = list.next(second, ("", 0), later);
         let aged = (-1.0_f64).exp();
         for (found, expected) in latencies(&list, later).into_iter().zip([aged, 1.0, 1.0, aged]) {
             assert!((found - expected).abs() < 1e-9, "{found} for {expected}");
         }
-        assert_eq!(list.next(EndpointSet::default(), later).len(), 0);
+        assert_eq!(list.next(EndpointSet::default(), ("", 0), later).len(), 0);
     }
 }

@@ -6,22 +6,35 @@
 //! asked what it knows, knows no weights, and ignores updates while idle (ARCHITECTURE.md).
 
 mod backend;
+mod bulkhead;
+mod choice;
 mod endpoint;
 mod ewma;
+mod key;
 mod list;
 #[cfg(test)]
 mod models;
+mod outcome;
 mod pick;
 mod reach;
 mod request;
+mod state;
+mod steered;
+mod verdict;
+mod vitals;
+mod zones;
 
 // By this name, so that models can put their own in its place.
 use std::sync::{self, Arc};
 use std::time::Duration;
 
-pub use backend::{Backend, EndpointState, Failed, Tried};
+pub use backend::{Backend, Failed, Tried};
+pub use choice::Wish;
 pub use endpoint::{Endpoint, Load};
+pub use key::Key;
 pub use reach::Reach;
+pub use state::State;
+pub use steered::Terms;
 
 use crate::resilience::backoff;
 

@@ -15,18 +15,36 @@ use shuttle::{sync, thread};
 
 #[path = "backend.rs"]
 mod backend;
+#[path = "bulkhead.rs"]
+mod bulkhead;
+#[path = "choice.rs"]
+mod choice;
 #[path = "endpoint.rs"]
 mod endpoint;
 #[path = "ewma.rs"]
 mod ewma;
+#[path = "key.rs"]
+mod key;
 #[path = "list.rs"]
 mod list;
+#[path = "outcome.rs"]
+mod outcome;
 #[path = "pick.rs"]
 mod pick;
 #[path = "reach.rs"]
 mod reach;
 #[path = "request.rs"]
 mod request;
+#[path = "state.rs"]
+mod state;
+#[path = "steered.rs"]
+mod steered;
+#[path = "verdict.rs"]
+mod verdict;
+#[path = "vitals.rs"]
+mod vitals;
+#[path = "zones.rs"]
+mod zones;
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -41,6 +59,7 @@ use crate::model::{Endpoint as Model, EndpointSet, Traits};
 use crate::net::{Connector, connect};
 use crate::resilience::backoff;
 use backend::{Backend, Tried};
+use choice::Wish;
 use reach::Reach;
 use sync::Arc;
 
@@ -52,13 +71,13 @@ fn endpoints(last: &[u8]) -> EndpointSet {
         let traits = Traits { sidecar: None, ..Traits::default() };
         Model { addr: ([10, 0, 0, *last], 80).into(), name: Box::default(), traits: traits.into() }
     };
-    EndpointSet(last.iter().map(endpoint).collect())
+    last.iter().map(endpoint).collect()
 }
 
 /// The parts of a proxy that a balancer stands on.
 fn reach() -> Arc<Reach> {
     let second = Duration::from_secs(1);
-    let liveness = connect::LivenessSettings { keepalive: second, user_timeout: second };
+    let liveness = connect::LivenessSettings { keepalive: second, user_timeout: None };
     let settings =
         Settings { initial_latency: second, decay: second, reconnect: backoff::Settings::default(), tries: 3 };
     let mut root = rcgen::CertificateParams::default();
@@ -72,6 +91,27 @@ fn reach() -> Arc<Reach> {
 }
 
 #[test]
+fn a_request_sticks_to_the_endpoint_it_wishes_for_while_that_is_listed_well_and_untried() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let _inside = runtime.enter();
+    let reach = reach();
+    let pick_all = move || {
+        let backend = Backend::new("web", &reach);
+        backend.apply(endpoints(&[1, 2, 3]));
+        let wish = Wish { stick_to: Some(([10, 0, 0, 2], 80).into()), ..Wish::default() };
+        let picked = || backend.pick(&Tried::default(), &wish).expect("an endpoint");
+        let held: Vec<_> = (0..20).map(|_| picked()).collect();
+        assert!(held.iter().all(|load| Some(load.endpoint().model.addr) == wish.stick_to), "whatever its load");
+        backend.apply(endpoints(&[1, 3]));
+        assert_ne!(Some(picked().endpoint().model.addr), wish.stick_to, "it is gone");
+        backend.apply(endpoints(&[1, 2, 3]));
+        picked().endpoint().failed();
+        assert_ne!(Some(picked().endpoint().model.addr), wish.stick_to, "it fails");
+    };
+    shuttle::check_random(pick_all, 1);
+}
+
+#[test]
 fn r66_requests_in_flight_are_counted_right_while_endpoints_come_go_and_fail() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     let reach = reach();
@@ -82,16 +122,16 @@ fn r66_requests_in_flight_are_counted_right_while_endpoints_come_go_and_fail() {
             let before = runtime.metrics().num_alive_tasks();
             let backend = Arc::new(Backend::new("web", &reach));
             backend.apply(endpoints(&[1, 2]));
-            let kept = backend.pick(&Tried::default()).expect("an endpoint");
+            let kept = backend.pick(&Tried::default(), &Wish::default()).expect("an endpoint");
             let kept_at = kept.endpoint().model.addr;
             let requests: Vec<_> = (0..2)
                 .map(|_| {
                     let backend = Arc::clone(&backend);
                     thread::spawn(move || {
-                        let mut load = backend.pick(&Tried::default()).expect("there is always one");
+                        let mut load = backend.pick(&Tried::default(), &Wish::default()).expect("there is always one");
                         assert!(load.endpoint().in_flight() >= 1);
                         load.endpoint().failed();
-                        load.answered(Instant::now());
+                        load.opened(Instant::now());
                         load.endpoint().model.addr
                     })
                 })
@@ -106,8 +146,9 @@ fn r66_requests_in_flight_are_counted_right_while_endpoints_come_go_and_fail() {
             assert_eq!(kept.endpoint().in_flight(), 1, "of the one that is still held");
             // Over all updates one that stays is the same, with its load and its health.
             let state = backend.state(Instant::now());
-            assert_eq!(state.len(), 2);
             let shown = serde_json::to_value(&state).expect("a state");
+            let shown = &shown["endpoints"];
+            assert_eq!(shown.as_array().map(Vec::len), Some(2));
             let of_kept = |field: &str| {
                 let all = shown.as_array().expect("a list");
                 all.iter().find(|it| it["addr"] == kept_at.to_string()).map(|it| it[field].clone())

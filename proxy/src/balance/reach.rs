@@ -1,11 +1,15 @@
-//! The means to reach endpoints: connectors, and one tunnel pool per sidecar, whatever backends it serves.
+//! The means to reach endpoints: connectors, one tunnel pool per sidecar, whatever backends it serves, and one bulkhead per
+//! backend, whatever destinations lead there.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
+use mesh_mtls::anchors::Anchors;
 use mesh_mtls::tls;
 
 use super::SharedSettings;
+use super::bulkhead::Bulkhead;
 use crate::http::{Settings as HttpSettings, h2_pool};
 use crate::metrics::Metrics;
 use crate::model::Peer;
@@ -19,6 +23,10 @@ pub struct Reach {
     pub(super) settings: SharedSettings,
     pub(super) metrics: Metrics,
     tunnels: Mutex<HashMap<Peer, Weak<h2_pool::Pool>>>,
+    bulkheads: Mutex<HashMap<Arc<str>, Weak<Bulkhead>>>,
+    zone: Mutex<Arc<str>>,
+    /// How often `zone` has changed: a look at it takes no lock.
+    moves: AtomicUsize,
 }
 
 impl Reach {
@@ -30,7 +38,47 @@ impl Reach {
         settings: SharedSettings,
         metrics: Metrics,
     ) -> Arc<Self> {
-        Arc::new(Self { connector, tls, http, settings, metrics, tunnels: Mutex::default() })
+        let (tunnels, bulkheads, zone, moves) = Default::default();
+        Arc::new(Self { connector, tls, http, settings, metrics, tunnels, bulkheads, zone, moves })
+    }
+
+    /// Says in which zone the proxy is; empty: unknown.
+    pub fn be_in(&self, zone: &str) {
+        let mut known = self.zone.lock().unwrap_or_else(PoisonError::into_inner);
+        if **known != *zone {
+            *known = zone.into();
+            self.moves.fetch_add(1, Ordering::Release);
+        }
+    }
+
+    /// The proxy's own zone, and how often it has changed.
+    pub(super) fn zone(&self) -> (Arc<str>, usize) {
+        let known = self.zone.lock().unwrap_or_else(PoisonError::into_inner);
+        (Arc::clone(&known), self.moves())
+    }
+
+    /// See [`Reach::zone`].
+    pub(super) fn moves(&self) -> usize {
+        self.moves.load(Ordering::Acquire)
+    }
+
+    /// The limits of the backend of this name, whatever destinations lead there.
+    pub(super) fn bulkhead(&self, backend: &Arc<str>) -> Arc<Bulkhead> {
+        let mut bulkheads = self.bulkheads.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = bulkheads.get(backend).and_then(Weak::upgrade) {
+            return known;
+        }
+        if bulkheads.len() == bulkheads.capacity() {
+            bulkheads.retain(|_, bulkhead| bulkhead.strong_count() > 0);
+        }
+        let bulkhead = Arc::default();
+        bulkheads.insert(Arc::clone(backend), Arc::downgrade(&bulkhead));
+        bulkhead
+    }
+
+    /// What is trusted now.
+    pub fn anchors(&self) -> Anchors {
+        self.tls.anchors()
     }
 
     /// The tunnels to `peer`: the same ones for all that goes there.

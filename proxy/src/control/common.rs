@@ -24,7 +24,7 @@ impl Common {
                 keep_once(&mut self.namespaces, &mut backend.namespace)
             }
             // Nobody else has a set that was just parsed.
-            Snapshot::Endpoints(set) => Arc::get_mut(&mut set.0)
+            Snapshot::Endpoints(set) => Arc::get_mut(&mut set.list)
                 .into_iter()
                 .flatten()
                 .for_each(|endpoint| keep_once(&mut self.traits, &mut endpoint.traits)),

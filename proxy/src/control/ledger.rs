@@ -222,6 +222,7 @@ mod tests {
                 Kind::Subscribe(s) => format!("+{}", s.id),
                 Kind::Unsubscribe(u) => format!("-{}", u.id),
                 Kind::Ack(a) => format!("a{}@{}{}", a.id, a.version, a.error),
+                Kind::Health(health) => format!("healthy: {}", health.healthy),
             });
         }
         assert!(!ledger.is_due());

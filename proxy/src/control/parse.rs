@@ -5,6 +5,7 @@
 //! endpoints came in.
 //! Not here: what values have in common (`common`), which subscription a message belongs to (`ledger`), what becomes of the value (`table`).
 
+mod policies;
 mod routes;
 
 use std::collections::BTreeMap;
@@ -14,7 +15,7 @@ use std::sync::Arc;
 use mesh_mtls::spiffe;
 use mesh_proto::discovery as wire;
 
-use crate::model::{BackendId, Endpoint, EndpointSet, InboundPolicy, Protocol, Sidecar, Target, Traits};
+use crate::model::{BackendId, Endpoint, EndpointSet, InboundPolicy, PortPolicy, Protocol, Sidecar, Target, Traits};
 
 /// Most endpoints of one backend.
 pub(super) const MAX_ENDPOINTS: usize = 10_000;
@@ -22,6 +23,10 @@ pub(super) const MAX_ENDPOINTS: usize = 10_000;
 const MAX_WEIGHT: u32 = 10_000;
 /// Longest `namespace/workload`: a DNS label, a slash, a DNS name.
 const MAX_ENDPOINT_NAME: usize = 63 + 1 + 253;
+/// Most zones that an endpoint is meant for; further ones do not matter.
+const MAX_HINTS: usize = 16;
+/// Most health checks of a workload.
+const MAX_CHECKS: usize = 16;
 /// Longest namespace, as Kubernetes has it.
 const MAX_NAMESPACE: usize = 63;
 /// Longest name of a Service or a zone.
@@ -56,6 +61,8 @@ pub enum Malformed {
     DuplicatePort(u16),
     #[error("route {route}: {what}")]
     Route { route: String, what: String },
+    #[error("policy {policy}: {what}")]
+    Policy { policy: String, what: String },
 }
 
 /// The newest state of a resource, parsed.
@@ -90,6 +97,7 @@ impl TryFrom<wire::OutboundTarget> for Target {
                 backend: service.backend.ok_or(Malformed::Missing("backend"))?.try_into()?,
                 protocol: protocol(service.protocol)?,
                 routes: service.routes.map(routes::parse).transpose()?.map(Arc::new),
+                policy: policies::requests(service.policy)?,
             },
             Kind::Workload(workload) => Target::Workload {
                 endpoint: workload.endpoint.ok_or(Malformed::Missing("endpoint"))?.try_into()?,
@@ -118,7 +126,7 @@ impl TryFrom<wire::Endpoints> for EndpointSet {
     type Error = Malformed;
 
     fn try_from(endpoints: wire::Endpoints) -> Result<Self, Malformed> {
-        let endpoints = endpoints.endpoints;
+        let (endpoints, policy) = (endpoints.endpoints, policies::backend(endpoints.policy)?);
         if endpoints.len() > MAX_ENDPOINTS {
             return Err(Malformed::TooManyEndpoints(endpoints.len()));
         }
@@ -128,7 +136,7 @@ impl TryFrom<wire::Endpoints> for EndpointSet {
         if let Some(twins) = parsed.windows(2).find(|pair| pair[0].addr == pair[1].addr) {
             return Err(Malformed::DuplicateEndpoint(twins[0].addr));
         }
-        Ok(EndpointSet(parsed.into()))
+        Ok(EndpointSet { list: parsed.into(), policy })
     }
 }
 
@@ -141,11 +149,9 @@ impl TryFrom<wire::Endpoint> for Endpoint {
         if !endpoint.name.is_empty() && !is_qualified_name(&endpoint.name) {
             return Err(Malformed::Name("name"));
         }
-        if !endpoint.zone.is_empty() && !is_name(&endpoint.zone, MAX_NAME) {
-            return Err(Malformed::Name("zone"));
-        }
         let sidecar = sidecar(addr, &endpoint.identity, endpoint.tunnel_port)?;
-        let traits = Traits { sidecar, weight: weight(endpoint.weight)?, zone: endpoint.zone.into() };
+        let hints = endpoint.hints.into_iter().take(MAX_HINTS).map(zone).collect::<Result<_, _>>()?;
+        let traits = Traits { sidecar, weight: weight(endpoint.weight)?, zone: zone(endpoint.zone)?, hints };
         Ok(Endpoint { addr, name: endpoint.name.into(), traits: traits.into() })
     }
 }
@@ -157,12 +163,23 @@ impl TryFrom<wire::InboundPolicy> for InboundPolicy {
         let mut ports = BTreeMap::new();
         for declared in policy.ports {
             let number = port(declared.port)?;
-            if ports.insert(number, protocol(declared.protocol)?).is_some() {
+            let rates = policies::rates(declared.rates)?;
+            let declared = PortPolicy { protocol: protocol(declared.protocol)?, rates };
+            if ports.insert(number, declared).is_some() {
                 return Err(Malformed::DuplicatePort(number));
             }
         }
-        Ok(InboundPolicy { ports })
+        if policy.checks.len() > MAX_CHECKS {
+            return Err(Malformed::Policy { policy: "health check".into(), what: format!("more than {MAX_CHECKS}") });
+        }
+        let checks = policy.checks.into_iter().map(policies::check).collect::<Result<_, _>>()?;
+        Ok(InboundPolicy { ports, zone: zone(policy.zone)?, checks })
     }
+}
+
+/// Empty when unknown.
+fn zone(zone: String) -> Result<Box<str>, Malformed> {
+    if zone.is_empty() || is_name(&zone, MAX_NAME) { Ok(zone.into()) } else { Err(Malformed::Name("zone")) }
 }
 
 /// Without an identity there is no sidecar to speak to, and the tunnel port means nothing.

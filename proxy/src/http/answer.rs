@@ -12,6 +12,8 @@ use super::headers::{ERROR, is_grpc};
 pub enum Reason {
     /// The backend has no endpoint.
     NoEndpoints,
+    /// The circuit breakers of all endpoints are open.
+    AllEjected,
     /// No endpoint could be connected.
     ConnectFailed,
     /// No endpoint proved the identity that discovery names, or we have none ourselves.
@@ -20,6 +22,12 @@ pub enum Reason {
     UpstreamReset,
     /// The upstream did not answer in time.
     ResponseTimeout,
+    /// The request, with all its tries, took longer than a policy lets it.
+    RequestTimeout,
+    /// The deadline of a gRPC call (`grpc-timeout`) is over.
+    Deadline,
+    /// A stream had no frame either way for longer than a policy lets it.
+    StreamIdle,
     /// More is asked for than the proxy is set to hold.
     Overload,
     /// The request would come back to this proxy.
@@ -30,6 +38,10 @@ pub enum Reason {
     NoRoute,
     /// The route leads to something that is not there.
     BackendInvalid,
+    /// A fault that a policy injects.
+    Fault,
+    /// More requests came than a policy allows.
+    RateLimited,
     /// The client did not send what it began, or did not take what it asked for, in time.
     TooSlow,
     /// The connection was made to the proxy's own port, or names an address that is not the workload's.
@@ -50,23 +62,36 @@ impl Reason {
         self.row().1
     }
 
+    /// The status of gRPC.
+    pub fn grpc(self) -> u16 {
+        self.row().2
+    }
+
     fn row(self) -> (&'static str, StatusCode, u16) {
         const DEADLINE_EXCEEDED: u16 = 4;
         const INTERNAL: u16 = 13;
         const UNAVAILABLE: u16 = 14;
         const PERMISSION_DENIED: u16 = 7;
+        const RESOURCE_EXHAUSTED: u16 = 8;
         const UNIMPLEMENTED: u16 = 12;
         match self {
             Reason::NoEndpoints => ("no_endpoints", StatusCode::SERVICE_UNAVAILABLE, UNAVAILABLE),
+            Reason::AllEjected => ("all_ejected", StatusCode::SERVICE_UNAVAILABLE, UNAVAILABLE),
             Reason::ConnectFailed => ("connect_failed", StatusCode::SERVICE_UNAVAILABLE, UNAVAILABLE),
             Reason::PeerIdentity => ("peer_identity", StatusCode::SERVICE_UNAVAILABLE, UNAVAILABLE),
             Reason::UpstreamReset => ("upstream_reset", StatusCode::BAD_GATEWAY, UNAVAILABLE),
             Reason::ResponseTimeout => ("response_timeout", StatusCode::GATEWAY_TIMEOUT, DEADLINE_EXCEEDED),
+            Reason::RequestTimeout => ("request_timeout", StatusCode::GATEWAY_TIMEOUT, DEADLINE_EXCEEDED),
+            Reason::Deadline => ("deadline", StatusCode::GATEWAY_TIMEOUT, DEADLINE_EXCEEDED),
+            Reason::StreamIdle => ("stream_idle", StatusCode::GATEWAY_TIMEOUT, DEADLINE_EXCEEDED),
             Reason::Overload => ("overload", StatusCode::SERVICE_UNAVAILABLE, UNAVAILABLE),
             Reason::Loop => ("loop", StatusCode::LOOP_DETECTED, INTERNAL),
             Reason::BadRequest => ("bad_request", StatusCode::BAD_REQUEST, INTERNAL),
             Reason::NoRoute => ("no_route", StatusCode::NOT_FOUND, UNIMPLEMENTED),
             Reason::BackendInvalid => ("backend_invalid", StatusCode::INTERNAL_SERVER_ERROR, INTERNAL),
+            // The policy may say another status, or another code.
+            Reason::Fault => ("fault", StatusCode::SERVICE_UNAVAILABLE, UNAVAILABLE),
+            Reason::RateLimited => ("rate_limited", StatusCode::TOO_MANY_REQUESTS, RESOURCE_EXHAUSTED),
             Reason::TooSlow => ("too_slow", StatusCode::REQUEST_TIMEOUT, DEADLINE_EXCEEDED),
             Reason::NotLocal => ("not_local", StatusCode::FORBIDDEN, PERMISSION_DENIED),
         }

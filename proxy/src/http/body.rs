@@ -3,7 +3,6 @@
 //! Invariant: a body is streamed, never gathered; it ends cleanly only if its sender ended it cleanly. The metrics guard of
 //! its exchange rides along and ends with the last byte.
 
-use std::any::Any;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,11 +18,14 @@ use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::Sleep;
 
+use super::Late;
 use super::h1_io;
 use super::h1_pool::Lease;
 use super::h2_pool::Slot;
 use super::replay::Reader;
 use super::request_half::RequestHalf;
+use super::tee::{Follower, Tee};
+use super::timed::{Activity, Ahead, Limits, Noted, Timed};
 use crate::metrics;
 
 /// A request's or response's body.
@@ -31,8 +33,23 @@ use crate::metrics;
 pub struct Body {
     kind: Kind,
     rider: Option<Box<Rider>>,
-    held: Option<Box<dyn Any + Send + Sync>>,
+    held: Option<Box<dyn Witness>>,
 }
+
+/// Who is told how a body goes, and is dropped with its last byte.
+pub trait Witness: Send + Sync {
+    /// Bytes pass.
+    fn data(&mut self, _bytes: usize) {}
+    /// A gRPC status came in the trailers.
+    fn grpc(&mut self, _status: u16) {}
+    /// The sender broke off.
+    fn broken(&mut self) {}
+}
+
+/// Holds on to something, and takes no notice.
+struct Held<T>(T);
+
+impl<T: Send + Sync> Witness for Held<T> {}
 
 #[derive(Default)]
 enum Kind {
@@ -44,6 +61,11 @@ enum Kind {
     Gated(Box<Gated>),
     Replayed(Reader),
     Watched(Box<Watched>),
+    Teed(Box<Tee>),
+    Followed(Follower),
+    Timed(Box<Timed>),
+    Noted(Box<Noted>),
+    Ahead(Box<Ahead>),
 }
 
 /// What is measured while a response's body passes.
@@ -61,6 +83,9 @@ pub enum BodyError {
     /// The sender's connection ended early, or its framing was wrong.
     #[error("body cut short: {0}")]
     Cut(String),
+    /// Its time is over.
+    #[error("body cut short: {0}")]
+    Late(Late),
 }
 
 impl BodyError {
@@ -69,6 +94,7 @@ impl BodyError {
         match self {
             BodyError::Reset(reason) => *reason,
             BodyError::Cut(_) => Reason::INTERNAL_ERROR,
+            BodyError::Late(_) => Reason::CANCEL,
         }
     }
 }
@@ -129,10 +155,38 @@ impl Body {
         Kind::Replayed(reader).into()
     }
 
+    /// A body of which others get copies.
+    pub(super) fn teed(tee: Tee) -> Self {
+        Kind::Teed(Box::new(tee)).into()
+    }
+
+    /// A copy of a body that somebody else reads.
+    pub(super) fn followed(follower: Follower) -> Self {
+        Kind::Followed(follower).into()
+    }
+
     /// A body that is not read before `gate` opens.
     pub fn gated(self, gate: Arc<Gate>, at_the_latest: Duration) -> Self {
         let latest = Box::pin(tokio::time::sleep(at_the_latest));
         Kind::Gated(Box::new(Gated { body: self, gate, latest })).into()
+    }
+
+    /// A body that breaks when its time is over. One that has ended already needs no watch.
+    pub fn timed(self, limits: Limits) -> Self {
+        if http_body::Body::is_end_stream(&self) {
+            return self;
+        }
+        Kind::Timed(Box::new(Timed::new(self, limits))).into()
+    }
+
+    /// A body whose frames are signs of life.
+    pub fn noted(self, activity: Arc<Activity>) -> Self {
+        Kind::Noted(Box::new(Noted { body: self, activity })).into()
+    }
+
+    /// A body of which `first` was taken already.
+    pub fn ahead(self, first: Result<Frame<Bytes>, BodyError>) -> Self {
+        Kind::Ahead(Box::new(Ahead { first: Some(first), body: self })).into()
     }
 
     fn measured(mut self, request: metrics::Request, length: Option<u64>) -> Self {
@@ -146,23 +200,42 @@ impl Body {
 
     /// Keeps `guard` until the last byte has passed, or the body is dropped.
     #[must_use]
-    pub fn holding(mut self, guard: impl Any + Send + Sync) -> Self {
+    pub fn holding(self, guard: impl Send + Sync + 'static) -> Self {
+        self.witnessed(Held(guard))
+    }
+
+    /// The same, and tells it how the body goes.
+    #[must_use]
+    pub fn witnessed(mut self, witness: impl Witness + 'static) -> Self {
         if !http_body::Body::is_end_stream(&self) {
-            self.held = Some(Box::new(guard));
+            self.held = Some(Box::new(witness));
         }
         self
     }
 
     /// The receiver has given up with `reason`: tells the sender, where it speaks HTTP/2.
     pub fn cancel(&mut self, reason: Reason) {
-        if let Kind::H2(h2) = &mut self.kind
-            && let Some(request) = h2.request.take()
-        {
-            request.reset(reason);
+        match &mut self.kind {
+            Kind::H2(h2) => {
+                if let Some(request) = h2.request.take() {
+                    request.reset(reason);
+                }
+            }
+            Kind::Timed(timed) => timed.body.cancel(reason),
+            Kind::Noted(noted) => noted.body.cancel(reason),
+            Kind::Ahead(ahead) => ahead.body.cancel(reason),
+            _ => {}
         }
     }
 
     fn ride(&mut self, frame: &Frame<Bytes>) {
+        if let Some(witness) = &mut self.held {
+            match (frame.data_ref(), frame.trailers_ref().and_then(grpc_status)) {
+                (Some(data), _) => witness.data(data.len()),
+                (None, Some(status)) => witness.grpc(status),
+                (None, None) => {}
+            }
+        }
         let Some(rider) = &mut self.rider else { return };
         if let Some(data) = frame.data_ref() {
             rider.left = rider.left.map(|left| left.saturating_sub(data.len() as u64));
@@ -213,6 +286,11 @@ impl Kind {
             Kind::Gated(gated) => gated.body.kind.is_end(),
             Kind::Replayed(reader) => reader.is_end_stream(),
             Kind::Watched(watched) => watched.body.kind.is_end(),
+            Kind::Teed(tee) => tee.source.kind.is_end(),
+            Kind::Followed(follower) => follower.is_end_stream(),
+            Kind::Timed(timed) => timed.body.kind.is_end(),
+            Kind::Noted(noted) => noted.body.kind.is_end(),
+            Kind::Ahead(ahead) => ahead.first.is_none() && ahead.body.kind.is_end(),
         }
     }
 }
@@ -233,6 +311,11 @@ impl http_body::Body for Body {
             Kind::Gated(gated) => gated.poll_frame(cx),
             Kind::Replayed(reader) => reader.poll_frame(cx),
             Kind::Watched(watched) => watched.poll_frame(cx),
+            Kind::Teed(tee) => tee.poll_frame(cx),
+            Kind::Followed(follower) => follower.poll_frame(cx),
+            Kind::Timed(timed) => timed.poll_frame(cx),
+            Kind::Noted(noted) => noted.poll_frame(cx),
+            Kind::Ahead(ahead) => ahead.poll_frame(cx),
         });
         match &mut frame {
             Some(Ok(frame)) => {
@@ -241,7 +324,12 @@ impl http_body::Body for Body {
                 }
                 self.ride(frame);
             }
-            Some(Err(_)) => self.rider = None,
+            Some(Err(_)) => {
+                self.rider = None;
+                if let Some(witness) = &mut self.held {
+                    witness.broken();
+                }
+            }
             None => self.arrive(),
         }
         Poll::Ready(frame)
@@ -261,6 +349,11 @@ impl http_body::Body for Body {
             Kind::Gated(gated) => gated.body.size_hint(),
             Kind::Replayed(reader) => reader.size_hint(),
             Kind::Watched(watched) => watched.body.size_hint(),
+            Kind::Teed(tee) => tee.source.size_hint(),
+            Kind::Followed(follower) => follower.size_hint(),
+            Kind::Timed(timed) => timed.body.size_hint(),
+            Kind::Noted(noted) => noted.body.size_hint(),
+            Kind::Ahead(_) => SizeHint::default(),
         }
     }
 }

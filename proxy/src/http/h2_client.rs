@@ -2,6 +2,7 @@
 
 use std::future::poll_fn;
 use std::task::{Context, Poll};
+use std::time::Instant;
 
 use h2::Reason;
 use h2::client::ResponseFuture;
@@ -10,6 +11,7 @@ use http_body::Body as _;
 
 use super::body::{Body, Gate};
 use super::caller::Caller;
+use super::deadline::Deadline;
 use super::h2_pool::Ready;
 use super::request_half::RequestHalf;
 use super::{BoxedRequest, Failure, Settings};
@@ -17,11 +19,14 @@ use super::{BoxedRequest, Failure, Settings};
 /// Sends `request`, in HTTP/2 form, on a connection that is ready for a stream.
 pub async fn send(
     ready: Ready,
-    request: BoxedRequest,
+    mut request: BoxedRequest,
     caller: &Caller,
     settings: &Settings,
 ) -> Result<Response<Body>, Failure> {
     let Ready { mut sender, slot, queue } = ready;
+    if let Some(deadline) = request.extensions().get::<Deadline>().copied() {
+        deadline.tell(request.headers_mut(), Instant::now())?;
+    }
     let (request, gate) = super::h1_pool::hold_body_if_expecting(request, settings);
     let (parts, body) = request.into_parts();
     let end = body.is_end_stream();

@@ -8,7 +8,7 @@ use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use h2::client::{Builder, SendRequest};
@@ -20,6 +20,7 @@ use tokio::time::timeout;
 
 use super::answer::Reason;
 use super::h2_driver::Driver;
+use super::wear::{Wear, Worn};
 use super::{Failure, Settings, headers};
 use crate::metrics::{self, Direction};
 use crate::model::{Peer, Protocol};
@@ -52,6 +53,8 @@ struct Open {
     connections: Vec<Connection>,
     /// How many attempts have failed, and the last one's error: shared with those who waited for that attempt.
     failed: (u64, Option<Failure>),
+    /// A task looks for siblings that are not used; it ends when it finds none.
+    is_swept: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -62,7 +65,7 @@ struct Connection {
 }
 
 /// What is known of a connection.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct State {
     closed: AtomicBool,
     /// The far end owes a sign of life.
@@ -70,6 +73,14 @@ pub(super) struct State {
     streams: AtomicUsize,
     /// A stream was opened since the last look.
     used: AtomicBool,
+    worn: Worn,
+}
+
+impl Default for State {
+    fn default() -> Self {
+        let (closed, doubtful, streams, used) = Default::default();
+        Self { closed, doubtful, streams, used, worn: Worn::new(Instant::now()) }
+    }
 }
 
 /// A connection that is ready for one stream.
@@ -111,6 +122,7 @@ impl Slot {
     pub(super) fn new(state: Arc<State>, counted: Option<metrics::Open>) -> Self {
         state.streams.fetch_add(1, Ordering::Relaxed);
         state.used.store(true, Ordering::Relaxed);
+        state.worn.carry();
         Self { state, _counted: counted }
     }
 }
@@ -163,8 +175,8 @@ impl Pool {
         Arc::new(Self { dial, connector, settings, metrics, tunnels, open, connecting })
     }
 
-    /// A connection that is ready for a stream.
-    pub async fn ready(self: &Arc<Self>) -> Result<Ready, Failure> {
+    /// A connection that is ready for a stream, and not worn out.
+    pub async fn ready(self: &Arc<Self>, wear: Wear) -> Result<Ready, Failure> {
         loop {
             let connection = match self.usable(Room::ToSpare) {
                 Some(connection) => connection,
@@ -175,6 +187,10 @@ impl Pool {
                 },
             };
             let Connection { mut sender, state, queue } = connection;
+            if state.worn.is_out(wear, Instant::now) {
+                state.close();
+                continue;
+            }
             let counted = self.tunnels.as_ref().map(|tunnels| tunnels.stream(Direction::Outbound));
             let slot = Slot::new(Arc::clone(&state), counted);
             match poll_fn(|cx| sender.poll_ready(cx)).await {
@@ -190,8 +206,9 @@ impl Pool {
         self: &Arc<Self>,
         destination: SocketAddr,
         protocol: Option<Protocol>,
+        wear: Wear,
     ) -> Result<Stream, Failure> {
-        let Ready { mut sender, slot, .. } = self.ready().await?;
+        let Ready { mut sender, slot, .. } = self.ready(wear).await?;
         let authority = Uri::try_from(destination.to_string()).expect("an address is an authority");
         let mut request = Request::new(());
         *request.method_mut() = Method::CONNECT;
@@ -252,7 +269,7 @@ impl Pool {
         match result {
             Ok(connection) => {
                 open.connections.push(connection.clone());
-                if open.connections.len() == 2 {
+                if open.connections.len() >= 2 && !std::mem::replace(&mut open.is_swept, true) {
                     tokio::spawn(sweep(Arc::downgrade(self)));
                 }
                 Ok(connection)
@@ -361,6 +378,7 @@ async fn sweep(pool: Weak<Pool>) {
         open.connections.retain(|connection| std::mem::take(&mut first) || !connection.is_unused());
         if open.connections.len() < 2 {
             open.connections.shrink_to_fit();
+            open.is_swept = false;
             return;
         }
     }

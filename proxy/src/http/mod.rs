@@ -9,6 +9,7 @@ pub mod answer;
 pub mod body;
 pub mod bytes;
 pub mod caller;
+pub mod deadline;
 pub mod framing;
 pub mod h1;
 pub mod h1_io;
@@ -24,7 +25,10 @@ pub mod patience;
 pub mod pump;
 pub mod replay;
 pub mod request_half;
+pub mod tee;
+pub mod timed;
 pub mod upgrade;
+pub mod wear;
 
 use std::time::Duration;
 
@@ -119,6 +123,40 @@ pub trait Handler: Send + Sync + 'static {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Abort(pub Reason);
 
+/// Whose time is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Late {
+    /// The request's, with all its tries, by a policy.
+    #[error("not done within {0:?}")]
+    Request(Duration),
+    /// The caller's own (`grpc-timeout`).
+    #[error("the caller's deadline is over")]
+    Deadline,
+    /// A policy's, for a stream without a frame either way.
+    #[error("no frame either way for {0:?}")]
+    Idle(Duration),
+}
+
+impl Late {
+    /// Why the mesh ends the exchange.
+    pub fn reason(self) -> answer::Reason {
+        match self {
+            Late::Request(_) => answer::Reason::RequestTimeout,
+            Late::Deadline => answer::Reason::Deadline,
+            Late::Idle(_) => answer::Reason::StreamIdle,
+        }
+    }
+
+    /// The word for the metric of timeouts, as policies name them.
+    pub fn kind(self) -> &'static str {
+        match self {
+            Late::Request(_) => "request",
+            Late::Deadline => "deadline",
+            Late::Idle(_) => "stream_idle",
+        }
+    }
+}
+
 /// Why an upstream gave no response.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum Failure {
@@ -143,9 +181,15 @@ pub enum Failure {
     /// The upstream took the request, and has said nothing for so long.
     #[error("no response within {0:?}")]
     Silent(Duration),
+    /// The time of the exchange is over.
+    #[error(transparent)]
+    Late(Late),
     /// The proxy itself has no more of something: connections that take one more exchange, descriptors, memory.
     #[error("{0}")]
     Busy(&'static str),
+    /// The circuit breakers of all endpoints are open.
+    #[error("the circuit breakers of all endpoints are open")]
+    Ejected,
     /// The upstream reset the stream.
     #[error("reset with {0:?}")]
     Reset(Reason),
@@ -170,6 +214,12 @@ impl Failure {
         matches!(self, Failure::Lost(_))
     }
 
+    /// Whether it speaks against the endpoint. A refusal before the request was processed does not: that is how one ends that
+    /// is replaced.
+    pub fn is_the_endpoints(&self) -> bool {
+        !matches!(self, Failure::Unprocessed | Failure::Busy(_) | Failure::Ejected | Failure::Late(_))
+    }
+
     /// The code with which an HTTP/2 caller learns of it, where an answer would say less.
     pub fn reset(&self) -> Option<Reason> {
         match self {
@@ -179,15 +229,32 @@ impl Failure {
         }
     }
 
+    /// Why the mesh answers in place of the upstream.
+    pub fn reason(&self) -> answer::Reason {
+        use answer::Reason;
+        match self {
+            Failure::Connect(_) | Failure::App(_) => Reason::ConnectFailed,
+            Failure::Peer(_) => Reason::PeerIdentity,
+            Failure::Silent(_) => Reason::ResponseTimeout,
+            Failure::Late(late) => late.reason(),
+            Failure::Busy(_) => Reason::Overload,
+            Failure::Ejected => Reason::AllEjected,
+            Failure::Unprocessed | Failure::Closed(_) | Failure::Lost(_) => Reason::UpstreamReset,
+            Failure::Reset(_) | Failure::Protocol(_) => Reason::UpstreamReset,
+        }
+    }
+
     /// The word for metrics.
     pub fn word(&self) -> &'static str {
         match self {
+            Failure::Late(late) => late.reason().word(),
             Failure::Connect(_) | Failure::App(_) => "connect_failed",
             Failure::Peer(_) => "peer_identity",
             Failure::Unprocessed => "unprocessed",
             Failure::Closed(_) | Failure::Lost(_) => "closed",
             Failure::Silent(_) => "response_timeout",
             Failure::Busy(_) => "overload",
+            Failure::Ejected => "all_ejected",
             Failure::Reset(_) => "reset",
             Failure::Protocol(_) => "protocol",
         }

@@ -1,7 +1,6 @@
 //! How long the head of a response is waited for.
 //!
-//! Invariant: the wait begins when all of the request has been sent, so a long upload is never cut; it ends between one and two
-//! times the limit later. gRPC calls are exempt: a stream may be silent until there is news, and a call has a deadline of
+//! Invariant: the wait begins when all of the request has been sent, so a long upload is never cut. gRPC calls are exempt: a stream may be silent until there is news, and a call has a deadline of
 //! its own.
 
 use std::pin::{Pin, pin};
@@ -16,10 +15,10 @@ pub fn limit(settings: &Settings, headers: &HeaderMap) -> Option<Duration> {
     (!headers::is_grpc(headers)).then_some(settings.response_timeout)
 }
 
-/// `answer`, or [`Failure::Silent`]. `is_out` says whether all of the request has been sent.
+/// `answer`, or [`Failure::Silent`]. `out_for` says since how long all of the request has been sent.
 pub async fn within<T>(
     limit: Option<Duration>,
-    is_out: impl Fn() -> bool,
+    out_for: impl Fn() -> Option<Duration>,
     mut answer: Pin<&mut impl Future<Output = Result<T, Failure>>>,
 ) -> Result<T, Failure> {
     let Some(limit) = limit else { return answer.await };
@@ -30,10 +29,11 @@ pub async fn within<T>(
             result = &mut answer => return result,
             () = &mut timer => {}
         }
-        if is_out() {
+        let left = limit.saturating_sub(out_for().unwrap_or_default());
+        if left.is_zero() {
             return Err(Failure::Silent(limit));
         }
-        timer.as_mut().reset(tokio::time::Instant::now() + limit);
+        timer.as_mut().reset(tokio::time::Instant::now() + left);
     }
 }
 
@@ -51,15 +51,14 @@ mod tests {
     async fn silence_ends_after_the_limit_once_the_request_is_out() {
         let start = Instant::now();
         let sent_after = Duration::from_secs(35);
-        let result = within::<()>(Some(LIMIT), || start.elapsed() >= sent_after, pin!(pending())).await;
+        let result = within::<()>(Some(LIMIT), || start.elapsed().checked_sub(sent_after), pin!(pending())).await;
         assert!(matches!(result, Err(Failure::Silent(_))), "{result:?}");
-        let waited = start.elapsed() - sent_after;
-        assert!(waited <= LIMIT, "waited for {waited:?} after all was sent");
+        assert_eq!(start.elapsed(), sent_after + LIMIT);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_grpc_call_has_as_long_as_its_caller_waits() {
-        let waited = tokio::time::timeout(1000 * LIMIT, within::<()>(None, || true, pin!(pending()))).await;
+        let waited = tokio::time::timeout(1000 * LIMIT, within::<()>(None, || Some(LIMIT), pin!(pending()))).await;
         assert!(waited.is_err());
     }
 }

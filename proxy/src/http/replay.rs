@@ -6,10 +6,12 @@
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, Request};
 use http_body::{Body as _, Frame, SizeHint};
+use tokio::time::Instant;
 
 use super::BoxedRequest;
 use super::body::{Body, BodyError};
@@ -44,13 +46,18 @@ impl Spare {
         self.body.as_ref().map(|replay| Passing(Arc::clone(&replay.0)))
     }
 
+    /// Whether the request can be made again.
+    pub fn is_whole(&self) -> bool {
+        self.body.as_ref().is_none_or(|replay| !lock(&replay.0).spoiled)
+    }
+
     /// The request from its beginning; `None` when too much of its body is gone.
-    pub fn again(self) -> Option<BoxedRequest> {
-        let body = match self.body {
+    pub fn again(&self) -> Option<BoxedRequest> {
+        let body = match &self.body {
             None => Body::empty(),
             Some(replay) => Body::replayed(replay.again()?),
         };
-        Some(Box::new(self.head.map(|()| body)))
+        Some(Box::new(self.head.clone().map(|()| body)))
     }
 }
 
@@ -58,10 +65,10 @@ impl Spare {
 pub struct Passing(Arc<Mutex<State>>);
 
 impl Passing {
-    /// All of it has passed.
-    pub fn is_over(&self) -> bool {
-        let state = lock(&self.0);
-        state.complete || state.trailers.is_some() || state.source.is_end_stream()
+    /// For how long all of it has been passed on, as far as anybody has looked; `None`: some is still to come.
+    pub fn over_for(&self) -> Option<Duration> {
+        let mut state = lock(&self.0);
+        state.is_over().then(|| state.over_since.get_or_insert_with(Instant::now).elapsed())
     }
 }
 
@@ -74,6 +81,7 @@ struct State {
     trailers: Option<HeaderMap>,
     kept: usize,
     complete: bool,
+    over_since: Option<Instant>,
     /// More has passed than is kept, or the source broke.
     spoiled: bool,
     reader: u64,
@@ -91,7 +99,16 @@ impl Replay {
     /// Wraps `body`; the reader is for the first try.
     pub fn new(body: Body) -> (Self, Reader) {
         let (passed, trailers) = Default::default();
-        let state = State { source: body, passed, trailers, kept: 0, complete: false, spoiled: false, reader: 0 };
+        let state = State {
+            source: body,
+            passed,
+            trailers,
+            kept: 0,
+            complete: false,
+            over_since: None,
+            spoiled: false,
+            reader: 0,
+        };
         let replay = Self(Arc::new(Mutex::new(state)));
         let reader = replay.reader(0);
         (replay, reader)
@@ -126,7 +143,14 @@ impl State {
             Some(Err(_)) => self.spoiled = true,
             None => self.complete = true,
         }
+        if self.is_over() {
+            self.over_since.get_or_insert_with(Instant::now);
+        }
         Poll::Ready(frame)
+    }
+
+    fn is_over(&self) -> bool {
+        self.complete || self.trailers.is_some() || self.source.is_end_stream()
     }
 
     fn keep(&mut self, frame: &Frame<Bytes>) {

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use http::{Response, Version};
 use http_body::Body as _;
@@ -11,6 +12,7 @@ use serde::Serialize;
 use tokio::net::TcpStream;
 
 use super::{DIRECTION, Deliverable, Peer};
+use crate::http::wear::Wear;
 use crate::http::{Body, BoxedRequest, Caller, Failure, Settings, h1_pool, h2_client, h2_pool, headers, patience};
 use crate::metrics::{self, Metrics, Tls};
 use crate::net::Connector;
@@ -53,6 +55,11 @@ impl App {
         }
     }
 
+    /// Its port.
+    pub(super) fn port(&self) -> u16 {
+        self.addr.port()
+    }
+
     /// A connection of its own.
     pub(super) async fn connect(&self) -> Result<TcpStream, ConnectError> {
         self.connector.connect(self.addr).await
@@ -75,19 +82,19 @@ impl App {
             *request.body_mut() = body.holding(Arc::clone(&sending));
             Arc::downgrade(&sending)
         });
-        let is_out = || sending.as_ref().is_none_or(|sending| sending.strong_count() == 0);
+        let out_for = || sending.as_ref().is_none_or(|sending| sending.strong_count() == 0).then_some(Duration::MAX);
         let exchange = pin!(self.exchange(request, caller));
-        patience::within(limit, is_out, exchange).await
+        patience::within(limit, out_for, exchange).await
     }
 
     async fn exchange(&self, mut request: BoxedRequest, caller: &Caller) -> Result<Response<Body>, Failure> {
         let response = if request.version() < Version::HTTP_2 {
             headers::into_h1_hop(&mut request);
-            self.h1.lease().await?.send(request, caller).await
+            self.h1.lease(Wear::default()).await?.send(request, caller).await
         } else {
             headers::strip_hop_by_hop(request.headers_mut());
             headers::into_h2_form(&mut request, self.addr);
-            h2_client::send(self.h2.ready().await?, request, caller, &self.settings).await
+            h2_client::send(self.h2.ready(Wear::default()).await?, request, caller, &self.settings).await
         };
         response.map(headers::from_stranger)
     }

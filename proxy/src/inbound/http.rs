@@ -2,17 +2,20 @@
 
 use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use http::header::HeaderValue;
 use http::{HeaderMap, Response, Version};
 
 use super::app::App;
-use super::{DIRECTION, Inbound, Peer};
+use super::{DIRECTION, Inbound, Peer, rates};
 use crate::http::answer::{AskedAs, MEMORY, Reason};
+use crate::http::deadline::Deadline;
 use crate::http::h2_server::Tunnel;
-use crate::http::{self as web, Abort, Body, BoxedRequest, Caller, Failure, Handler, headers, upgrade};
+use crate::http::timed::Limits;
+use crate::http::{self as web, Abort, Body, BoxedRequest, Caller, Failure, Handler, Late, headers, upgrade};
 use crate::net::{Drain, Stream};
+use crate::resilience::gcra::Refusal;
 
 /// Serves the requests of one connection to one port of the application.
 pub(super) struct Connection {
@@ -90,17 +93,24 @@ impl Inbound {
         leaving: Option<Leaving>,
     ) -> Result<Response<Body>, Abort> {
         let measured = app.http(peer.tls()).request(Instant::now());
+        let asked_as = AskedAs::of(request.headers());
+        if let Err(refusal) = self.rules.rates.admit(app.port(), peer, request.headers()) {
+            return Ok(web::body::measure(self.limited(&refusal, asked_as), measured));
+        }
         if let Peer::Mesh(id) = peer
             && let Ok(id) = HeaderValue::from_str(id.as_str())
         {
             request.headers_mut().insert(headers::CLIENT_ID, id);
         }
         let version = request.version();
-        let asked_as = AskedAs::of(request.headers());
         let result = match leaving {
             // Boxed: it is rare, and larger than what other requests need.
             Some(leaving) => Box::pin(self.leave_http(request, app, peer, caller, leaving)).await,
-            None => app.send(request, peer, caller).await,
+            None => match Deadline::of(request.headers(), Instant::now) {
+                None => app.send(request, peer, caller).await,
+                // Boxed, as few requests have one.
+                Some(deadline) => Box::pin(self.deliver_by(deadline, request, app, peer, caller)).await,
+            },
         };
         match result {
             Ok(response) => Ok(web::body::measure(response, measured)),
@@ -110,7 +120,9 @@ impl Inbound {
                 }
                 let (reason, detail) = match (caller.blame(), &failure) {
                     (Some(bad), _) => (Reason::BadRequest, bad.to_string()),
-                    (None, Failure::Silent(_)) => (Reason::ResponseTimeout, format!("application: {failure}")),
+                    (None, Failure::Silent(_) | Failure::Late(_)) => {
+                        (failure.reason(), format!("application: {failure}"))
+                    }
                     (None, Failure::Busy(_)) => (Reason::Overload, format!("application: {failure}")),
                     (None, _) if failure.is_connect() => (Reason::ConnectFailed, format!("application: {failure}")),
                     (None, _) => (Reason::UpstreamReset, format!("application: {failure}")),
@@ -121,6 +133,27 @@ impl Inbound {
                 Ok(web::body::measure(answer, measured))
             }
         }
+    }
+
+    /// A call whose caller waits until `deadline` only.
+    async fn deliver_by(
+        self: &Arc<Self>,
+        deadline: Deadline,
+        mut request: BoxedRequest,
+        app: &App,
+        peer: &Peer,
+        caller: &Caller,
+    ) -> Result<Response<Body>, Failure> {
+        request.extensions_mut().insert(deadline);
+        let answer = tokio::time::timeout_at(deadline.0.into(), app.send(request, peer, caller)).await;
+        let response = answer.unwrap_or(Err(Failure::Late(Late::Deadline)))?;
+        let metrics = self.metrics.clone();
+        let broken = move |late: Late| {
+            metrics.error(DIRECTION, late.reason().word());
+            tracing::info!(reason = late.reason().word(), detail = %late, "exchange ended");
+        };
+        let end = Some((deadline.0.into(), Late::Deadline));
+        Ok(response.map(|body| body.timed(Limits { end, idle: None, broken: Box::new(broken) })))
     }
 
     async fn leave_http(
@@ -138,13 +171,20 @@ impl Inbound {
         let (inbound, app, tls) = (Arc::clone(self), Arc::clone(app), peer.tls());
         let joined = move |client: Stream, upstream: Stream| {
             let connection = app.tcp(tls).open();
-            web::bytes::spawn_copy(client, upstream, &inbound.settings.copy, connection, (app, drain));
+            web::bytes::spawn_copy(client, upstream, inbound.settings.copy, connection, move |_| drop((app, drain)));
         };
         let limit = Some(self.http.response_timeout);
         let exchanged = pin!(upgrade::exchange(request, upstream, caller, &self.http, joined));
         // What asks to leave HTTP has no body to wait for.
-        let response = web::patience::within(limit, || true, exchanged).await;
+        let response = web::patience::within(limit, || Some(Duration::MAX), exchanged).await;
         response.map(headers::from_stranger)
+    }
+
+    fn limited(&self, refusal: &Refusal, asked_as: AskedAs) -> Response<Body> {
+        let (reason, detail) = (Reason::RateLimited.word(), rates::detail(refusal));
+        self.metrics.error(DIRECTION, reason);
+        tracing::info!(reason, %detail, "answered by the mesh");
+        rates::answer(refusal, asked_as, &detail)
     }
 
     pub(super) fn too_slow(&self) {

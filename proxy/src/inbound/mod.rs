@@ -6,12 +6,14 @@
 
 mod app;
 mod http;
+mod rates;
 mod tunnel;
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
+use mesh_mtls::abuse;
 use mesh_mtls::credentials::Credentials;
 use mesh_mtls::spiffe;
 use mesh_mtls::tls;
@@ -19,6 +21,7 @@ use serde::Serialize;
 use tokio::net::TcpStream;
 
 use app::{App, AppState};
+use rates::{PortState, Rates};
 
 use crate::control::Subscription;
 use crate::http::answer::Reason;
@@ -26,7 +29,7 @@ use crate::http::h2_server::Side;
 use crate::http::{self as web, h1, h2_server};
 use crate::metrics::{self, Direction, Metrics, Tls};
 use crate::model::{InboundPolicy, Protocol};
-use crate::net::connect::ConnectError;
+use crate::net::connect::{ConnectError, LivenessSettings};
 use crate::net::local::LocalAddresses;
 use crate::net::{Connector, Drain, Stream, copy, listen};
 use crate::resilience::idle_cache::{self, IdleCache};
@@ -37,6 +40,8 @@ use crate::sniff::{self, Seen};
 pub struct Settings {
     /// The port that other sidecars dial for tunnels.
     pub tunnel_port: u16,
+    /// When a sidecar that says nothing is given up.
+    pub tunnel_liveness: LivenessSettings,
     /// The proxy's own ports: nothing is delivered to them.
     pub own_ports: Vec<u16>,
     /// Known ports of the application.
@@ -51,13 +56,30 @@ pub struct Settings {
 pub struct Inbound {
     settings: Settings,
     http: Arc<web::Settings>,
-    policy: Subscription<InboundPolicy>,
+    rules: Arc<Rules>,
     local: Arc<LocalAddresses>,
     credentials: Credentials,
     tls: tls::Acceptor,
     connector: Connector,
     metrics: Metrics,
     apps: Mutex<IdleCache<SocketAddr, App>>,
+}
+
+/// What holds for connections to the workload; all workers share it.
+#[derive(Debug)]
+pub struct Rules {
+    policy: Subscription<InboundPolicy>,
+    rates: Rates,
+}
+
+impl Rules {
+    /// What `policy` says, now and later.
+    pub fn new(policy: Subscription<InboundPolicy>) -> Arc<Self> {
+        let rules = Arc::new(Self { policy, rates: Rates::default() });
+        let apply = |rules: &Self, policy: &InboundPolicy| rules.rates.apply(policy, Instant::now());
+        rules.policy.follow(&rules, apply);
+        rules
+    }
 }
 
 /// Who is at the other end.
@@ -86,6 +108,7 @@ struct Deliverable(SocketAddr);
 #[derive(Debug, Serialize)]
 pub struct State {
     declared: Vec<(u16, Protocol)>,
+    rates: Vec<PortState>,
     apps: Vec<AppState>,
 }
 
@@ -96,7 +119,7 @@ impl Inbound {
     pub fn new(
         settings: Settings,
         http: Arc<web::Settings>,
-        policy: Subscription<InboundPolicy>,
+        rules: Arc<Rules>,
         local: Arc<LocalAddresses>,
         credentials: Credentials,
         connector: Connector,
@@ -104,7 +127,7 @@ impl Inbound {
     ) -> Arc<Self> {
         let tls = tls::Acceptor::new(credentials.clone(), tls::ClientAuth::Required, web::TUNNEL_ALPN);
         let apps = Mutex::new(IdleCache::new(settings.apps));
-        Arc::new(Self { settings, http, policy, local, credentials, tls, connector, metrics, apps })
+        Arc::new(Self { settings, http, rules, local, credentials, tls, connector, metrics, apps })
     }
 
     /// Serves one accepted connection to its end.
@@ -220,7 +243,7 @@ impl Inbound {
         }
         let served = h2_server::serve(stream, &settings, Side::Application, drain.started(), handler);
         if let Err(error) = Box::pin(served).await {
-            match h2_server::abuse(&error) {
+            match abuse::reason(&error) {
                 Some(reason) => {
                     metrics.http2_abuse(DIRECTION, reason);
                     tracing::warn!(reason, %error, "HTTP/2 connection of a client ended");
@@ -247,7 +270,7 @@ impl Inbound {
             self.metrics.foreign_sni(DIRECTION, sni.as_deref());
         }
         let connection = app.tcp(tls).open();
-        web::bytes::spawn_copy(stream, upstream, &self.settings.copy, connection, (app, guards));
+        web::bytes::spawn_copy(stream, upstream, self.settings.copy, connection, move |_| drop((app, guards)));
     }
 
     fn reset(&self, stream: Stream, error: &ConnectError) {
@@ -258,7 +281,7 @@ impl Inbound {
     }
 
     fn protocol(&self, to: Deliverable) -> Protocol {
-        self.policy.current().map(|policy| policy.protocol(to.0.port())).unwrap_or_default()
+        self.rules.policy.current().map(|policy| policy.protocol(to.0.port())).unwrap_or_default()
     }
 
     fn app(&self, to: Deliverable) -> Arc<App> {
@@ -268,14 +291,17 @@ impl Inbound {
 
     /// Lets go of ports that nobody dials any more; to be called now and then.
     pub fn sweep(&self, now: Instant) {
+        self.rules.rates.sweep(now);
         self.apps.lock().unwrap_or_else(PoisonError::into_inner).sweep(now);
     }
 
     /// What is known, for people.
-    pub fn state(&self) -> State {
-        let declared = self.policy.current().map(|policy| policy.ports.iter().map(|(port, p)| (*port, *p)).collect());
+    pub fn state(&self, now: Instant) -> State {
+        let policy = self.rules.policy.current();
+        let declared = policy.map(|policy| policy.ports.iter().map(|(port, p)| (*port, p.protocol)).collect());
+        let rates = self.rules.rates.state(now);
         let apps = self.apps.lock().unwrap_or_else(PoisonError::into_inner);
-        State { declared: declared.unwrap_or_default(), apps: apps.values().map(|app| app.state()).collect() }
+        State { declared: declared.unwrap_or_default(), rates, apps: apps.values().map(|app| app.state()).collect() }
     }
 }
 

@@ -3,8 +3,8 @@
 //! Invariant: gauges are sums of what their holders contribute, and a holder takes its part back when it is dropped; so
 //! several balancers may share a label set (those beyond the series cap do).
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
 
 use super::registry::{Gauge, Label, Registry, label};
 use super::table::Reasons;
@@ -18,7 +18,14 @@ pub(super) struct Target {
     registry: Arc<Registry>,
     available: Gauge,
     failing: Gauge,
-    retries: Reasons<8>,
+    retries: Reasons<12>,
+    /// Boxed, since most targets never need it.
+    rare: OnceLock<Box<Rare>>,
+}
+
+struct Rare {
+    results: Reasons<8>,
+    timeouts: Reasons<8>,
 }
 
 impl Target {
@@ -32,8 +39,31 @@ impl Target {
             available: endpoints("available"),
             failing: endpoints("failing"),
             retries: Reasons::new(&family::RETRIES, labels, "reason"),
+            rare: OnceLock::new(),
             registry,
         }
+    }
+}
+
+impl Target {
+    fn rare(&self) -> &Rare {
+        self.rare.get_or_init(|| {
+            let labels = self.retries.labels();
+            let results = Reasons::new(&family::RETRY_RESULTS, labels.clone(), "result");
+            Box::new(Rare { results, timeouts: Reasons::new(&family::TIMEOUTS, labels, "kind") })
+        })
+    }
+}
+
+/// Counts what took too long at one target.
+#[derive(Clone)]
+pub struct Timeouts(Arc<Target>);
+
+impl Timeouts {
+    /// A limit has ended a try, a request or a connection: `request`, `response_headers`, `backend_request`, `deadline`,
+    /// `stream_idle`, `tcp_idle` or `half_close`.
+    pub fn count(&self, kind: &'static str) {
+        self.0.rare().timeouts.count(&self.0.registry, kind);
     }
 }
 
@@ -56,7 +86,17 @@ impl Balancer {
         contribute(&self.target.failing, &self.failing, failing);
     }
 
-    /// A request goes to another endpoint, and why.
+    /// What came of a retry, or of the wish for one.
+    pub fn retry_result(&self, result: &'static str) {
+        self.target.rare().results.count(&self.target.registry, result);
+    }
+
+    /// To be kept by what outlives a request's way to its endpoint.
+    pub fn timeouts(&self) -> Timeouts {
+        Timeouts(Arc::clone(&self.target))
+    }
+
+    /// A request is sent once more, and why.
     pub fn retry(&self, reason: &'static str) {
         self.target.retries.count(&self.target.registry, reason);
     }

@@ -28,10 +28,10 @@ mod tcp;
 mod tests;
 
 // By this name, so that models can put their own in its place.
-use std::sync::{self, Arc};
+use std::sync::{self, Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-pub use self::balancer::{Balancer, Open, Tunnels};
+pub use self::balancer::{Balancer, Open, Timeouts, Tunnels};
 pub use self::control::{Discovery, Identity};
 pub use self::http::{Http, Request};
 pub use self::tcp::{Connection, Tcp};
@@ -117,7 +117,12 @@ struct Shared {
     balancers: Targets<balancer::Target>,
     server_names: ServerNames,
     directions: [PerDirection; 2],
+    health_checks: Reasons<4>,
+    healthy: OnceLock<Gauge>,
+    faults: Reasons<4>,
+    mirrored: Reasons<8>,
     tunnels: Tunnels,
+    ejections: Counter,
     identity: Identity,
     discovery: Discovery,
 }
@@ -160,7 +165,12 @@ impl Metrics {
             balancers: Targets::new(),
             server_names: ServerNames::new(),
             directions: Direction::BOTH.map(|direction| PerDirection::new(&registry, direction)),
+            health_checks: Reasons::new(&family::HEALTH_CHECKS, Vec::new(), "result"),
+            healthy: OnceLock::new(),
+            faults: Reasons::new(&family::FAULTS, Vec::new(), "kind"),
+            mirrored: Reasons::new(&family::MIRRORED, Vec::new(), "result"),
             tunnels: Tunnels::new(&registry),
+            ejections: registry.counter(&family::EJECTIONS, &[]),
             identity: Identity::new(Arc::clone(&registry)),
             discovery: Discovery::new(Arc::clone(&registry)),
             idle: settings.idle,
@@ -216,6 +226,27 @@ impl Metrics {
         self.direction(direction).errors.count(&self.0.registry, reason);
     }
 
+    /// The application was asked how it is: `ok` or `failed`.
+    pub fn health_check(&self, result: &'static str) {
+        self.0.health_checks.count(&self.0.registry, result);
+    }
+
+    /// Whether all of the application's health checks succeed.
+    pub fn healthy(&self, is_healthy: bool) {
+        let gauge = self.0.healthy.get_or_init(|| self.0.registry.gauge(&family::HEALTHY, &[]));
+        gauge.set(f64::from(u8::from(is_healthy)));
+    }
+
+    /// A policy has done this to a request: `delay` or `abort`.
+    pub fn fault(&self, kind: &'static str) {
+        self.0.faults.count(&self.0.registry, kind);
+    }
+
+    /// What came of a copy of a request: `answered`, `failed`, `too_slow`, `dropped` or `invalid`.
+    pub fn mirrored(&self, result: &'static str) {
+        self.0.mirrored.count(&self.0.registry, result);
+    }
+
     /// Detection came to a verdict: `http1`, `http2`, `tls`, `opaque`, `server_first` or `timeout`.
     pub fn detected(&self, direction: Direction, protocol: &'static str) {
         self.direction(direction).detections.count(&self.0.registry, protocol);
@@ -249,6 +280,11 @@ impl Metrics {
     /// The gauges of connections between sidecars.
     pub fn tunnels(&self) -> Tunnels {
         self.0.tunnels.clone()
+    }
+
+    /// A circuit breaker has put an endpoint out.
+    pub fn ejection(&self) {
+        self.0.ejections.increment(1);
     }
 
     /// The handles of the identity client.

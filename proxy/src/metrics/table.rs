@@ -59,6 +59,11 @@ impl<const N: usize> Reasons<N> {
         Self { family, labels, varies, table: Table::new(), overflow: OnceLock::new() }
     }
 
+    /// The labels that all of its counters have.
+    pub(super) fn labels(&self) -> Vec<Label> {
+        self.labels.clone()
+    }
+
     /// Counts one more for `reason`.
     pub(super) fn count(&self, registry: &Registry, reason: &'static str) {
         let make = |word| {

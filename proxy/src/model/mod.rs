@@ -1,9 +1,10 @@
 //! What the control plane says, as plain data, and the pure decisions on it.
 //!
 //! Invariant: values of this room were checked when they were made (`control` parses the wire), so nobody downstream checks
-//! again. No tokio, no clock, no I/O here. `route` is what requests meet; limits
-//! and authorization get their place beside `Target` and `InboundPolicy`.
+//! again. No tokio, no clock, no I/O here. `route` is what requests
+//! meet, `policy` how they and backends are treated.
 
+pub mod policy;
 pub mod route;
 
 use std::collections::BTreeMap;
@@ -27,6 +28,8 @@ pub enum Target {
         protocol: Protocol,
         /// What requests meet in place of the backend; `None`: no route is attached.
         routes: Option<Arc<route::Routes>>,
+        /// Of requests when there are no routes, and of connections; `None` is the proxy's defaults.
+        policy: Option<Arc<policy::RequestPolicy>>,
     },
     /// A workload's own address: exactly this endpoint.
     Workload {
@@ -101,6 +104,8 @@ pub struct Traits {
     pub weight: u16,
     /// Failure domain, empty when unknown.
     pub zone: Box<str>,
+    /// Zones that it is meant for; none: all.
+    pub hints: Box<[Box<str>]>,
 }
 
 /// What sits in front of an endpoint, at the same IP.
@@ -128,7 +133,7 @@ impl Endpoint {
 impl Default for Traits {
     /// Those of a place of which nothing is known.
     fn default() -> Self {
-        Traits { sidecar: None, weight: 1, zone: Box::default() }
+        Traits { sidecar: None, weight: 1, zone: Box::default(), hints: Box::default() }
     }
 }
 
@@ -141,39 +146,73 @@ pub struct Peer {
     pub id: spiffe::Id,
 }
 
-/// The endpoints of a backend, newest state, in the order of their addresses.
+/// The endpoints of a backend, newest state, in the order of their addresses, and how it is used.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct EndpointSet(pub Arc<[Endpoint]>);
+pub struct EndpointSet {
+    /// Where it listens.
+    pub list: Arc<[Endpoint]>,
+    /// How it is used; `None` is the proxy's defaults.
+    pub policy: Option<Arc<policy::BackendPolicy>>,
+}
 
 impl EndpointSet {
     /// The endpoints that a dial to an address of IPv4, or else of IPv6, should use: those of the same IP version, or all of
     /// them when there are none.
     pub fn of_family(&self, ipv4: bool) -> EndpointSet {
         let same = |endpoint: &&Endpoint| endpoint.addr.is_ipv4() == ipv4;
-        match self.0.iter().filter(same).count() {
+        match self.list.iter().filter(same).count() {
             0 => self.clone(),
-            count if count == self.0.len() => self.clone(),
-            _ => EndpointSet(self.0.iter().filter(same).cloned().collect()),
+            count if count == self.list.len() => self.clone(),
+            _ => EndpointSet { list: self.list.iter().filter(same).cloned().collect(), policy: self.policy.clone() },
         }
     }
 }
 
 impl From<Endpoint> for EndpointSet {
     fn from(endpoint: Endpoint) -> Self {
-        EndpointSet([endpoint].into())
+        [endpoint].into_iter().collect()
+    }
+}
+
+impl FromIterator<Endpoint> for EndpointSet {
+    /// With the proxy's defaults.
+    fn from_iter<T: IntoIterator<Item = Endpoint>>(endpoints: T) -> Self {
+        EndpointSet { list: endpoints.into_iter().collect(), policy: None }
     }
 }
 
 /// What holds for connections to the proxy's own workload.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct InboundPolicy {
-    /// Declared protocols by the application's port.
-    pub ports: BTreeMap<u16, Protocol>,
+    /// By the application's port.
+    pub ports: BTreeMap<u16, PortPolicy>,
+    /// The workload's own, empty when unknown.
+    pub zone: Box<str>,
+    /// What the application is asked.
+    pub checks: Box<[policy::HealthCheck]>,
+}
+
+/// What the proxy found of its own application.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Health {
+    /// All checks succeed.
+    pub is_healthy: bool,
+    /// Which does not, and why; empty when all do.
+    pub detail: String,
+}
+
+/// What holds for a port of the application.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PortPolicy {
+    /// As declared.
+    pub protocol: Protocol,
+    /// `None`: none.
+    pub rates: Option<Arc<policy::RateLimits>>,
 }
 
 impl InboundPolicy {
     /// How the bytes to `port` are read.
     pub fn protocol(&self, port: u16) -> Protocol {
-        self.ports.get(&port).copied().unwrap_or_default()
+        self.ports.get(&port).map(|declared| declared.protocol).unwrap_or_default()
     }
 }

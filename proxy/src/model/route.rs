@@ -5,12 +5,12 @@
 //! Non-goal: choosing among a rule's backends, which takes chance; making answers.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri};
 use mesh_kit::pattern::Pattern;
 
 use super::BackendId;
+use super::policy::{Cors, Mirror, RequestPolicy, SessionPersistence};
 
 /// What requests to a destination meet.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,10 +67,10 @@ pub struct Rule {
     pub filters: Filters,
     /// Where it goes.
     pub backends: Box<[RuleBackend]>,
-    /// Until the end of its response, all tries together.
-    pub request_timeout: Option<Duration>,
-    /// Of one try.
-    pub backend_timeout: Option<Duration>,
+    /// How they are treated; `None` is the proxy's defaults.
+    pub policy: Option<Arc<RequestPolicy>>,
+    /// Requests of a session go to one endpoint.
+    pub session: Option<Box<SessionPersistence>>,
 }
 
 /// A share of a rule's requests.
@@ -95,6 +95,10 @@ pub struct Filters {
     pub redirect: Option<Box<Redirect>>,
     /// Another host or path for the backend.
     pub rewrite: Option<Box<Rewrite>>,
+    /// Sent there as well.
+    pub mirrors: Box<[Mirror]>,
+    /// Who may read answers from other origins.
+    pub cors: Option<Box<Cors>>,
 }
 
 /// Changes of header fields, in this order.
@@ -157,15 +161,17 @@ pub struct Found<'a> {
     pub index: usize,
     /// The rule.
     pub rule: &'a Rule,
-    /// The match that fitted.
+    /// The place of the match that fitted.
+    pub at: usize,
+    /// The match.
     pub on: &'a Match,
 }
 
 impl Routes {
     /// The rule that a request takes; none when no match fits.
     pub fn find(&self, method: &Method, uri: &Uri, headers: &HeaderMap) -> Option<Found<'_>> {
-        let on = self.matches.iter().find(|on| on.fits(method, uri, headers))?;
-        self.rules.get(on.rule).map(|rule| Found { index: on.rule, rule, on })
+        let (at, on) = self.matches.iter().enumerate().find(|(_, on)| on.fits(method, uri, headers))?;
+        self.rules.get(on.rule).map(|rule| Found { index: on.rule, rule, at, on })
     }
 }
 
@@ -212,9 +218,9 @@ impl TextMatch {
     }
 }
 
-/// Repeated fields are one, joined by commas (RFC 9110 5.2), so that a second line cannot hide the first. A value that is
+/// Whether a field fits. Repeated fields are one, joined by commas (RFC 9110 5.2), so that a second line cannot hide the first. A value that is
 /// no text fits nothing.
-fn header_fits(headers: &HeaderMap, name: &HeaderName, wanted: &TextMatch) -> bool {
+pub fn header_fits(headers: &HeaderMap, name: &HeaderName, wanted: &TextMatch) -> bool {
     let mut values = headers.get_all(name).iter();
     let Some(first) = values.next() else { return false };
     if values.next().is_none() {

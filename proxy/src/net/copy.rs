@@ -3,9 +3,11 @@
 //! Invariant: an end passes on as an end, for each direction by itself; a break passes on as a break (RST, RST_STREAM), never
 //! as an end. What one side cannot take is not read from the other.
 
+use std::future::poll_fn;
 use std::io;
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -23,6 +25,8 @@ pub enum End {
     UpstreamReset,
     /// One direction had ended and the other was silent for too long.
     HalfClosedTimeout,
+    /// Both were silent for too long.
+    IdleTimeout,
 }
 
 impl End {
@@ -33,6 +37,16 @@ impl End {
             End::ClientReset => "client_reset",
             End::UpstreamReset => "upstream_reset",
             End::HalfClosedTimeout => "half_closed_timeout",
+            End::IdleTimeout => "idle_timeout",
+        }
+    }
+
+    /// The limit that has ended it, as policies name it.
+    pub fn timeout(self) -> Option<&'static str> {
+        match self {
+            End::HalfClosedTimeout => Some("half_close"),
+            End::IdleTimeout => Some("tcp_idle"),
+            End::Closed | End::ClientReset | End::UpstreamReset => None,
         }
     }
 }
@@ -47,10 +61,12 @@ pub enum Way {
 }
 
 /// Limits of a copy.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Settings {
     /// How long one direction may be silent once the other has ended.
     pub half_closed: Duration,
+    /// How long both may be silent; `None`: for ever.
+    pub idle: Option<Duration>,
 }
 
 enum Broken {
@@ -63,7 +79,7 @@ enum Broken {
 pub fn copy(
     mut client: Stream,
     mut upstream: Stream,
-    half_closed: Duration,
+    settings: Settings,
     count: impl Fn(Way, u64),
 ) -> impl Future<Output = End> {
     async move {
@@ -77,7 +93,7 @@ pub fn copy(
             };
             let up = pin!(pump(&mut client_reader, &mut upstream_writer, |n| counted(Way::Up, n)));
             let down = pin!(pump(&mut upstream_reader, &mut client_writer, |n| counted(Way::Down, n)));
-            both(up, down, &passed, half_closed).await
+            both(up, down, &passed, settings).await
         };
         if end != End::Closed {
             client.set_abort();
@@ -91,11 +107,19 @@ async fn both(
     mut up: Pin<&mut impl Future<Output = Result<(), Broken>>>,
     mut down: Pin<&mut impl Future<Output = Result<(), Broken>>>,
     passed: &AtomicU64,
-    half_closed: Duration,
+    Settings { half_closed, idle }: Settings,
 ) -> End {
-    let (first, rest_is_up) = tokio::select! {
-        ended = &mut up => (end_of(Way::Up, ended), false),
-        ended = &mut down => (end_of(Way::Down, ended), true),
+    let first = poll_fn(|cx| match up.as_mut().poll(cx) {
+        Poll::Ready(ended) => Poll::Ready((end_of(Way::Up, ended), false)),
+        Poll::Pending => down.as_mut().poll(cx).map(|ended| (end_of(Way::Down, ended), true)),
+    });
+    let (first, rest_is_up) = match idle {
+        None => first.await,
+        // Boxed: few connections have a timer.
+        Some(idle) => match Box::pin(unless_idle(first, passed, idle)).await {
+            Some(first) => first,
+            None => return End::IdleTimeout,
+        },
     };
     if let Some(end) = first {
         return end;
@@ -103,6 +127,22 @@ async fn both(
     // Boxed: few connections are open in one direction for long.
     let rest = Box::pin(async { if rest_is_up { end_of(Way::Up, up.await) } else { end_of(Way::Down, down.await) } });
     Box::pin(unless_silent(rest, passed, half_closed)).await
+}
+
+/// `first`, unless nothing passes either way for too long.
+async fn unless_idle<T>(first: impl Future<Output = T>, passed: &AtomicU64, idle: Duration) -> Option<T> {
+    /// It is found out so much later at most: the time of each chunk is not looked at.
+    const LOOKS: u32 = 4;
+    let (mut first, mut seen, mut silent) = (pin!(first), passed.load(Ordering::Relaxed), 0);
+    while silent < LOOKS {
+        if let Ok(ended) = tokio::time::timeout(idle / LOOKS, &mut first).await {
+            return Some(ended);
+        }
+        let now = passed.load(Ordering::Relaxed);
+        silent = if now == seen { silent + 1 } else { 0 };
+        seen = now;
+    }
+    None
 }
 
 /// Waits for the last direction to end, unless it is silent for too long.

@@ -1,21 +1,25 @@
 //! One application's HTTP connection: each request by itself gets a route, an endpoint and an answer.
 
+use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use http::header::SET_COOKIE;
 use http::{HeaderMap, Method, Response, Version};
 
 use super::leg::Leg;
-use super::routed::{Routed, Way};
-use super::target::Target;
-use super::{DIRECTION, Outbound, reason_of};
-use crate::balance::Failed;
+use super::routed::{Onward, Routed, Way};
+use super::target::{Route, Target};
+use super::{DIRECTION, Outbound, copy_under, faults, reason_of, timed_out};
+use crate::balance::{Failed, Terms, Wish};
 use crate::http::answer::{MEMORY, Reason};
+use crate::http::deadline::Deadline;
 use crate::http::h2_server::Tunnel;
-use crate::http::{self as web, Abort, Body, BoxedRequest, Caller, Failure, Handler, headers, upgrade};
+use crate::http::{self as web, Abort, Body, BoxedRequest, Caller, Failure, Handler, Late, headers, upgrade};
 use crate::metrics::{self, Tls};
 use crate::model::Protocol;
+use crate::model::policy::RequestPolicy;
 use crate::net::Drain;
 
 /// Serves the requests of one connection.
@@ -23,6 +27,13 @@ pub(super) struct Connection {
     outbound: Arc<Outbound>,
     target: Arc<Target>,
     drain: Drain,
+}
+
+/// Where a request is meant to go, and went.
+#[derive(Default)]
+struct Place {
+    wish: Wish,
+    served: Option<SocketAddr>,
 }
 
 impl Connection {
@@ -34,15 +45,39 @@ impl Connection {
         &self,
         request: BoxedRequest,
         leg: &Leg,
+        place: &mut Place,
         caller: &Caller,
         measured: &mut Option<metrics::Request>,
     ) -> Result<Response<Body>, Failed> {
-        let started = Instant::now();
+        let (started, wish) = (Instant::now(), place.wish);
         let backend = leg.backend().await;
         let on_pick = |endpoint: &crate::balance::Endpoint| {
             measured.get_or_insert_with(|| leg.http(endpoint.tls()).request(started));
+            place.served = Some(endpoint.model.addr);
         };
-        backend.send(request, caller, on_pick).await
+        backend.send(request, caller, &wish, on_pick).await
+    }
+
+    /// By what the request is known, where that decides who gets it.
+    async fn by_key(
+        &self,
+        request: BoxedRequest,
+        leg: &Leg,
+        policy: Option<&Arc<RequestPolicy>>,
+        place: &mut Place,
+        caller: &Caller,
+        measured: &mut Option<metrics::Request>,
+    ) -> Result<Response<Body>, Failed> {
+        let key = leg.now().key(&request, || self.outbound.local.all().first().copied());
+        place.wish.hash = key.as_ref().map(|key| key.hash);
+        let mut response = match self.terms(policy, request.headers()) {
+            Some(terms) => self.steer(request, leg, place, terms, caller, measured).await,
+            None => self.forward(request, leg, place, caller, measured).await,
+        }?;
+        if let Some(cookie) = key.and_then(|key| key.set_cookie) {
+            response.headers_mut().append(SET_COOKIE, cookie);
+        }
+        Ok(response)
     }
 
     /// By the rule that the request takes.
@@ -53,10 +88,17 @@ impl Connection {
         caller: &Caller,
         measured: &mut Option<metrics::Request>,
     ) -> Result<Response<Body>, Failed> {
-        match routed.take(&mut request) {
-            Way::Onward(leg, answered) => {
-                let mut response = self.send(request, &leg, caller, measured).await?;
-                answered.apply(response.headers_mut());
+        match routed.take(&mut request, &self.outbound) {
+            Way::Onward(Onward { leg, copies, stick_to, answered }) => {
+                let mut place = Place { wish: Wish { stick_to, ..Wish::default() }, served: None };
+                let mut response = match self.injected(answered.policy(), request.headers()).await {
+                    Some(response) => response,
+                    None => {
+                        self.outbound.mirrors.send(copies, &mut request);
+                        self.send(request, &leg, answered.policy(), &mut place, caller, measured).await?
+                    }
+                };
+                answered.apply(response.headers_mut(), place.served, &self.outbound);
                 Ok(response)
             }
             Way::Answer(response) => Ok(response),
@@ -64,18 +106,82 @@ impl Connection {
         }
     }
 
+    /// To a destination without routes whose policy injects faults.
+    async fn under_faults(
+        &self,
+        request: BoxedRequest,
+        route: &Route,
+        caller: &Caller,
+        measured: &mut Option<metrics::Request>,
+    ) -> Result<Response<Body>, Failed> {
+        match self.injected(route.policy(), request.headers()).await {
+            Some(response) => Ok(response),
+            None => self.send(request, route.leg(), route.policy(), &mut Place::default(), caller, measured).await,
+        }
+    }
+
+    /// What a policy has answered in place of a backend.
+    async fn injected(&self, policy: Option<&Arc<RequestPolicy>>, headers: &HeaderMap) -> Option<Response<Body>> {
+        let policy = policy.filter(|policy| !policy.faults.is_empty())?;
+        faults::inject(policy, headers, &self.outbound.metrics).await
+    }
+
     async fn send(
         &self,
         request: BoxedRequest,
         leg: &Arc<Leg>,
+        policy: Option<&Arc<RequestPolicy>>,
+        place: &mut Place,
         caller: &Caller,
         measured: &mut Option<metrics::Request>,
     ) -> Result<Response<Body>, Failed> {
+        let stand_in = self.outbound.stand_in(leg).await;
+        let leg = stand_in.as_ref().unwrap_or(leg);
+        // Boxed all: they are rare, and larger than what other requests need.
         if headers::leaves_http(&request) {
-            // Boxed: it is rare, and larger than what other requests need.
-            return Box::pin(self.leave_http(request, leg, caller, measured)).await;
+            return Box::pin(self.leave_http(request, leg, policy, place, caller, measured)).await;
         }
-        self.forward(request, leg, caller, measured).await
+        if leg.now().is_keyed() {
+            return Box::pin(self.by_key(request, leg, policy, place, caller, measured)).await;
+        }
+        if let Some(terms) = self.terms(policy, request.headers()) {
+            return Box::pin(self.steer(request, leg, place, terms, caller, measured)).await;
+        }
+        self.forward(request, leg, place, caller, measured).await
+    }
+
+    /// What bounds a request; `None`: the proxy's defaults alone.
+    fn terms(&self, policy: Option<&Arc<RequestPolicy>>, headers: &HeaderMap) -> Option<Box<Terms>> {
+        let deadline = Deadline::of(headers, Instant::now);
+        if policy.is_none() && deadline.is_none() {
+            return None;
+        }
+        let metrics = self.outbound.metrics.clone();
+        let broken = move |late: Late| {
+            let reason = late.reason().word();
+            metrics.error(DIRECTION, reason);
+            tracing::info!(reason, detail = %late, "exchange ended");
+        };
+        Some(Box::new(Terms::new(policy.cloned(), deadline, Arc::new(broken))))
+    }
+
+    /// As a policy or the caller's deadline says.
+    async fn steer(
+        &self,
+        request: BoxedRequest,
+        leg: &Leg,
+        place: &mut Place,
+        terms: Box<Terms>,
+        caller: &Caller,
+        measured: &mut Option<metrics::Request>,
+    ) -> Result<Response<Body>, Failed> {
+        let (started, wish) = (Instant::now(), place.wish);
+        let backend = leg.backend().await;
+        let on_pick = |endpoint: &crate::balance::Endpoint| {
+            measured.get_or_insert_with(|| leg.http(endpoint.tls()).request(started));
+            place.served = Some(endpoint.model.addr);
+        };
+        backend.send_under(request, caller, &wish, &terms, on_pick).await
     }
 
     /// An upgrade or CONNECT: a connection of its own to one endpoint, then bytes.
@@ -83,31 +189,32 @@ impl Connection {
         &self,
         mut request: BoxedRequest,
         leg: &Arc<Leg>,
+        policy: Option<&Arc<RequestPolicy>>,
+        place: &mut Place,
         caller: &Caller,
         measured: &mut Option<metrics::Request>,
     ) -> Result<Response<Body>, Failed> {
-        let (upstream, load) = leg.open(Some(Protocol::Http1)).await?;
+        let timeouts = policy.map(|policy| policy.timeouts).unwrap_or_default();
+        let (upstream, load) = leg.open(Some(Protocol::Http1), &place.wish).await?;
+        place.served = Some(load.endpoint().model.addr);
         let tls = load.endpoint().tls();
         *measured = Some(leg.http(tls).request(Instant::now()));
         headers::strip_ours(request.headers_mut());
         let joined = {
-            let (outbound, target) = (Arc::clone(&self.outbound), Arc::clone(&self.target));
+            let (target, copy) = (Arc::clone(&self.target), copy_under(self.outbound.settings.copy, policy));
             let (leg, drain) = (Arc::clone(leg), self.drain.clone());
             move |client, upstream| {
                 let connection = leg.tcp(tls, &crate::sniff::Seen::Opaque).open();
-                web::bytes::spawn_copy(
-                    client,
-                    upstream,
-                    &outbound.settings.copy,
-                    connection,
-                    (load, target, leg, drain),
-                );
+                web::bytes::spawn_copy(client, upstream, copy, connection, move |end| {
+                    timed_out(&leg, end);
+                    drop((load, target, leg, drain));
+                });
             }
         };
-        let limit = Some(self.outbound.http.response_timeout);
+        let limit = timeouts.response_headers.unwrap_or(Some(self.outbound.http.response_timeout));
         let exchanged = pin!(upgrade::exchange(request, upstream, caller, &self.outbound.http, joined));
         // What asks to leave HTTP has no body to wait for.
-        let result = web::patience::within(limit, || true, exchanged).await;
+        let result = web::patience::within(limit, || Some(Duration::MAX), exchanged).await;
         let result = result.map(if tls == Tls::Mutual { headers::from_peer } else { headers::from_stranger });
         result.map_err(|failure| {
             let detail = format!("upgrade: {failure}");
@@ -126,7 +233,13 @@ impl Handler for Connection {
         let result = match (headers::settle_authority(&mut request), route.routed()) {
             (Err(bad), _) => Ok(self.refuse(Reason::BadRequest, request.headers(), &bad.to_string())),
             (Ok(()), _) if caller.asks_too_much() => Ok(self.refuse(Reason::Overload, request.headers(), MEMORY)),
-            (Ok(()), None) => self.send(request, route.leg(), &caller, &mut measured).await,
+            // Boxed, as few policies have faults.
+            (Ok(()), None) if route.policy().is_some_and(|policy| !policy.faults.is_empty()) => {
+                Box::pin(self.under_faults(request, &route, &caller, &mut measured)).await
+            }
+            (Ok(()), None) => {
+                self.send(request, route.leg(), route.policy(), &mut Place::default(), &caller, &mut measured).await
+            }
             // Boxed, as few destinations have routes.
             (Ok(()), Some(routed)) => Box::pin(self.by_route(request, routed, &caller, &mut measured)).await,
         };

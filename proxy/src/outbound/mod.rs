@@ -4,27 +4,37 @@
 //! Read `Outbound::serve` top to bottom. Invariant: nothing is sent to an endpoint that discovery calls meshed other than
 //! through mutual TLS; what discovery does not know is passed through as it is.
 
+mod cors;
+mod faults;
 mod http;
 mod leg;
+mod mirror;
 mod routed;
+mod session;
 mod target;
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use mesh_mtls::abuse;
 use serde::Serialize;
 use tokio::net::TcpStream;
 
+use mirror::Mirrors;
+use session::Sealer;
 pub use target::{Route, Target, TargetState};
 
-use crate::balance::{Load, Reach};
+use leg::Leg;
+
+use crate::balance::{Load, Reach, Wish};
 use crate::control::Discovery;
 use crate::http::answer::Reason;
 use crate::http::h2_server::Side;
 use crate::http::{self as web, Failure, h1, h2_server};
 use crate::metrics::{Direction, Metrics};
 use crate::model::Protocol;
+use crate::model::policy::RequestPolicy;
 use crate::net::local::LocalAddresses;
 use crate::net::{Drain, Stream, copy, listen};
 use crate::resilience::idle_cache::{self, IdleCache};
@@ -54,6 +64,8 @@ pub struct Outbound {
     reach: Arc<Reach>,
     metrics: Metrics,
     targets: Mutex<IdleCache<SocketAddr, Target>>,
+    mirrors: Mirrors,
+    sessions: Sealer,
 }
 
 /// What `/state` shows of one worker's outbound side.
@@ -62,6 +74,8 @@ pub struct State {
     targets: Vec<TargetState>,
 }
 
+/// Most copies of requests that one worker has on their way to mirrors.
+const MOST_COPIES: usize = 128;
 const DIRECTION: Direction = Direction::Outbound;
 
 impl Outbound {
@@ -75,7 +89,8 @@ impl Outbound {
         metrics: Metrics,
     ) -> Arc<Self> {
         let targets = Mutex::new(IdleCache::new(settings.targets));
-        Arc::new(Self { settings, http, discovery, local, reach, metrics, targets })
+        let (mirrors, sessions) = (Mirrors::new(MOST_COPIES, &metrics), Sealer::default());
+        Arc::new(Self { settings, http, discovery, local, reach, metrics, targets, mirrors, sessions })
     }
 
     /// Serves one accepted connection to its end.
@@ -153,22 +168,37 @@ impl Outbound {
         route: Arc<Route>,
         drain: Drain,
     ) {
-        let opened = match Box::pin(route.leg().open(None)).await {
+        let (mut upstream, load, leg) = match Box::pin(self.open(route.leg(), None)).await {
             Ok(opened) => opened,
             Err(failed) => return self.reset(stream, &failed),
         };
-        let (mut upstream, load) = opened;
         let seen = sniff::either(&mut stream, &mut upstream, &self.settings.sniff).await;
         let Ok(seen) = seen else { return stream.abort() };
         self.metrics.detected(DIRECTION, seen.word());
         target.remember(&seen);
         match seen {
             Seen::Http1 | Seen::Http2 => {
-                drop((upstream, load));
+                drop((upstream, load, leg));
                 Box::pin(self.serve_http(stream, &seen, target, drain)).await;
             }
-            _ => self.copy(stream, upstream, load, &seen, (target, route), drain),
+            _ => self.copy(stream, (upstream, load, leg), &seen, (target, route), drain),
         }
+    }
+
+    /// See [`Leg::stand_in`].
+    async fn stand_in(&self, leg: &Leg) -> Option<Arc<Leg>> {
+        leg.stand_in(&self.discovery, &self.reach, &self.metrics).await
+    }
+
+    /// A byte stream to an endpoint of `leg`, or of the one that stands in for it, which counts it.
+    async fn open(
+        &self,
+        leg: &Arc<Leg>,
+        protocol: Option<Protocol>,
+    ) -> Result<(Stream, Load, Arc<Leg>), crate::balance::Failed> {
+        let leg = self.stand_in(leg).await.unwrap_or_else(|| Arc::clone(leg));
+        let (stream, load) = leg.open(protocol, &Wish::default()).await?;
+        Ok((stream, load, leg))
     }
 
     /// Who answers the requests of a connection to `target`.
@@ -189,7 +219,7 @@ impl Outbound {
         }
         let served = h2_server::serve(stream, &settings, Side::Application, drain.started(), handler);
         if let Err(error) = Box::pin(served).await {
-            match h2_server::abuse(&error) {
+            match abuse::reason(&error) {
                 Some(reason) => {
                     metrics.http2_abuse(DIRECTION, reason);
                     tracing::warn!(reason, %error, "HTTP/2 connection of the application ended");
@@ -201,8 +231,8 @@ impl Outbound {
 
     /// Opaque bytes: one endpoint for the whole connection.
     async fn forward(&self, stream: Stream, seen: &Seen, way: (Arc<Target>, Arc<Route>), drain: Drain) {
-        match way.1.leg().open(Some(Protocol::Opaque)).await {
-            Ok((upstream, load)) => self.copy(stream, upstream, load, seen, way, drain),
+        match self.open(way.1.leg(), Some(Protocol::Opaque)).await {
+            Ok(opened) => self.copy(stream, opened, seen, way, drain),
             Err(failed) => self.reset(stream, &failed),
         }
     }
@@ -211,8 +241,7 @@ impl Outbound {
     fn copy(
         &self,
         stream: Stream,
-        upstream: Stream,
-        load: Load,
+        (upstream, load, leg): (Stream, Load, Arc<Leg>),
         seen: &Seen,
         (target, route): (Arc<Target>, Arc<Route>),
         drain: Drain,
@@ -220,8 +249,12 @@ impl Outbound {
         if let Seen::Tls(sni) = seen {
             self.metrics.foreign_sni(DIRECTION, sni.as_deref());
         }
-        let connection = route.leg().tcp(load.endpoint().tls(), seen).open();
-        web::bytes::spawn_copy(stream, upstream, &self.settings.copy, connection, (load, target, route, drain));
+        let connection = leg.tcp(load.endpoint().tls(), seen).open();
+        let settings = copy_under(self.settings.copy, route.policy());
+        web::bytes::spawn_copy(stream, upstream, settings, connection, move |end| {
+            timed_out(&leg, end);
+            drop((load, target, route, drain));
+        });
     }
 
     /// No endpoint for opaque bytes: the application sees a connection that breaks, as without a mesh.
@@ -255,15 +288,25 @@ fn told(metrics: &Metrics, reason: Reason) {
     tracing::info!(reason = reason.word(), "a request was refused by the mesh");
 }
 
+/// How bytes are copied under a policy.
+fn copy_under(mut settings: copy::Settings, policy: Option<&Arc<RequestPolicy>>) -> copy::Settings {
+    /// As good as none: a half-closed connection always has an end.
+    const NONE: Duration = Duration::from_secs(366 * 24 * 3600);
+    let Some(policy) = policy else { return settings };
+    settings.idle = policy.timeouts.tcp_idle.flatten();
+    settings.half_closed = policy.timeouts.half_close.map_or(settings.half_closed, |limit| limit.unwrap_or(NONE));
+    settings
+}
+
+/// Counts a connection that took too long.
+fn timed_out(leg: &leg::Leg, end: copy::End) {
+    if let Some(kind) = end.timeout() {
+        leg.now().timed_out(kind);
+        tracing::info!(reason = end.reason(), target = %leg.now().name(), "connection ended");
+    }
+}
+
 /// The reason word for an upstream that could not be used.
 fn reason_of(failed: &crate::balance::Failed) -> Reason {
-    match &failed.failure {
-        None => Reason::NoEndpoints,
-        Some(Failure::Connect(_) | Failure::App(_)) => Reason::ConnectFailed,
-        Some(Failure::Peer(_)) => Reason::PeerIdentity,
-        Some(Failure::Silent(_)) => Reason::ResponseTimeout,
-        Some(Failure::Busy(_)) => Reason::Overload,
-        Some(Failure::Unprocessed | Failure::Closed(_) | Failure::Lost(_)) => Reason::UpstreamReset,
-        Some(Failure::Reset(_) | Failure::Protocol(_)) => Reason::UpstreamReset,
-    }
+    failed.failure.as_ref().map_or(Reason::NoEndpoints, Failure::reason)
 }

@@ -1,5 +1,6 @@
 //! An original destination: what discovery says of it, and the backend that stands for it now.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,10 +10,12 @@ use serde::Serialize;
 
 use super::leg::Leg;
 use super::routed::Routed;
-use crate::balance::{EndpointState, Reach};
+use crate::balance::{self, Reach};
 use crate::control::{Discovery, Subscription};
 use crate::metrics::Metrics;
+use crate::model::policy::RequestPolicy;
 use crate::model::{self, BackendId, Protocol};
+use crate::resilience::budget;
 use crate::sniff::Seen;
 
 /// A destination that the application dials.
@@ -30,6 +33,8 @@ pub struct Route {
     pub(super) protocol: Protocol,
     /// Opaque connections go here, and requests when no route is attached.
     leg: Arc<Leg>,
+    /// Of requests that take no route, and of connections.
+    policy: Option<Arc<RequestPolicy>>,
     /// Boxed, since few destinations have routes.
     routed: Option<Box<Routed>>,
 }
@@ -41,7 +46,10 @@ pub struct TargetState {
     name: Option<Arc<str>>,
     protocol: Option<Protocol>,
     server_first: bool,
-    endpoints: Vec<EndpointState>,
+    #[serde(flatten)]
+    backend: Option<balance::State>,
+    /// Retries of each backend.
+    budgets: BTreeMap<Arc<str>, budget::State>,
 }
 
 impl TargetState {
@@ -107,7 +115,8 @@ impl Target {
             name: route.as_ref().map(|route| Arc::clone(route.leg.now().name())),
             protocol: route.as_ref().map(|route| route.protocol),
             server_first: self.is_server_first(),
-            endpoints: route.map(|route| route.leg.now().state(now)).unwrap_or_default(),
+            budgets: route.as_ref().map(|route| route.budgets(now)).unwrap_or_default(),
+            backend: route.map(|route| route.leg.now().state(now)),
         }
     }
 }
@@ -137,19 +146,30 @@ impl Route {
             let known = before.and_then(|before| before.leg_of(id)).cloned();
             known.unwrap_or_else(|| Leg::of_service(id, dialed.is_ipv4(), discovery, reach, metrics))
         };
-        let (leg, routed) = match target {
-            model::Target::Unknown => (to(as_it_is(dialed)), None),
-            model::Target::Workload { endpoint, .. } => (to(endpoint.clone()), None),
-            model::Target::Service { backend, routes, .. } => {
-                (service(backend), routes.as_ref().map(|routes| Box::new(Routed::new(routes, service))))
+        let (leg, routed, policy) = match target {
+            model::Target::Unknown => (to(as_it_is(dialed)), None, None),
+            model::Target::Workload { endpoint, .. } => (to(endpoint.clone()), None, None),
+            model::Target::Service { backend, routes, policy, .. } => {
+                let routed = routes.as_ref().map(|routes| Box::new(Routed::new(routes, service)));
+                (service(backend), routed, policy.clone())
             }
         };
-        Arc::new(Self { protocol: target.protocol(), of: says, leg, routed })
+        Arc::new(Self { protocol: target.protocol(), of: says, leg, policy, routed })
     }
 
     /// Where opaque connections go, and requests when no route is attached.
     pub(super) fn leg(&self) -> &Arc<Leg> {
         &self.leg
+    }
+
+    /// Of requests that take no route, and of connections; `None`: the proxy's defaults.
+    pub(super) fn policy(&self) -> Option<&Arc<RequestPolicy>> {
+        self.policy.as_ref()
+    }
+
+    fn budgets(&self, now: Instant) -> BTreeMap<Arc<str>, budget::State> {
+        let legs = self.routed.iter().flat_map(|routed| routed.legs()).chain([&self.leg]);
+        legs.map(|leg| (Arc::clone(leg.now().name()), leg.now().budget_state(now))).collect()
     }
 
     /// The routes, if any are attached.

@@ -26,7 +26,7 @@ fn endpoint() -> wire::Endpoint {
 }
 
 fn endpoints(endpoints: Vec<wire::Endpoint>) -> Option<Snapshot> {
-    Some(Snapshot::Endpoints(wire::Endpoints { endpoints }))
+    Some(Snapshot::Endpoints(wire::Endpoints { endpoints, policy: None }))
 }
 
 /// One endpoint that is wrong beside one that is not.
@@ -91,10 +91,13 @@ fn bad_targets() -> Vec<Case> {
         let (namespace, service) = (namespace.to_owned(), "web".to_owned());
         Some(wire::BackendRef { namespace, service, port })
     };
-    let service = |backend, protocol| target(Some(Kind::Service(wire::Service { backend, protocol, routes: None })));
+    let service = |backend, protocol| {
+        target(Some(Kind::Service(wire::Service { backend, protocol, routes: None, policy: None })))
+    };
     let policy = |ports: &[(u32, i32)]| {
-        let ports = ports.iter().map(|(port, protocol)| wire::InboundPort { port: *port, protocol: *protocol });
-        Some(Snapshot::Inbound(wire::InboundPolicy { ports: ports.collect() }))
+        let ports =
+            ports.iter().map(|(port, protocol)| wire::InboundPort { port: *port, protocol: *protocol, rates: None });
+        Some(Snapshot::Inbound(wire::InboundPolicy { ports: ports.collect(), ..Default::default() }))
     };
     vec![
         ("a target of no kind", About::Outbound, target(None)),

@@ -143,12 +143,17 @@ impl Sane {
             wire::resource::Kind::Outbound(_) => {
                 let (namespace, service) = ("default".to_owned(), "web".to_owned());
                 let backend = Some(wire::BackendRef { namespace, service, port: 80 });
-                let kind = wire::outbound_target::Kind::Service(wire::Service { backend, protocol: 0, routes: None });
+                let kind = wire::outbound_target::Kind::Service(wire::Service {
+                    backend,
+                    protocol: 0,
+                    routes: None,
+                    policy: None,
+                });
                 (About::Outbound, Snapshot::Outbound(wire::OutboundTarget { kind: Some(kind) }))
             }
             wire::resource::Kind::Endpoints(_) => {
                 let endpoints = vec![self.endpoint.clone()];
-                (About::Endpoints, Snapshot::Endpoints(wire::Endpoints { endpoints }))
+                (About::Endpoints, Snapshot::Endpoints(wire::Endpoints { endpoints, policy: None }))
             }
             wire::resource::Kind::Inbound(_) => (About::Inbound, Snapshot::Inbound(wire::InboundPolicy::default())),
         }

@@ -67,10 +67,8 @@ fn dies_and_returns(mesh: &mut Mesh, addr: SocketAddr, names: [&str; 3], death: 
         }
     }
     let errors = |mesh: &Mesh| mesh.get("client").metric("mesh_errors_total", &[("reason", "connect_failed")]);
-    if death == Death::Network {
-        // A connection that is open dies by silence first: see `blackhole`.
-        until(2 * SOON, || ask(mesh, addr).0 == 503);
-    }
+    // Who meets a connection that breaks just now is told that; one that dies by silence takes its time: see `blackhole`.
+    until(if death == Death::Network { 2 * SOON } else { ERROR }, || ask(mesh, addr).0 == 503);
     let before = errors(mesh);
     let asked: Vec<_> = (0..count(5, 50)).map(|_| ask(mesh, addr)).collect();
     for (status, word, took) in &asked {

@@ -29,10 +29,13 @@ fn series(mesh: &Mesh, workload: &str) -> usize {
     page.lines().filter(|line| !line.is_empty() && !line.starts_with('#')).count()
 }
 
+/// Requests of one connection.
+const AT_ONCE: u32 = 2000;
+
 /// Requests of which no two have a host, a path or an id in common.
-async fn distinct(addr: SocketAddr, requests: u32) {
+async fn distinct(addr: SocketAddr, requests: std::ops::Range<u32>) {
     let mut connection = Connection::open(addr, Version::H1).await.expect("a connection");
-    for n in 0..requests {
+    for n in requests {
         let request = Request::builder().uri(format!("/path-{n}?id={n}"));
         let request = request.header("host", format!("host-{n}.example")).header("x-request-id", n.to_string());
         let answer = connection.fetch(request.body(body::empty()).expect("a request")).await;
@@ -41,14 +44,9 @@ async fn distinct(addr: SocketAddr, requests: u32) {
 }
 
 /// Plain requests to ports where nobody listens: each is a destination of its own.
-fn destinations(host: &Host, target: Ipv4Addr, count: u16) {
-    for n in 0..count {
-        let answer = raw::send(
-            host,
-            (target, 20_000 + n).into(),
-            b"GET / HTTP/1.1\r\nhost: nobody\r\nconnection: close\r\n\r\n",
-        );
-        assert_eq!(answer.ok().and_then(|answer| raw::status(&answer)), Some(503), "port {}", 20_000 + n);
+fn destinations(mesh: &Mesh, target: Ipv4Addr, count: u16) {
+    for port in 20_000..20_000 + count {
+        assert!(nobody(mesh, (target, port).into()), "port {port}");
     }
 }
 
@@ -77,10 +75,11 @@ fn lead(mesh: &Mesh) {
     ip(&mesh.get("client").host, &format!("route add 10.88.0.0/16 via {}", outsider.v4));
 }
 
-fn dials(mesh: &Mesh, service: SocketAddr) -> u16 {
-    let answer =
-        raw::send(&mesh.get("client").host, service, b"GET / HTTP/1.1\r\nhost: churn\r\nconnection: close\r\n\r\n");
-    answer.ok().and_then(|answer| raw::status(&answer)).unwrap_or_default()
+/// Whether the answer is that nobody is there. A client that a busy machine keeps from speaking at once is reset: asked again.
+fn nobody(mesh: &Mesh, addr: SocketAddr) -> bool {
+    let ask =
+        || raw::send(&mesh.get("client").host, addr, b"GET / HTTP/1.1\r\nhost: churn\r\nconnection: close\r\n\r\n");
+    (0..5).find_map(|_| raw::status(&ask().ok()?)) == Some(503)
 }
 
 #[test]
@@ -95,8 +94,11 @@ fn r36_series_are_bounded_whatever_is_named_and_end_when_nobody_uses_them() {
     let (before, idle, vitals) = (series(&mesh, "client"), process.anonymous(), Vitals::of(proxy));
 
     let requests = count(2_000, 100_000);
-    within(&mesh.get("client").host, distinct(service, requests));
-    within(&mesh.get("outsider").host, distinct(mesh.get("web").at(8000)[0], requests));
+    for begin in (0..requests).step_by(AT_ONCE as usize) {
+        let some = begin..begin + AT_ONCE;
+        within(&mesh.get("client").host, distinct(service, some.clone()));
+        within(&mesh.get("outsider").host, distinct(mesh.get("web").at(8000)[0], some));
+    }
     for workload in ["client", "web"] {
         let page = mesh.get(workload).admin("GET", "/metrics").expect("a page").1;
         assert!(!page.contains("host-") && !page.contains("path-"), "a peer's name is a label of {workload}");
@@ -104,11 +106,11 @@ fn r36_series_are_bounded_whatever_is_named_and_end_when_nobody_uses_them() {
     let (changes, mut tried) = (count(200, 10_000), 0);
     while tried < changes {
         churn(&mesh, 10);
-        assert_eq!(dials(&mesh, churned.v4), 503, "nobody is there");
+        assert!(nobody(&mesh, churned.v4), "somebody is there");
         tried += 10;
     }
     // One target of HTTP has 40 series: this is more than there is room for.
-    destinations(&mesh.get("client").host, mesh.get("outsider").host.v4, count(300, 10_000));
+    destinations(&mesh, mesh.get("outsider").host.v4, count(300, 10_000));
     let peak = series(&mesh, "client");
     assert!(peak > before && peak <= MOST, "{peak} series, {before} before");
     let (overflow, page) = ("target=\"overflow\"", mesh.get("client").admin("GET", "/metrics").expect("a page").1);

@@ -19,6 +19,8 @@ use mesh_tests::raw::{self, Conversation, Server};
 
 const APP: u16 = 8000;
 const NOBODY: u16 = 8009;
+/// Of the service `limited`, which may be asked once a minute.
+const LIMITED: u16 = 8001;
 /// Destinations that a sidecar with `MESH_MAX_TARGETS=1` knows at most: it keeps some room beyond.
 const DESTINATIONS: f64 = 1001.0;
 
@@ -26,6 +28,20 @@ const DESTINATIONS: f64 = 1001.0;
 const ROUTE: &str = "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {name: routed}\nspec:\n  \
     parentRefs: [{group: \"\", kind: Service, name: routed}]\n  \
     rules: [{matches: [{path: {value: /lost}}], backendRefs: [{name: nobody, port: 80}]}]\n";
+
+/// Of the service `faulty`: all of its requests fail; of `limited`: one a minute; of `hasty` and `lively`: little time.
+const POLICIES: &str = "apiVersion: mesh.internal/v1alpha1\nkind: TrafficPolicy\nmetadata: {name: faulty}\nspec:\n  \
+    targetRefs: [{kind: Service, name: faulty}]\n  faults: [{abort: {percent: 100, httpStatus: 503}}]\n---\n\
+    apiVersion: mesh.internal/v1alpha1\nkind: TrafficPolicy\nmetadata: {name: limited}\nspec:\n  \
+    targetRefs: [{kind: Service, name: limited}]\n  rateLimits: {total: {requests: 1, per: 1m, burst: 1}}\n---\n\
+    apiVersion: mesh.internal/v1alpha1\nkind: TrafficPolicy\nmetadata: {name: hasty}\nspec:\n  \
+    targetRefs: [{kind: Service, name: hasty}]\n  timeouts: {request: 300ms}\n---\n\
+    apiVersion: mesh.internal/v1alpha1\nkind: TrafficPolicy\nmetadata: {name: lively}\nspec:\n  \
+    targetRefs: [{kind: Service, name: lively}]\n  timeouts: {streamIdle: 300ms}\n";
+/// Of the service `fragile`: one failure is enough, and nobody is left.
+const FRAGILE: &str = "apiVersion: mesh.internal/v1alpha1\nkind: TrafficPolicy\nmetadata: {name: fragile}\nspec:\n  \
+    targetRefs: [{kind: Service, name: fragile}]\n  \
+    circuitBreaker: {consecutiveFailures: 1, ejection: {min: 60s, max: 60s, maxEndpointsPercent: 100}}\n";
 
 /// Who asks, whose sidecar answers and on which side, and what is expected.
 struct Case {
@@ -47,10 +63,14 @@ struct World {
     empty: Service,
     impostor: Service,
     routed: Service,
+    faulty: Service,
+    fragile: Service,
+    hasty: Service,
+    lively: Service,
 }
 
 impl World {
-    fn start() -> (Self, [Server; 2]) {
+    fn start() -> (Self, [Server; 3]) {
         let mut mesh = Mesh::new();
         mesh.workload("outsider").plain().add();
         let client = mesh.workload("client").service_account("client");
@@ -63,7 +83,13 @@ impl World {
             [("web", APP), ("closed", NOBODY)].map(|(name, target)| mesh.service(name, 80, target).over("web").add());
         let empty = mesh.service("empty", 80, APP).add();
         let routed = mesh.service("routed", 80, APP).over("web").add();
+        let faulty = mesh.service("faulty", 80, APP).over("web").add();
+        let [hasty, lively] = ["hasty", "lively"].map(|name| mesh.service(name, 80, APP).over("web").add());
+        mesh.service("limited", 80, LIMITED).over("web").add();
+        mesh.manifests.write("policies", POLICIES);
         mesh.manifests.write("route", ROUTE);
+        let fragile = mesh.service("fragile", 80, APP).over("web").add();
+        mesh.manifests.write("fragile", FRAGILE);
         let at_impostor = mesh.service("impostor", 80, APP).add();
         // The manifest says who it is not.
         mesh.start();
@@ -72,8 +98,9 @@ impl World {
         // One dial makes the sidecar follow it; how that is answered does not matter.
         let _ = raw::send(&mesh.get("client").host, at_impostor.v4, &request("GET", "/"));
         until(SOON, || mesh.get("client").state().to_string().contains("somebody"));
-        let servers = [&web, &impostor].map(|host| Server::start(host, APP, serve));
-        (Self { mesh, web: web_service, closed, empty, impostor: at_impostor, routed }, servers)
+        let servers = [(&web, APP), (&impostor, APP), (&web, LIMITED)];
+        let servers = servers.map(|(host, port)| Server::start(host, port, serve));
+        (Self { mesh, web: web_service, closed, empty, impostor: at_impostor, routed, faulty, fragile, hasty, lively }, servers)
     }
 
     fn send(&self, from: &str, addr: SocketAddr, bytes: &[u8]) -> io::Result<Vec<u8>> {
@@ -96,7 +123,9 @@ impl World {
             return Err(format!("{} was expected: {text}", case.status));
         }
         let said = text.lines().find_map(|line| line.strip_prefix("mesh-error: ")).unwrap_or_default();
-        if said.split(';').next() != Some(word) || !text.contains(&format!("mesh: {word}; ")) {
+        if said.split(';').next() != Some(word)
+            || !(text.contains(&format!("mesh: {word}; ")) || text.contains(&format!("grpc-message: {word}; ")))
+        {
             return Err(format!("header and body should say so: {text}"));
         }
         let counted = count() - before;
@@ -118,6 +147,13 @@ impl World {
     }
 }
 
+/// A call of gRPC whose caller waits for so long; in the form of HTTP/1, so that the test can read the answer.
+fn call(timeout: &str) -> Vec<u8> {
+    let fields =
+        format!("content-type: application/grpc\r\ngrpc-timeout: {timeout}\r\ncontent-length: 0\r\nconnection: close");
+    format!("POST /silent HTTP/1.1\r\nhost: web\r\n{fields}\r\n\r\n").into_bytes()
+}
+
 fn request(method: &str, path: &str) -> Vec<u8> {
     format!("{method} {path} HTTP/1.1\r\nhost: web\r\ncontent-length: 0\r\nconnection: close\r\n\r\n").into_bytes()
 }
@@ -127,6 +163,9 @@ fn serve(mut conversation: Conversation) -> io::Result<()> {
     let head = conversation.head()?;
     match head.split(' ').nth(1) {
         Some("/broken") => Ok(()),
+        Some("/failing") => {
+            conversation.say(b"HTTP/1.1 500 Internal Server Error\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
+        }
         // Until the sidecar has enough of it.
         Some("/silent") => conversation.read().map(drop),
         _ => conversation.say(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\nok"),
@@ -136,8 +175,13 @@ fn serve(mut conversation: Conversation) -> io::Result<()> {
 type Provoke = fn(&World) -> io::Result<Vec<u8>>;
 
 /// Each reason on a side where it can arise.
-const PRODUCED: [(Case, Provoke); 15] = [
+const PRODUCED: [(Case, Provoke); 22] = [
     (by(Reason::NoEndpoints, 503, "client", "outbound"), |world| world.get("client", world.empty)),
+    (by(Reason::AllEjected, 503, "client", "outbound"), |world| {
+        let failed = world.send("client", world.fragile.v4, &request("GET", "/failing"))?;
+        assert_eq!(raw::status(&failed), Some(500));
+        world.get("client", world.fragile)
+    }),
     (by(Reason::ConnectFailed, 503, "client", "outbound"), |world| world.get("client", world.closed)),
     (by(Reason::ConnectFailed, 503, "web", "inbound"), |world| {
         world.send("outsider", world.mesh.get("web").at(NOBODY)[0], &request("GET", "/"))
@@ -148,6 +192,16 @@ const PRODUCED: [(Case, Provoke); 15] = [
     }),
     (by(Reason::ResponseTimeout, 504, "client", "outbound"), |world| {
         world.send("client", world.web.v4, &request("POST", "/silent"))
+    }),
+    (by(Reason::RequestTimeout, 504, "client", "outbound"), |world| {
+        world.send("client", world.hasty.v4, &request("POST", "/silent"))
+    }),
+    (by(Reason::StreamIdle, 504, "client", "outbound"), |world| {
+        world.send("client", world.lively.v4, &request("POST", "/silent"))
+    }),
+    (by(Reason::Deadline, 200, "client", "outbound"), |world| world.send("client", world.web.v4, &call("300m"))),
+    (by(Reason::Deadline, 200, "web", "inbound"), |world| {
+        world.send("outsider", world.mesh.get("web").at(APP)[0], &call("300m"))
     }),
     (by(Reason::Overload, 503, "crowded", "outbound"), |world| {
         let _held = fill(world)?;
@@ -167,6 +221,11 @@ const PRODUCED: [(Case, Provoke); 15] = [
     (by(Reason::NoRoute, 404, "client", "outbound"), |world| world.get("client", world.routed)),
     (by(Reason::BackendInvalid, 500, "client", "outbound"), |world| {
         world.send("client", world.routed.v4, &request("GET", "/lost"))
+    }),
+    (by(Reason::Fault, 503, "client", "outbound"), |world| world.get("client", world.faulty)),
+    (by(Reason::RateLimited, 429, "web", "inbound"), |world| {
+        world.send("outsider", world.mesh.get("web").at(LIMITED)[0], &request("GET", "/"))?;
+        world.send("outsider", world.mesh.get("web").at(LIMITED)[0], &request("GET", "/"))
     }),
     (by(Reason::NotLocal, 403, "web", "inbound"), |world| {
         let (web, outsider) = (&world.mesh.get("web").host, &world.mesh.get("outsider").host);

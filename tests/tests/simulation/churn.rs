@@ -4,7 +4,7 @@
 
 use std::time::{Duration, Instant};
 
-use mesh_proxy::balance::{Load, Tried};
+use mesh_proxy::balance::{Load, Tried, Wish};
 use tokio::time::sleep;
 
 use crate::link::{Link, Weather};
@@ -26,7 +26,7 @@ pub(crate) async fn story(seed: u64) -> Duration {
         registry.toggle(random.u8(2..=40));
         sleep(Duration::from_millis(random.u64(0..2 * 1000 / CHANGES_A_SECOND))).await;
         if random.bool() {
-            held.push(proxy.backend.pick(&Tried::default()).expect("one always stays"));
+            held.push(proxy.backend.pick(&Tried::default(), &Wish::default()).expect("one always stays"));
         } else if !held.is_empty() {
             drop(held.swap_remove(random.usize(..held.len())));
         }

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use mesh_proxy::balance::Tried;
+use mesh_proxy::balance::{Tried, Wish};
 use tokio::time::sleep;
 
 use crate::link::{Link, Weather};
@@ -47,7 +47,7 @@ fn holds(registry: &Registry, proxy: &crate::registry::Proxy) {
     let believed = proxy.believes().expect("what was known stays known");
     assert!(registry.history.contains(&believed), "{believed:?} was never true");
     assert_eq!(proxy.balances(), believed);
-    let load = proxy.backend.pick(&Tried::default()).expect("an endpoint");
+    let load = proxy.backend.pick(&Tried::default(), &Wish::default()).expect("an endpoint");
     assert!(believed.contains(&last_byte(load.endpoint().model.addr)));
     assert_eq!(proxy.discovery.status().rejected, 0);
 }

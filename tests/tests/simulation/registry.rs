@@ -26,14 +26,14 @@ use tokio::task::AbortHandle;
 use crate::link::{Link, addr};
 
 /// What all stories share, for it has no state that a story could see.
-struct Stage {
+pub(crate) struct Stage {
     id: spiffe::Id,
-    reach: Arc<Reach>,
+    pub(crate) reach: Arc<Reach>,
     metrics: metrics::Metrics,
     destination: Metrics,
 }
 
-static STAGE: LazyLock<Stage> = LazyLock::new(|| {
+pub(crate) static STAGE: LazyLock<Stage> = LazyLock::new(|| {
     let id = spiffe::Id::new("cluster.local", "shop", "client").expect("an identity");
     let (reach, metrics) = pair::reach(&id).expect("settings");
     Stage { id, reach, metrics, destination: Metrics::default() }
@@ -165,7 +165,7 @@ impl Proxy {
     /// What it believes; `None` before it was told anything.
     pub(crate) fn believes(&self) -> Option<Endpoints> {
         let set = self.endpoints.current()?;
-        Some(set.0.iter().map(|endpoint| last_byte(endpoint.addr)).collect())
+        Some(set.list.iter().map(|endpoint| last_byte(endpoint.addr)).collect())
     }
 
     /// The endpoints that its balancer would use, of its own account.

@@ -4,7 +4,7 @@ use std::num::NonZeroU16;
 
 use http::{HeaderName, HeaderValue};
 
-use super::{Kind, UNKNOWN, optional_port};
+use super::{Kind, UNKNOWN, optional_port, steering};
 use crate::manifest::fields::{Fields, shortened};
 use crate::model::is_subdomain;
 use crate::model::route::{Filters, HeaderEdit, PathEdit, Redirect, Rewrite};
@@ -14,27 +14,31 @@ const MAX_EDITS: usize = 16;
 const STATUSES: [i64; 5] = [301, 302, 303, 307, 308];
 
 /// The filters of a rule or of a backend.
-pub(super) fn read(fields: &mut Fields<'_, '_>, kind: Kind) -> Filters {
+pub(super) fn read(fields: &mut Fields<'_, '_>, kind: Kind, namespace: &str) -> Filters {
     let mut filters = Filters::default();
     let mut seen: Vec<String> = Vec::new();
     fields.each("filters", |fields| {
         let Some(name) = fields.text("type") else {
             return fields.missing("type");
         };
-        if seen.iter().any(|other| other == name) {
+        // Each may be there once, but requests may be sent to several places.
+        if name != "RequestMirror" && seen.iter().any(|other| other == name) {
             return fields.error_at("type", format!("{} is there twice", shortened(name)));
         }
         seen.push(name.to_owned());
-        one(fields, kind, name, &mut filters);
+        one(fields, kind, name, namespace, &mut filters);
         fields.finish(UNKNOWN);
     });
+    if filters.mirrors.len() > MAX_EDITS {
+        fields.error_at("filters", format!("more than {MAX_EDITS} of RequestMirror"));
+    }
     if filters.redirect.is_some() && filters.rewrite.is_some() {
         fields.error_at("filters", "RequestRedirect and URLRewrite cannot both be there".to_owned());
     }
     filters
 }
 
-fn one(fields: &mut Fields<'_, '_>, kind: Kind, name: &str, filters: &mut Filters) {
+fn one(fields: &mut Fields<'_, '_>, kind: Kind, name: &str, namespace: &str, filters: &mut Filters) {
     let missing = "has to be there, as the type says";
     match (name, kind) {
         ("RequestHeaderModifier", _) => match fields.within("requestHeaderModifier") {
@@ -52,6 +56,14 @@ fn one(fields: &mut Fields<'_, '_>, kind: Kind, name: &str, filters: &mut Filter
         ("URLRewrite", Kind::Http) => match fields.within("urlRewrite") {
             Some(mut within) => filters.rewrite = Some(rewrite(&mut within)),
             None => fields.error_at("urlRewrite", missing.to_owned()),
+        },
+        ("RequestMirror", _) => match fields.within("requestMirror") {
+            Some(mut within) => filters.mirrors.extend(steering::mirror(&mut within, namespace)),
+            None => fields.error_at("requestMirror", missing.to_owned()),
+        },
+        ("CORS", Kind::Http) => match fields.within("cors") {
+            Some(mut within) => filters.cors = Some(steering::cors(&mut within)),
+            None => fields.error_at("cors", missing.to_owned()),
         },
         (other, _) => fields.error_at("type", format!("the mesh has no filter {} here", shortened(other))),
     }

@@ -3,6 +3,7 @@
 use mesh_kit::pattern::Pattern;
 
 use crate::manifest::fields::{Fields, shortened};
+use crate::manifest::meta::is_field;
 use crate::manifest::tree::{Node, Value};
 use crate::model::route::{Match, PathMatch, TextMatch};
 
@@ -10,6 +11,8 @@ use super::{Kind, UNKNOWN};
 
 /// Of one match, each.
 const MAX_PATTERNS: usize = 16;
+/// Longest text of any kind.
+const MAX_TEXT: usize = 4096;
 /// Longest expression.
 const MAX_REGEX: usize = 1024;
 const METHODS: [&str; 9] = ["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"];
@@ -40,7 +43,7 @@ pub(super) fn read(fields: &mut Fields<'_, '_>, kind: Kind) -> Option<Match> {
             }
         }
     }
-    read.headers = pairs(fields, "headers", str::to_ascii_lowercase)?;
+    read.headers = headers(fields)?;
     fields.finish(UNKNOWN);
     Some(read)
 }
@@ -69,6 +72,10 @@ fn path_of(fields: &mut Fields<'_, '_>) -> Option<PathMatch> {
     let fits = value.starts_with('/') && !value.contains("//") && !value.contains("/./") && !value.contains("/../");
     if !fits || !value.bytes().all(|byte| byte.is_ascii_graphic()) || value.contains(['?', '#']) {
         fields.error_at("value", "a path begins with / and has no //, /./, /../, ?, # or blank".to_owned());
+        return None;
+    }
+    if value.len() > MAX_TEXT {
+        fields.error_at("value", format!("{} bytes are more than {MAX_TEXT}", value.len()));
         return None;
     }
     Some(path)
@@ -100,10 +107,25 @@ fn call(fields: &mut Fields<'_, '_>) -> Option<PathMatch> {
     }
     let mut part = |text: Option<&str>| match text {
         None => Some(None),
+        Some(text) if text.len() > MAX_TEXT => {
+            fields.error_at_self(format!("{} bytes are more than {MAX_TEXT}", text.len()));
+            None
+        }
         Some(text) if is_regex => regex(fields, text).map(|text| Some(TextMatch::Regex(text))),
         Some(text) => Some(Some(TextMatch::Exact(text.to_owned()))),
     };
     Some(PathMatch::Grpc { service: part(service)?, method: part(method)? })
+}
+
+/// Header fields and what their values have to be, of names that a proxy can look for.
+pub(in crate::manifest) fn headers(fields: &mut Fields<'_, '_>) -> Option<Vec<(String, TextMatch)>> {
+    let pairs = pairs(fields, "headers", str::to_ascii_lowercase)?;
+    if let Some((name, _)) = pairs.iter().find(|(name, _)| !is_field(name)) {
+        let message = format!("\"{}\" is no header field that can be looked at", shortened(name));
+        fields.error_at("headers", message);
+        return None;
+    }
+    Some(pairs)
 }
 
 /// Names and what their values have to be. Of two of the same name the first counts, as the API has it.
@@ -150,6 +172,10 @@ fn needed<'a>(fields: &mut Fields<'a, '_>, name: &'static str) -> Option<&'a str
     match fields.take(name) {
         Some(Node { value: Value::Text(text), .. }) if text.is_empty() => {
             fields.error_at(name, "empty".to_owned());
+            None
+        }
+        Some(Node { value: Value::Text(text), .. }) if text.len() > MAX_TEXT => {
+            fields.error_at(name, format!("{} bytes are more than {MAX_TEXT}", text.len()));
             None
         }
         Some(node) => fields.as_text(node, name),

@@ -2,7 +2,7 @@
 
 use mesh_proto::discovery as wire;
 
-use crate::index::{Backend, RankedMatch, Routed, RoutedRule, Routes};
+use crate::index::{Backend, RankedMatch, Routed, RoutedMirror, RoutedRule, Routes};
 use crate::model::route::{Filters, HeaderEdit, PathEdit, PathMatch, Redirect, Rewrite, TextMatch};
 
 /// Most matches that a proxy takes of a destination.
@@ -40,7 +40,7 @@ impl From<&RankedMatch> for wire::RouteMatch {
     }
 }
 
-fn named((name, value): &(String, TextMatch)) -> wire::NamedMatch {
+pub(super) fn named((name, value): &(String, TextMatch)) -> wire::NamedMatch {
     wire::NamedMatch { name: name.clone(), value: Some(value.into()) }
 }
 
@@ -57,15 +57,12 @@ impl From<&TextMatch> for wire::TextMatch {
 
 impl From<&RoutedRule> for wire::RouteRule {
     fn from(rule: &RoutedRule) -> Self {
-        let millis = |time: Option<std::time::Duration>| {
-            time.map_or(0, |time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX).max(1))
-        };
         Self {
             name: rule.name.clone(),
-            filters: filters(&rule.filters),
+            filters: filters(&rule.filters, &rule.mirrors),
             backends: rule.backends.iter().map(Into::into).collect(),
-            request_timeout_ms: millis(rule.timeouts.request),
-            backend_timeout_ms: millis(rule.timeouts.backend),
+            policy: rule.policy.as_deref().map(Into::into),
+            session: rule.session.as_ref().map(Into::into),
         }
     }
 }
@@ -76,7 +73,7 @@ impl From<&Routed> for wire::RouteBackend {
             Ok(backend) => (Some(backend.into()), String::new()),
             Err(why) => (None, why.clone()),
         };
-        Self { backend, weight: routed.weight, filters: filters(&routed.filters), invalid }
+        Self { backend, weight: routed.weight, filters: filters(&routed.filters, &routed.mirrors), invalid }
     }
 }
 
@@ -88,7 +85,7 @@ impl From<&Backend> for wire::BackendRef {
 }
 
 /// None when nothing is done.
-fn filters(filters: &Filters) -> Option<wire::Filters> {
+fn filters(filters: &Filters, mirrors: &[RoutedMirror]) -> Option<wire::Filters> {
     if *filters == Filters::default() {
         return None;
     }
@@ -97,6 +94,8 @@ fn filters(filters: &Filters) -> Option<wire::Filters> {
         response_headers: edit(&filters.response_headers),
         redirect: filters.redirect.as_ref().map(Into::into),
         rewrite: filters.rewrite.as_ref().map(Into::into),
+        mirrors: mirrors.iter().map(Into::into).collect(),
+        cors: filters.cors.as_ref().map(Into::into),
     })
 }
 

@@ -1,5 +1,7 @@
 //! A real directory with real editors' habits: renames, symlink swaps, half-written files, deletions.
 
+mod rejected;
+
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::Write as _;
@@ -91,7 +93,7 @@ impl Fixture {
 
     fn addresses(&self) -> Vec<String> {
         let State::Endpoints(endpoints) = &self.watch.latest().state else { panic!() };
-        endpoints.iter().map(|endpoint| endpoint.address.ip().to_string()).collect()
+        endpoints.list.iter().map(|endpoint| endpoint.address.ip().to_string()).collect()
     }
 
     /// Waits for a mark, and takes it.

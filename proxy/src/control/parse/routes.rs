@@ -3,13 +3,11 @@
 //! Invariant: what leaves here can be used as it is: patterns are compiled, fields can be sent, places of rules exist, sums of
 //! weights fit. A routes table is taken as a whole or not at all.
 
-use std::time::Duration;
-
 use http::{HeaderName, HeaderValue, Method, StatusCode};
 use mesh_kit::pattern::Pattern;
 use mesh_proto::discovery as wire;
 
-use super::{Malformed, port};
+use super::{Malformed, policies, port};
 use crate::model::route::{
     Filters, HeaderEdit, Match, PathEdit, PathMatch, Redirect, Rewrite, Routes, Rule, RuleBackend, Scheme, TextMatch,
 };
@@ -37,12 +35,11 @@ fn rule(rule: wire::RouteRule) -> Result<Rule, Malformed> {
     let name = rule.name;
     let in_rule = |what: String| Malformed::Route { route: shortened(&name), what };
     let backends = bounded(rule.backends).and_then(|backends| backends.into_iter().map(backend).collect());
-    let millis = |millis: u64| (millis > 0).then(|| Duration::from_millis(millis));
     Ok(Rule {
         filters: filters(rule.filters).map_err(in_rule)?,
         backends: backends.map_err(in_rule)?,
-        request_timeout: millis(rule.request_timeout_ms),
-        backend_timeout: millis(rule.backend_timeout_ms),
+        policy: policies::requests(rule.policy)?,
+        session: rule.session.map(policies::session).transpose().map_err(in_rule)?.map(Box::new),
         name: text(name).map_err(|what| Malformed::Route { route: String::new(), what })?.into(),
     })
 }
@@ -84,11 +81,15 @@ fn fitting(rule: usize, on: wire::RouteMatch) -> Result<Match, String> {
         "" => None,
         word => Some(Method::from_bytes(word.as_bytes()).map_err(|_| format!("method {}", shortened(word)))?),
     };
-    let header = |named: wire::NamedMatch| Ok((name(&named.name)?, value_of(named.value)?));
-    let headers = bounded(on.headers)?.into_iter().map(header).collect::<Result<_, String>>()?;
+    let headers = bounded(on.headers)?.into_iter().map(header_match).collect::<Result<_, String>>()?;
     let query = |named: wire::NamedMatch| Ok((text(named.name)?, value_of(named.value)?));
     let query = bounded(on.query)?.into_iter().map(query).collect::<Result<_, String>>()?;
     Ok(Match { rule, path, method, headers, query })
+}
+
+/// A field that a request has to have.
+pub(super) fn header_match(named: wire::NamedMatch) -> Result<(HeaderName, TextMatch), String> {
+    Ok((name(&named.name)?, value_of(named.value)?))
 }
 
 fn value_of(value: Option<wire::TextMatch>) -> Result<TextMatch, String> {
@@ -110,6 +111,8 @@ fn filters(filters: Option<wire::Filters>) -> Result<Filters, String> {
         response_headers: edit(filters.response_headers)?,
         redirect: filters.redirect.map(redirect).transpose()?.map(Box::new),
         rewrite: filters.rewrite.map(rewrite).transpose()?.map(Box::new),
+        mirrors: bounded(filters.mirrors)?.into_iter().map(policies::mirror).collect::<Result<_, _>>()?,
+        cors: filters.cors.map(policies::cors).transpose()?.map(Box::new),
     })
 }
 
@@ -128,7 +131,7 @@ fn edit(edit: Option<wire::HeaderEdit>) -> Result<HeaderEdit, String> {
 }
 
 /// What the mesh says of itself is not a route's to change.
-fn name(field: &str) -> Result<HeaderName, String> {
+pub(super) fn name(field: &str) -> Result<HeaderName, String> {
     let parsed = HeaderName::try_from(field).ok().filter(|name| !name.as_str().starts_with("mesh-"));
     parsed.ok_or_else(|| format!("{} is no field of a route's", shortened(field)))
 }
@@ -182,14 +185,14 @@ fn pattern(regex: &str) -> Result<Pattern, String> {
     Pattern::new(regex).map_err(|error| format!("expression {}: {error}", shortened(regex)))
 }
 
-fn text(text: String) -> Result<Box<str>, String> {
+pub(super) fn text(text: String) -> Result<Box<str>, String> {
     if text.len() > MAX_TEXT { Err(format!("a text of {} bytes", text.len())) } else { Ok(text.into()) }
 }
 
-fn bounded<T>(list: Vec<T>) -> Result<Vec<T>, String> {
+pub(super) fn bounded<T>(list: Vec<T>) -> Result<Vec<T>, String> {
     if list.len() > MAX_LIST { Err(format!("a list of {}", list.len())) } else { Ok(list) }
 }
 
-fn shortened(text: &str) -> String {
+pub(super) fn shortened(text: &str) -> String {
     text.chars().filter(|c| !c.is_control()).take(64).collect()
 }

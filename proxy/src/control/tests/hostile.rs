@@ -19,7 +19,7 @@ fn to_service(change: impl FnOnce(&mut wire::Service, &mut wire::BackendRef)) ->
 fn one(change: impl FnOnce(&mut wire::Endpoint)) -> Option<Snapshot> {
     let mut endpoint = wire_endpoint(1);
     change(&mut endpoint);
-    Some(Snapshot::Endpoints(wire::Endpoints { endpoints: vec![wire_endpoint(2), endpoint] }))
+    Some(Snapshot::Endpoints(wire::Endpoints { endpoints: vec![wire_endpoint(2), endpoint], policy: None }))
 }
 
 fn at(ip: &[u8], port: u32) -> Option<Snapshot> {
@@ -60,7 +60,8 @@ fn bad_targets() -> Vec<Case> {
 
 fn bad_endpoints() -> Vec<Case> {
     let addr = endpoint(1).addr;
-    let many = |count| Some(Snapshot::Endpoints(wire::Endpoints { endpoints: vec![wire_endpoint(1); count] }));
+    let many =
+        |count| Some(Snapshot::Endpoints(wire::Endpoints { endpoints: vec![wire_endpoint(1); count], policy: None }));
     let mapped = [&[0; 10][..], &[255, 255, 10, 1, 0, 2]].concat();
     let mut cases = vec![
         (Malformed::Missing("address"), one(|endpoint| endpoint.address = None)),
@@ -122,7 +123,7 @@ fn good_snapshots_at_the_edges_are_taken() {
         }
     });
     let Ok(Parsed::Endpoints(set)) = Parsed::try_from(at_the_edges) else { panic!("refused") };
-    let plain = set.0.iter().find(|endpoint| !endpoint.is_meshed()).expect("one without a sidecar");
+    let plain = set.list.iter().find(|endpoint| !endpoint.is_meshed()).expect("one without a sidecar");
     assert_eq!((plain.addr.port(), &*plain.name), (65_535, ""));
     assert_eq!((plain.traits.weight, &*plain.traits.zone), (10_000, ""));
 
@@ -130,9 +131,9 @@ fn good_snapshots_at_the_edges_are_taken() {
         address: Some(wire::SocketAddress { ip: (0x0a00_0001 + n).to_be_bytes().to_vec().into(), port: 80 }),
         ..wire_endpoint(1)
     });
-    let most = Snapshot::Endpoints(wire::Endpoints { endpoints: numbered.collect() });
-    assert!(matches!(Parsed::try_from(Some(most)), Ok(Parsed::Endpoints(set)) if set.0.len() == MAX_ENDPOINTS));
-    assert!(matches!(Parsed::try_from(Some(endpoints(&[]))), Ok(Parsed::Endpoints(set)) if set.0.is_empty()));
+    let most = Snapshot::Endpoints(wire::Endpoints { endpoints: numbered.collect(), policy: None });
+    assert!(matches!(Parsed::try_from(Some(most)), Ok(Parsed::Endpoints(set)) if set.list.len() == MAX_ENDPOINTS));
+    assert!(matches!(Parsed::try_from(Some(endpoints(&[]))), Ok(Parsed::Endpoints(set)) if set.list.is_empty()));
 
     let unknown = outbound(Some(Kind::Unknown(wire::Unknown {})));
     assert_eq!(Parsed::try_from(unknown), Ok(Parsed::Outbound(Target::Unknown)));

@@ -88,12 +88,13 @@ fn wire_backend() -> wire::BackendRef {
 
 /// A Service with the given protocol, as wire and as model.
 fn service(protocol: wire::Protocol) -> Snapshot {
-    let service = wire::Service { backend: Some(wire_backend()), protocol: protocol.into(), routes: None };
+    let service =
+        wire::Service { backend: Some(wire_backend()), protocol: protocol.into(), routes: None, policy: None };
     Snapshot::Outbound(wire::OutboundTarget { kind: Some(wire::outbound_target::Kind::Service(service)) })
 }
 
 fn target(protocol: Protocol) -> Target {
-    Target::Service { backend: backend(), protocol, routes: None }
+    Target::Service { backend: backend(), protocol, routes: None, policy: None }
 }
 
 /// A good endpoint, meshed, at 10.1.0.`last`:8080.
@@ -105,11 +106,17 @@ fn wire_endpoint(last: u8) -> wire::Endpoint {
         tunnel_port: 4143,
         weight: 0,
         zone: "a".to_owned(),
+        hints: Vec::new(),
     }
 }
 
 fn endpoint(last: u8) -> Endpoint {
-    let traits = Traits { sidecar: Some(Sidecar { id: id("web"), port: 4143 }), weight: 1, zone: "a".into() };
+    let traits = Traits {
+        sidecar: Some(Sidecar { id: id("web"), port: 4143 }),
+        weight: 1,
+        zone: "a".into(),
+        hints: Box::default(),
+    };
     Endpoint {
         addr: SocketAddr::from(([10, 1, 0, last], 8080)),
         name: format!("shop/web-{last}").into(),
@@ -118,16 +125,16 @@ fn endpoint(last: u8) -> Endpoint {
 }
 
 fn endpoints(last: &[u8]) -> Snapshot {
-    Snapshot::Endpoints(wire::Endpoints { endpoints: last.iter().copied().map(wire_endpoint).collect() })
+    Snapshot::Endpoints(wire::Endpoints { endpoints: last.iter().copied().map(wire_endpoint).collect(), policy: None })
 }
 
 fn endpoint_set(last: &[u8]) -> EndpointSet {
-    EndpointSet(last.iter().copied().map(endpoint).collect())
+    last.iter().copied().map(endpoint).collect()
 }
 
 fn policy(ports: &[(u32, i32)]) -> Snapshot {
-    let port = |&(port, protocol)| wire::InboundPort { port, protocol };
-    Snapshot::Inbound(wire::InboundPolicy { ports: ports.iter().map(port).collect() })
+    let port = |&(port, protocol)| wire::InboundPort { port, protocol, rates: None };
+    Snapshot::Inbound(wire::InboundPolicy { ports: ports.iter().map(port).collect(), ..Default::default() })
 }
 
 /// Long enough for everything that happens in memory; the clock is paused, so it costs nothing.

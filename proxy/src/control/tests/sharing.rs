@@ -150,7 +150,7 @@ async fn a_follower_hears_of_every_value_while_it_exists() {
     let (id, _) = session.subscribed().await;
     let (told, mut sizes) = tokio::sync::mpsc::channel(16);
     let follower = Arc::new(told);
-    set.follow(&follower, |told, set: &EndpointSet| told.try_send(set.0.len()).expect("room"));
+    set.follow(&follower, |told, set: &EndpointSet| told.try_send(set.list.len()).expect("room"));
     for (version, last) in [(1, &[1][..]), (2, &[1, 2]), (3, &[1, 2, 3])] {
         session.send(id, version, endpoints(last)).await;
         session.ack().await;
@@ -189,7 +189,7 @@ async fn endpoints_of_different_backends_keep_what_they_have_in_common_once() {
         session.ack().await;
     }
     let sets: Vec<_> = ports.iter().map(|port| port.current().expect("a value")).collect();
-    let traits: Vec<_> = sets.iter().flat_map(|set| set.0.iter().map(|endpoint| &endpoint.traits)).collect();
+    let traits: Vec<_> = sets.iter().flat_map(|set| set.list.iter().map(|endpoint| &endpoint.traits)).collect();
     assert_eq!(traits.len(), 3);
     assert!(traits.iter().all(|other| Arc::ptr_eq(traits[0], other)), "{traits:?}");
 }
