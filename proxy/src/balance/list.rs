@@ -178,7 +178,7 @@ impl List {
     /// Whether there is one that can be expected to answer.
     pub(super) fn is_well(&self) -> bool {
         let heeds = self.has_ejected() && self.breaker().is_enabled;
-        (0..self.len()).any(|i| !self.is_failing(i) && !(heeds && self.is_ejected(i)))
+        !(0..self.len()).all(|i| self.is_failing(i) || (heeds && self.is_ejected(i)))
     }
 
     pub(super) fn weight(&self, i: usize) -> u16 {

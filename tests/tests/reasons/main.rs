@@ -100,7 +100,21 @@ impl World {
         until(SOON, || mesh.get("client").state().to_string().contains("somebody"));
         let servers = [(&web, APP), (&impostor, APP), (&web, LIMITED)];
         let servers = servers.map(|(host, port)| Server::start(host, port, serve));
-        (Self { mesh, web: web_service, closed, empty, impostor: at_impostor, routed, faulty, fragile, hasty, lively }, servers)
+        (
+            Self {
+                mesh,
+                web: web_service,
+                closed,
+                empty,
+                impostor: at_impostor,
+                routed,
+                faulty,
+                fragile,
+                hasty,
+                lively,
+            },
+            servers,
+        )
     }
 
     fn send(&self, from: &str, addr: SocketAddr, bytes: &[u8]) -> io::Result<Vec<u8>> {
