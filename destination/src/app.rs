@@ -31,6 +31,9 @@ use crate::model::Kind;
 use crate::service::{self, Admission, Client, Discovery};
 use crate::source::directory::{self, Directory};
 
+/// Of each kind, most that `/state` shows.
+const SHOWN: usize = 1_000;
+
 /// Serves until a signal, or the admin port, asks for the end.
 ///
 /// # Errors
@@ -102,12 +105,9 @@ fn admin(
     credentials: &Credentials,
 ) -> Admin {
     let (prometheus, index, credentials) = (prometheus.clone(), Arc::clone(index), credentials.clone());
-    let watched = {
-        let index = Arc::clone(&index);
-        move || index.lock().unwrap_or_else(PoisonError::into_inner).watched()
-    };
+    let indexed = Arc::clone(&index);
     let scrape = move || {
-        metrics::watched(watched());
+        metrics::indexed(&indexed.lock().unwrap_or_else(PoisonError::into_inner));
         prometheus.render()
     };
     Admin::new(readiness.clone(), scrape).loopback_get("/state", move || {
@@ -123,13 +123,47 @@ fn state(index: &Index, leaf: Option<&Leaf>) -> String {
         let until = leaf.not_after().duration_since(UNIX_EPOCH).unwrap_or_default();
         serde_json::json!({"identity": leaf.id().as_str(), "not_after_unix": until.as_secs()})
     });
+    let unhealthy: Vec<_> = index.unhealthy().take(SHOWN).collect();
+    let unhealthy: Vec<_> =
+        unhealthy.iter().map(|(name, why)| serde_json::json!({"workload": name, "why": why})).collect();
+    let preserved = index.preserved().into_iter().take(SHOWN).map(|(backend, unhealthy)| {
+        serde_json::json!({"service": backend.service.to_string(), "port": backend.port, "unhealthy": unhealthy})
+    });
     serde_json::json!({
+        "status": statuses(index),
+        "health": {"unhealthy": unhealthy, "preserved": preserved.collect::<Vec<_>>()},
         "objects": objects,
         "watched_resources": index.watched(),
         "revision": index.revision(),
         "certificate": certificate,
     })
     .to_string()
+}
+
+/// What became of routes and policies; of more than [`SHOWN`] those in trouble first.
+fn statuses(index: &Index) -> serde_json::Value {
+    let mut statuses = index.statuses();
+    let troubled = statuses.iter().filter(|status| status.troubles().next().is_some()).count();
+    statuses.sort_by_key(|status| status.troubles().next().is_none());
+    let left_out = statuses.len().saturating_sub(SHOWN);
+    let shown = statuses.iter().take(SHOWN).map(|status| {
+        let conditions = status.conditions.iter().map(|condition| {
+            serde_json::json!({
+                "type": condition.about.as_str(),
+                "status": !condition.reason.is_trouble(),
+                "reason": condition.reason.as_str(),
+                "message": condition.message,
+            })
+        });
+        serde_json::json!({
+            "kind": status.key.kind.as_str(),
+            "namespace": status.key.name.namespace,
+            "name": status.key.name.name,
+            "in_force": status.is_in_force,
+            "conditions": conditions.collect::<Vec<_>>(),
+        })
+    });
+    serde_json::json!({"troubled": troubled, "left_out": left_out, "objects": shown.collect::<Vec<_>>()})
 }
 
 /// Serves on all listeners until `shutdown`, and until the last stream has ended.

@@ -14,8 +14,9 @@ use mesh_mtls::spiffe::Id;
 /// Tells the mesh's proxies who is where and how to speak to them, from a directory of manifests.
 ///
 /// Manifests are YAML or JSON as kubectl takes them, in files that end in .yaml, .yml or .json: Service (v1),
-/// EndpointSlice (discovery.k8s.io/v1) and Workload (mesh.internal/v1alpha1). The directory is followed: changes are in
-/// force at once, and a broken file keeps its last good state.
+/// EndpointSlice (discovery.k8s.io/v1), HTTPRoute and GRPCRoute (gateway.networking.k8s.io/v1), Workload and TrafficPolicy
+/// (mesh.internal/v1alpha1). The directory is followed: changes are in force at once, and a broken file keeps its last good
+/// state. A route or a policy with an error is rejected alone; /state and `validate` say why.
 #[derive(Debug, Parser)]
 #[command(
     name = "mesh-destination",

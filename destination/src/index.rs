@@ -6,16 +6,19 @@
 //! Non-goal: where objects come from, and how snapshots travel.
 
 mod cell;
+mod health;
 mod objects;
 mod policies;
 mod relation;
 mod resolve;
 mod routes;
+mod shadows;
 mod snapshot;
+mod status;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -23,12 +26,16 @@ use std::time::Instant;
 
 use cell::Cell;
 pub use cell::{Marked, Marks, Watch};
+use health::Reports;
+pub use health::{Reported, Reporter};
 use objects::Objects;
 pub use resolve::{SIDECAR_PORTS, TUNNEL_PORT};
 pub use snapshot::{
     Backend, BackendPolicy, Dialed, Endpoint, Endpoints, Inbound, InboundPort, Proxy, RankedMatch, Rates,
     RequestPolicy, Resource, Routed, RoutedMirror, RoutedRule, Routes, Snapshot, State, Target,
 };
+
+pub use status::{About, Condition, Reason, Status};
 
 use crate::model::{Key, Kind, Name, Object};
 
@@ -46,6 +53,9 @@ pub struct Index {
     sweep_at: usize,
     revision: u64,
     completeness: Completeness,
+    reports: Reports,
+    /// Routes and policies whose newest version cannot be used, and why.
+    rejected: BTreeMap<Key, String>,
 }
 
 /// Whether the source has told of all that there is.
@@ -92,6 +102,8 @@ impl Index {
             sweep_at: SWEEP_EVERY,
             revision: 1,
             completeness: Completeness::Partial,
+            reports: Reports::default(),
+            rejected: BTreeMap::new(),
         }
     }
 
@@ -143,8 +155,10 @@ impl Index {
             if !touched.concerns(resource) {
                 continue;
             }
-            let state = self.objects.resolve(resource);
-            if cell.latest().state != state {
+            let state = self.objects.resolve(resource, &self.reports);
+            let before = cell.latest();
+            if before.state != state {
+                tell_of_preservation(resource, &before.state, &state);
                 cell.publish(Snapshot::new(version, Some(seen), state));
                 changed += 1;
             }
@@ -168,7 +182,7 @@ impl Index {
             self.sweep();
         }
         // Changes that wait for publication are told of twice to a newcomer at worst: publication compares.
-        let state = self.objects.resolve(&resource);
+        let state = self.objects.resolve(&resource, &self.reports);
         let cell = Arc::new(Cell::new(
             resource.clone(),
             Snapshot::new(self.revision, None, state),
@@ -186,6 +200,32 @@ impl Index {
         self.sweep_at = 2 * self.watched.len() + SWEEP_EVERY;
     }
 
+    /// All routes and policies whose newest version cannot be used, and why.
+    pub fn reject(&mut self, rejected: BTreeMap<Key, String>) {
+        self.rejected = rejected;
+    }
+
+    /// What became of each route and policy, in the order of their names.
+    pub fn statuses(&self) -> Vec<Status> {
+        self.objects.statuses(&self.rejected)
+    }
+
+    /// Rules of routes that no request reaches, and why.
+    pub fn unreachable(&self) -> Vec<(Key, String)> {
+        self.objects.unreachable()
+    }
+
+    /// Watched backends whose endpoints all stay although more than half are not well, and how many those are.
+    pub fn preserved(&self) -> Vec<(Backend, usize)> {
+        let preserved = self.watched.iter().filter_map(|(resource, cell)| match (resource, &cell.latest().state) {
+            (Resource::Endpoints(backend), State::Endpoints(endpoints)) if endpoints.is_preserved => {
+                Some((backend.clone(), endpoints.unhealthy))
+            }
+            _ => None,
+        });
+        preserved.collect()
+    }
+
     /// How many objects of a kind there are.
     pub fn count(&self, kind: Kind) -> usize {
         self.objects.count(kind)
@@ -199,5 +239,24 @@ impl Index {
     /// How many resources are kept up to date.
     pub fn watched(&self) -> usize {
         self.watched.len()
+    }
+}
+
+/// Says when more than half of a backend's endpoints are not well, and when that is over.
+fn tell_of_preservation(resource: &Resource, before: &State, now: &State) {
+    let (Resource::Endpoints(Backend { service, port }), State::Endpoints(before), State::Endpoints(now)) =
+        (resource, before, now)
+    else {
+        return;
+    };
+    let (unhealthy, endpoints) = (now.unhealthy, now.list.len());
+    match (before.is_preserved, now.is_preserved) {
+        (false, true) => {
+            tracing::warn!(%service, port, unhealthy, endpoints, "more than half of the endpoints are not well: all stay in use");
+        }
+        (true, false) => {
+            tracing::info!(%service, port, unhealthy, endpoints, "endpoints that are not well are out of use again")
+        }
+        _ => {}
     }
 }

@@ -1,8 +1,9 @@
 //! Manifests, as `kubectl` takes them, to objects and findings: the place where YAML and JSON die.
 //!
-//! Invariant: pure and bounded (see [`MAX_BYTES`] and `tree::options`), whatever the text; a finding says line, column and
-//! field; an object comes out only when all of it was understood. Kinds that are not ours are reported and skipped.
-//! Non-goal: files (`source`), and what objects mean together (`index`, `validate`).
+//! Invariant: pure and bounded (see [`MAX_BYTES`] and `tree::options`), whatever the text; a finding says line, column
+//! and field; an object comes out only when all of it was understood. A route or a policy with an error is left out
+//! alone; any other error makes the text as a whole unusable. Kinds that are not ours are reported and skipped. Non-
+//! goal: files (`source`), and what objects mean together (`index`, `validate`).
 
 mod fields;
 mod finding;
@@ -19,13 +20,15 @@ mod workload;
 
 pub use finding::{Finding, Severity};
 
-use crate::model::{Kind, Object};
+use crate::model::{Key, Kind, Object};
 use fields::Fields;
 use finding::Findings;
 use tree::{Node, Value};
 
 /// The longest text that is parsed.
 pub const MAX_BYTES: usize = 4 * 1024 * 1024;
+/// Most text of a route or policy: proxies are told of it, perhaps with each rule, in one message.
+const MAX_TEXT: usize = 64 * 1024;
 /// Lists within lists; `kubectl` makes none.
 const MAX_LISTS: u8 = 3;
 
@@ -36,6 +39,9 @@ pub struct Manifest {
     pub objects: Vec<Declared>,
     /// In the order of the text, but for those of its syntax.
     pub findings: Vec<Finding>,
+    /// Routes and policies that cannot be used, and why; the rest of the text can.
+    pub rejected: Vec<(Key, String)>,
+    is_broken: bool,
 }
 
 /// An object and where it begins.
@@ -50,30 +56,30 @@ pub struct Declared {
 }
 
 impl Manifest {
-    /// Whether something in it is wrong, so that it must not be used.
+    /// Whether something in it is wrong, so that nothing of it must be used. Errors of routes and policies reject those alone.
     pub fn is_broken(&self) -> bool {
-        let mut findings = self.findings.iter();
-        findings.any(|finding| finding.severity == Severity::Error)
+        self.is_broken
     }
 }
 
 /// Reads all documents of a text, YAML or JSON.
 pub fn parse(text: &str) -> Manifest {
     let mut findings = Findings::default();
-    let mut objects = Vec::new();
+    let mut read = Manifest::default();
     if text.len() > MAX_BYTES {
         findings.whole_file(format!("longer than {MAX_BYTES} bytes"));
     } else {
         match tree::parse(text) {
             Ok(documents) => {
                 for document in &documents {
-                    read(document, Inherited::default(), &mut findings, &mut objects);
+                    document_of(document, Inherited::default(), &mut findings, &mut read);
                 }
             }
             Err(finding) => findings.push(finding),
         }
     }
-    Manifest { objects, findings: findings.into_vec() }
+    read.is_broken = findings.is_broken();
+    Manifest { findings: findings.into_vec(), ..read }
 }
 
 /// What an item has from the list around it, when it does not say itself.
@@ -84,7 +90,7 @@ struct Inherited<'a> {
     depth: u8,
 }
 
-fn read(node: &Node, inherited: Inherited<'_>, findings: &mut Findings, objects: &mut Vec<Declared>) {
+fn document_of(node: &Node, inherited: Inherited<'_>, findings: &mut Findings, manifest: &mut Manifest) {
     let before = findings.errors();
     let Some(mut fields) = Fields::of(node, String::new(), findings) else {
         return;
@@ -105,7 +111,7 @@ fn read(node: &Node, inherited: Inherited<'_>, findings: &mut Findings, objects:
             api_version: Some(api_version).filter(|_| !of.is_empty()),
             depth: inherited.depth + 1,
         };
-        return list(fields, inherited, objects);
+        return list(fields, inherited, manifest);
     }
     let known = Kind::ALL.into_iter().find(|known| known.as_str() == kind && known.api_version() == api_version);
     let Some(known) = known else {
@@ -119,17 +125,25 @@ fn read(node: &Node, inherited: Inherited<'_>, findings: &mut Findings, objects:
         Kind::GrpcRoute => route::read(&mut fields, route::Kind::Grpc).map(Object::GrpcRoute),
         Kind::TrafficPolicy => policy::read(&mut fields).map(Object::TrafficPolicy),
     };
+    let text = node.text_bytes();
+    if known.is_rejected_alone() && text > MAX_TEXT {
+        fields.error_at_self(format!("{text} bytes of text are more than {MAX_TEXT}"));
+    }
     fields.finish(match known {
         Kind::Workload | Kind::HttpRoute | Kind::GrpcRoute | Kind::TrafficPolicy => Severity::Error,
         Kind::Service | Kind::EndpointSlice => Severity::Warning,
     });
-    if let Some(object) = object.filter(|_| findings.errors() == before) {
+    if findings.errors() > before {
+        if let Some(name) = meta::name_of(node).filter(|_| known.is_rejected_alone()) {
+            manifest.rejected.push((Key { kind: known, name }, findings.excuse(before)));
+        }
+    } else if let Some(object) = object {
         let (line, column) = (node.line, node.column);
-        objects.push(Declared { object, line, column });
+        manifest.objects.push(Declared { object, line, column });
     }
 }
 
-fn list(mut fields: Fields<'_, '_>, inherited: Inherited<'_>, objects: &mut Vec<Declared>) {
+fn list(mut fields: Fields<'_, '_>, inherited: Inherited<'_>, manifest: &mut Manifest) {
     let Some(items) = fields.take("items") else {
         return fields.missing("items");
     };
@@ -141,6 +155,6 @@ fn list(mut fields: Fields<'_, '_>, inherited: Inherited<'_>, objects: &mut Vec<
     }
     let findings = fields.into_findings();
     for item in items {
-        read(item, inherited, findings, objects);
+        document_of(item, inherited, findings, manifest);
     }
 }

@@ -10,6 +10,7 @@ use ::metrics::{
 };
 use mesh_kit::metrics::Prometheus;
 
+use crate::index::{Index, Reason, Status};
 use crate::model::Kind;
 
 const OBJECTS: &str = "mesh_destination_objects";
@@ -31,6 +32,10 @@ const SNAPSHOTS_TRUNCATED: &str = "mesh_destination_snapshots_truncated_total";
 const UPDATES_COALESCED: &str = "mesh_destination_updates_coalesced_total";
 const ACKNOWLEDGEMENTS: &str = "mesh_destination_acknowledgements_total";
 const PROPAGATION: &str = "mesh_destination_propagation_delay_seconds";
+const TROUBLED: &str = "mesh_destination_rejections";
+const HEALTH_REPORTS: &str = "mesh_destination_health_reports_total";
+const UNHEALTHY: &str = "mesh_destination_unhealthy_workloads";
+const PRESERVED: &str = "mesh_destination_preserved_backends";
 const CERTIFICATE_EXPIRY: &str = "mesh_destination_certificate_expiry_timestamp_seconds";
 const CERTIFY_FAILURES: &str = "mesh_destination_certify_failures_total";
 
@@ -49,6 +54,9 @@ pub fn install() -> Prometheus {
         (CONNECTIONS, "Open connections of proxies"),
         (STREAMS, "Open discovery streams"),
         (SUBSCRIPTIONS, "Subscriptions of all streams, by resource"),
+        (TROUBLED, "Conditions of routes and policies that are not met, by reason"),
+        (UNHEALTHY, "Workloads that are not well, as their own sidecars say"),
+        (PRESERVED, "Watched backends whose endpoints all stay in use although more than half are not well"),
         (CERTIFICATE_EXPIRY, "When the certificate in use expires"),
     ] {
         describe_gauge!(name, help);
@@ -63,6 +71,7 @@ pub fn install() -> Prometheus {
         (SNAPSHOTS_TRUNCATED, "Snapshots with more endpoints than a proxy takes, of which the last were left out"),
         (UPDATES_COALESCED, "Snapshots never sent because a newer one took their place"),
         (ACKNOWLEDGEMENTS, "Answers of proxies to snapshots, by result"),
+        (HEALTH_REPORTS, "Reports of sidecars on their own workloads, by result"),
         (CERTIFY_FAILURES, "Requests for a certificate that failed, by reason"),
     ] {
         describe_counter!(name, help);
@@ -252,6 +261,11 @@ impl Service {
         self.refused.increment(1);
     }
 
+    /// A proxy said how its workload is. Rare, so that no handle is kept.
+    pub fn health_reported(&self, result: &'static str) {
+        counter!(HEALTH_REPORTS, "result" => result).increment(1);
+    }
+
     /// A connection is open, for as long as the guard lives.
     pub fn connection(&self) -> Raised {
         Raised::of(&self.connections)
@@ -263,9 +277,16 @@ pub fn connection_refused(reason: &'static str) {
     counter!(CONNECTIONS_REFUSED, "reason" => reason).increment(1);
 }
 
-/// So many resources are watched, as of a scrape.
-pub fn watched(resources: usize) {
-    gauge!(WATCHED).set(count(resources));
+/// What the index knows, as of a scrape.
+pub fn indexed(index: &Index) {
+    gauge!(WATCHED).set(count(index.watched()));
+    gauge!(UNHEALTHY).set(count(index.unhealthy().count()));
+    gauge!(PRESERVED).set(count(index.preserved().len()));
+    let statuses = index.statuses();
+    for reason in Reason::TROUBLES {
+        let troubles = statuses.iter().flat_map(Status::troubles).filter(|condition| condition.reason == reason);
+        gauge!(TROUBLED, "reason" => reason.as_str()).set(count(troubles.count()));
+    }
 }
 
 /// A certificate is in force.

@@ -87,6 +87,11 @@ impl Kind {
         }
     }
 
+    /// Whether an error in one leaves everything beside it in use: without it requests still find their way.
+    pub fn is_rejected_alone(self) -> bool {
+        matches!(self, Self::HttpRoute | Self::GrpcRoute | Self::TrafficPolicy)
+    }
+
     /// The `apiVersion` that goes with it.
     pub fn api_version(self) -> &'static str {
         match self {

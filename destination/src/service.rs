@@ -1,7 +1,7 @@
 //! The discovery service: one stream per proxy, over mutual TLS.
 //!
 //! Read in this order: `wire` (messages), `pace` (how often), `session` (what a stream asked for and was told), `grpc`
-//! (how that travels), `stream` (turns of one), `connection` (the task of one), `keepalive`, `admission`.
+//! (how that travels), `stream` (turns of one), `connection` (the task of one), `health` (of workloads), `keepalive`, `admission`.
 //!
 //! Invariant: a proxy costs a bounded amount, whatever it sends or does not read: subscriptions, streams, connections and
 //! waits have limits, and what waits to be sent is a mark. An index that is not whole answers nobody.
@@ -11,6 +11,7 @@
 mod admission;
 mod connection;
 mod grpc;
+mod health;
 mod keepalive;
 mod pace;
 mod session;
@@ -19,6 +20,7 @@ mod stream;
 mod tests;
 mod wire;
 
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -58,6 +60,8 @@ pub struct Settings {
     pub connections: usize,
     /// Connections from one address.
     pub connections_per_address: usize,
+    /// What a proxy said of its workload's health counts for so long after its stream has ended.
+    pub health_kept: Duration,
     /// The longest request, in bytes.
     pub request: usize,
 }
@@ -75,6 +79,7 @@ impl Default for Settings {
             streams: 8,
             connections: 10_000,
             connections_per_address: 2_048,
+            health_kept: Duration::from_mins(1),
             request: 16 * 1024,
         }
     }
@@ -92,12 +97,17 @@ struct Shared {
     index: Arc<Mutex<Index>>,
     metrics: Metrics,
     shutdown: Shutdown,
+    /// A publication of health waits.
+    publishing: AtomicBool,
+    /// A task forgets reports of streams that have ended.
+    forgetting: AtomicBool,
 }
 
 impl Discovery {
     /// Serves snapshots of `index` until `shutdown`.
     pub fn new(settings: Settings, index: Arc<Mutex<Index>>, metrics: Metrics, shutdown: Shutdown) -> Self {
-        let shared = Shared { settings, index, metrics, shutdown };
+        let (publishing, forgetting) = (AtomicBool::new(false), AtomicBool::new(false));
+        let shared = Shared { settings, index, metrics, shutdown, publishing, forgetting };
         Self { shared: Arc::new(shared) }
     }
 

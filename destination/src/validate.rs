@@ -8,9 +8,9 @@ use std::fmt;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
+use crate::index::Index;
 use crate::manifest::{Finding, Severity};
-use crate::model::route::{BackendTo, Parent, Route, Rule};
-use crate::model::{EndpointSlice, Name, Object, Service, ServicePort, TargetPort, Workload};
+use crate::model::{EndpointSlice, Name, Object, Service, TargetPort, Workload};
 use crate::source::directory::{self, Error, Look, Placed, Report};
 
 /// The outcome.
@@ -69,7 +69,6 @@ struct All<'a> {
     services: BTreeMap<&'a Name, (&'a Service, &'a Placed)>,
     slices: Vec<(&'a EndpointSlice, &'a Placed)>,
     workloads: Vec<(&'a Workload, &'a Placed)>,
-    routes: Vec<(&'a Route, &'a Placed)>,
 }
 
 fn together(look: &Look) -> Vec<Report> {
@@ -81,12 +80,28 @@ fn together(look: &Look) -> Vec<Report> {
             }
             Object::EndpointSlice(slice) => all.slices.push((slice, placed)),
             Object::Workload(workload) => all.workloads.push((workload, placed)),
-            Object::HttpRoute(route) | Object::GrpcRoute(route) => all.routes.push((route, placed)),
-            Object::TrafficPolicy(_) => {}
+            Object::HttpRoute(_) | Object::GrpcRoute(_) | Object::TrafficPolicy(_) => {}
         }
     }
     let addresses = all.addresses().into_iter();
-    addresses.chain(all.orphans()).chain(all.selectors()).chain(all.dangling()).collect()
+    addresses.chain(all.orphans()).chain(all.selectors()).chain(steering(look)).collect()
+}
+
+/// What routes and policies come to: conditions that are not met, and rules that no request reaches.
+fn steering(look: &Look) -> Vec<Report> {
+    let mut index = Index::new("cluster.local");
+    let mut places = HashMap::new();
+    // The other way round, for of two declarations the first counts.
+    for placed in look.objects.iter().rev() {
+        index.apply(placed.object.clone());
+        places.insert(placed.object.key(), placed);
+    }
+    let troubles = index.statuses().into_iter().flat_map(|status| {
+        let troubles: Vec<_> = status.troubles().map(|condition| condition.message.clone()).collect();
+        troubles.into_iter().map(move |message| (status.key.clone(), message))
+    });
+    let found = troubles.chain(index.unreachable());
+    found.filter_map(|(key, message)| Some(warning(places.get(&key)?, message))).collect()
 }
 
 impl All<'_> {
@@ -120,41 +135,6 @@ impl All<'_> {
                     let message = format!("Service {service} has no port called \"{}\"", port.name);
                     reports.push(warning(placed, message));
                 }
-            }
-        }
-        reports
-    }
-
-    /// Parents and backends of routes that are not there.
-    fn dangling(&self) -> Vec<Report> {
-        let mut reports = Vec::new();
-        for (route, placed) in &self.routes {
-            for Parent { service, port, section } in &route.parents {
-                let Some((found, _)) = self.services.get(service) else {
-                    reports.push(warning(placed, format!("there is no Service {service} to attach to")));
-                    continue;
-                };
-                let mut ports = found.ports.iter();
-                let fits = |p: &ServicePort| {
-                    port.is_none_or(|port| p.port == port) && section.as_ref().is_none_or(|name| p.name == *name)
-                };
-                if !ports.any(fits) {
-                    reports.push(warning(placed, format!("Service {service} has no such port to attach to")));
-                }
-            }
-            for to in route.rules.iter().flat_map(Rule::leads_to) {
-                let problem = match to {
-                    BackendTo::Invalid(why) => Some(why.clone()),
-                    BackendTo::Service { service, port } => match self.services.get(service) {
-                        None => Some(format!("there is no Service {service}")),
-                        Some((found, _)) if !found.ports.iter().any(|p| p.port == *port) => {
-                            Some(format!("Service {service} has no port {port}"))
-                        }
-                        Some(_) => None,
-                    },
-                };
-                let answered = |why| format!("{why}: requests for that backend are answered with 500");
-                reports.extend(problem.map(|why| warning(placed, answered(why))));
             }
         }
         reports
@@ -278,6 +258,53 @@ mod tests {
             ]
         );
         assert!(verdict.is_usable());
+    }
+
+    #[test]
+    fn what_is_wrong_with_routes_and_policies_is_explained_and_their_errors_are_their_own() {
+        let more = "\
+---
+apiVersion: mesh.internal/v1alpha1
+kind: TrafficPolicy
+metadata: {name: a}
+spec: {targetRefs: [{name: web}], limits: {requests: 5}}
+---
+apiVersion: mesh.internal/v1alpha1
+kind: TrafficPolicy
+metadata: {name: b}
+spec: {targetRefs: [{name: web}, {name: nobody}], limits: {requests: 6}}
+---
+apiVersion: mesh.internal/v1alpha1
+kind: TrafficPolicy
+metadata: {name: c}
+spec: {targetRefs: [{name: web}], circuitBraker: {enabled: false}, retries: {on: [6xx]}}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: r}
+spec:
+  parentRefs: [{group: '', kind: Service, name: web}]
+  rules:
+  - {name: one, backendRefs: [{name: web, port: 80, weight: 0}]}
+  - {name: two, matches: [{path: {value: /}}], backendRefs: [{name: web, port: 81}]}
+";
+        let (_dir, verdict) = verdict(&format!("{GOOD}{more}"));
+        let found: Vec<_> = verdict.reports.iter().map(|report| report.finding.to_string()).collect();
+        assert_eq!(
+            found,
+            [
+                "12:1: warning: TrafficPolicy default/a is older and for the same target, Service default/web",
+                "12:1: warning: there is no Service default/nobody",
+                "20:35: error: spec.circuitBraker: unknown field; did you mean circuitBreaker?",
+                "20:83: error: spec.retries.on[0]: \"6xx\" is none of connect-failure, reset, refused-stream, gateway-error, 5xx, \
+                 a status such as \"503\", a range such as \"500-502\", grpc-unavailable and other grpc-<status>",
+                "22:1: warning: Service default/web has no port 81: requests for that backend are answered with 500",
+                "22:1: warning: rule two is never reached: rule one of HTTPRoute default/r takes its requests",
+                "28:5: warning: spec.rules[0].backendRefs: all weights are 0: every request is answered with an error",
+            ]
+        );
+        assert!(!verdict.is_usable());
+        assert_eq!(verdict.summary(), "1 manifests, 5 objects: 2 errors, 5 warnings");
     }
 
     #[test]

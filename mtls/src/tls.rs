@@ -22,6 +22,7 @@ pub(crate) use config::load_key;
 pub use error::{Blame, Error, reason_in};
 pub use stream::Stream;
 
+use crate::anchors::Anchors;
 use crate::chain;
 use crate::credentials::Credentials;
 use crate::spiffe::Id;
@@ -137,6 +138,11 @@ impl Connector {
     #[must_use]
     pub fn with_alpn(self, alpn: &[&[u8]]) -> Self {
         Self { alpn: owned(alpn), ..self }
+    }
+
+    /// What servers are verified with now.
+    pub fn anchors(&self) -> Anchors {
+        self.credentials.anchors()
     }
 
     /// Performs the handshake; the server must prove to be `expected`.

@@ -23,7 +23,8 @@ use crate::admin::{Certified, Sources, follow_certificate};
 use crate::balance::Reach;
 use crate::config::Config;
 use crate::control::{Discovery, Hello};
-use crate::inbound::{self, Inbound};
+use crate::health;
+use crate::inbound::{self, Inbound, Rules};
 use crate::metrics::{Direction, Metrics};
 use crate::model::InboundPolicy;
 use crate::net::admission::{Admission, Refused};
@@ -56,6 +57,7 @@ struct Shared {
     credentials: Credentials,
     discovery: Discovery,
     local: Arc<LocalAddresses>,
+    rules: Arc<Rules>,
     metrics: Metrics,
 }
 
@@ -124,9 +126,11 @@ pub async fn run(config: Config, log: log::Handle, shutdown: Shutdown) -> Result
     let (discovery, driver) =
         Discovery::new(config.control.clone(), hello, connector, credentials.clone(), metrics.discovery());
     tokio::spawn(driver);
+    tokio::spawn(health::run(discovery.inbound(), Arc::clone(&local), discovery.clone(), metrics.clone()));
     tokio::spawn(memory::upkeep());
 
-    let shared = Shared { config: Arc::clone(&config), credentials, discovery, local, metrics };
+    let rules = Rules::new(discovery.inbound());
+    let shared = Shared { config: Arc::clone(&config), credentials, discovery, local, rules, metrics };
     let (mut inbound_end, inbound_drain) = drain::channel();
     let (mut outbound_end, outbound_drain) = drain::channel();
     let workers: Vec<Worker> = sockets.iter().map(|_| Worker::new(&shared)).collect();
@@ -219,7 +223,7 @@ impl Listeners {
 
 impl Worker {
     fn new(shared: &Shared) -> Self {
-        let Shared { config, credentials, discovery, local, metrics } = shared.clone();
+        let Shared { config, credentials, discovery, local, rules, metrics } = shared.clone();
         let http = Arc::new(config.http.clone());
         let reach = Reach::new(
             Connector::new(config.connect_out.clone()),
@@ -228,12 +232,12 @@ impl Worker {
             Arc::new(config.balance.clone()),
             metrics.clone(),
         );
-        let policy = discovery.inbound();
-        policy.follow(&reach, |reach: &Reach, policy: &InboundPolicy| reach.be_in(&policy.zone));
+        // `rules` keeps the subscription alive.
+        discovery.inbound().follow(&reach, |reach: &Reach, policy: &InboundPolicy| reach.be_in(&policy.zone));
         let inbound = Inbound::new(
             config.inbound.clone(),
             Arc::clone(&http),
-            policy,
+            rules,
             Arc::clone(&local),
             credentials,
             Connector::new(config.connect_in.clone()),
@@ -245,7 +249,7 @@ impl Worker {
     }
 
     fn state(&self, now: Instant) -> WorkerState {
-        WorkerState { outbound: self.outbound.state(now), inbound: self.inbound.state() }
+        WorkerState { outbound: self.outbound.state(now), inbound: self.inbound.state(now) }
     }
 
     /// Starts to accept, in this thread's runtime.

@@ -12,6 +12,7 @@ pub mod balance;
 pub mod config;
 pub mod control;
 pub mod detect;
+pub mod health;
 pub mod http;
 pub mod inbound;
 pub mod metrics;

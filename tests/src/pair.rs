@@ -21,7 +21,7 @@ use mesh_proxy::config::{self, Config};
 use mesh_proxy::control::{Discovery, Hello};
 use mesh_proxy::http::h2_server::Tunnel;
 use mesh_proxy::http::{Abort, Body, BoxedRequest, Caller, Handler, TUNNEL_ALPN, answer, h1};
-use mesh_proxy::inbound::Inbound;
+use mesh_proxy::inbound::{Inbound, Rules};
 use mesh_proxy::metrics::Metrics;
 use mesh_proxy::model::{Endpoint, Protocol, Sidecar, Traits};
 use mesh_proxy::net::drain::{self, Drain, Draining};
@@ -100,7 +100,7 @@ impl Pair {
         let inbound = Inbound::new(
             config.inbound.clone(),
             Arc::clone(&http),
-            discovery.inbound(),
+            Rules::new(discovery.inbound()),
             Arc::clone(&local),
             credentials.clone(),
             Connector::new(config.connect_in.clone()),
@@ -134,7 +134,7 @@ impl Pair {
     /// # Errors
     /// When it cannot be opened.
     pub async fn open(&self) -> anyhow::Result<Stream> {
-        let opened = self.backend.open(Some(Protocol::Opaque)).await;
+        let opened = self.backend.open(Some(Protocol::Opaque), &Wish::default()).await;
         opened.map(|(stream, _)| stream).map_err(|failed| anyhow::anyhow!(failed.detail))
     }
 

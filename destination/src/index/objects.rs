@@ -275,6 +275,18 @@ impl Objects {
         }
     }
 
+    /// The workload's standing changed: what that means for Services over it.
+    pub(super) fn touch_workload(&self, label: &str, touched: &mut Touched) {
+        let name = label.split_once('/').map(|(namespace, name)| Name::new(namespace, name));
+        let Some(member) = name.and_then(|name| self.workloads.get(&name)) else {
+            return;
+        };
+        touched.services.extend(self.selecting.of(&member.workload.name).cloned());
+        for address in &member.workload.addresses {
+            touched.services.extend(self.services_over.of(address).cloned());
+        }
+    }
+
     fn link_slice(&mut self, link: Link, slice: &EndpointSlice, touched: &mut Touched) {
         let Some(service) = &slice.service else {
             return;

@@ -1,15 +1,16 @@
 //! Which traffic policies count for what, and what they say together.
 //!
-//! Invariant: the most specific target wins field by field: rule over route over port over Service, and a route's own words over
-//! all; each top-level field of a policy is taken as a whole. Of two on the same target the oldest counts, then the first by
-//! name. Nothing depends on the order in which policies came. Non-goal: defaults; they are the proxy's.
+//! Invariant: the most specific target wins field by field: rule over route over port over Service, and a route's own
+//! words over all; each top-level field of a policy is taken as a whole. Of two on the same target the oldest counts,
+//! then the first by name. Nothing depends on the order in which policies came. Non-goal: defaults; they are the
+//! proxy's.
 
 use std::sync::Arc;
 
 use super::objects::Objects;
 use super::snapshot::{BackendPolicy, Rates, RequestPolicy};
 use crate::model::policy::{Section, Spec, Subject, TrafficPolicy};
-use crate::model::route::Rule;
+use crate::model::route::{Rule, Timeouts};
 use crate::model::{Key, Protocol, Service, ServicePort};
 
 /// The policies that count, the most specific first, and the names of those that had something to say.
@@ -77,6 +78,9 @@ impl Objects {
         service: &Service,
         port: &ServicePort,
     ) -> Option<Arc<RequestPolicy>> {
+        if self.policies.is_empty() && rule.timeouts == Timeouts::default() && rule.retry.is_none() {
+            return None;
+        }
         let levels = self.of_rule(key, rule).chain(self.of_port(service, port));
         requests(self.levels(levels), Some(rule))
     }

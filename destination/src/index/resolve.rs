@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use super::health::Reports;
 use super::objects::{Member, Objects, Standing};
 use super::snapshot::{Backend, Endpoint, Endpoints, Inbound, InboundPort, Proxy, Rates, Resource, State, Target};
 use crate::model::{
@@ -22,10 +23,10 @@ pub const TUNNEL_PORT: u16 = 4143;
 pub const SIDECAR_PORTS: [u16; 3] = [TUNNEL_PORT, 4190, 4191];
 
 impl Objects {
-    pub(super) fn resolve(&self, resource: &Resource) -> State {
+    pub(super) fn resolve(&self, resource: &Resource, reports: &Reports) -> State {
         match resource {
             Resource::Outbound(dialed) => State::Outbound(self.outbound(dialed.addr, &dialed.namespace)),
-            Resource::Endpoints(backend) => State::Endpoints(self.endpoints(backend)),
+            Resource::Endpoints(backend) => State::Endpoints(self.endpoints(backend, reports)),
             Resource::Inbound(proxy) => State::Inbound(self.inbound(proxy)),
         }
     }
@@ -61,7 +62,7 @@ impl Objects {
         }
     }
 
-    fn endpoints(&self, backend: &Backend) -> Endpoints {
+    fn endpoints(&self, backend: &Backend, reports: &Reports) -> Endpoints {
         let Some(service) = self.services.get(&backend.service) else {
             return Endpoints::default();
         };
@@ -76,7 +77,9 @@ impl Objects {
         for member in self.selected(&service.name) {
             collect_workload(member, port, &mut found);
         }
-        Endpoints { list: found.into_values().flatten().collect(), policy: self.backend_policy(service, port) }
+        let mut list = found.into_values().flatten().collect();
+        let (unhealthy, is_preserved) = reports.sift(&mut list);
+        Endpoints { list, policy: self.backend_policy(service, port), unhealthy, is_preserved }
     }
 
     fn collect_slice(
@@ -131,7 +134,7 @@ impl Objects {
     }
 
     /// The workload that the proxy stands beside: it has one of the addresses, and the identity that the proxy proved.
-    fn workload_of(&self, proxy: &Proxy) -> Option<&Arc<Member>> {
+    pub(super) fn workload_of(&self, proxy: &Proxy) -> Option<&Arc<Member>> {
         let mut addresses = proxy.addresses.iter();
         addresses.find_map(|address| {
             let mut members = self.members_at(*address);

@@ -12,33 +12,46 @@ use super::snapshot::{Backend, RankedMatch, Routed, RoutedMirror, RoutedRule, Ro
 use crate::model::route::{BackendTo, Filters, Match, Mirror, PathMatch, Route, Rule, TextMatch, WeightedBackend};
 use crate::model::{Key, Kind, Service, ServicePort};
 
+/// The rules of a Service's port.
+pub(super) struct Ranked<'a> {
+    /// The place of a rule, and what leads to it; what is tried first stands first.
+    pub(super) matches: Vec<(usize, &'a Match)>,
+    /// With the route of each.
+    pub(super) rules: Vec<(&'a Key, &'a Rule)>,
+    is_unattached: bool,
+}
+
 impl Objects {
     /// None when no route is attached to the port for clients of `namespace`.
     pub(super) fn routes(&self, service: &Service, port: &ServicePort, namespace: &str) -> Option<Arc<Routes>> {
-        let attached = |of: &str| -> Vec<(&Key, &Route)> {
+        let ranked = self.ranked(service, port, namespace);
+        if ranked.is_unattached {
+            return None;
+        }
+        let matches = ranked.matches.into_iter().map(|(rule, on)| RankedMatch { rule, on: on.clone() }).collect();
+        let rules = ranked.rules.into_iter().map(|(key, rule)| self.routed(key, rule, service, port)).collect();
+        Some(Arc::new(Routes { matches, rules }))
+    }
+
+    /// The rules of a port, and what leads to them in the order in which it is tried.
+    pub(super) fn ranked<'a>(&'a self, service: &Service, port: &ServicePort, namespace: &str) -> Ranked<'a> {
+        let attached = |of: &str| -> Vec<(&'a Key, &'a Route)> {
             let keys = self.routes_of.of(&service.name).filter(|key| key.name.namespace == of);
             let routes = keys.filter_map(|key| Some((key, &**self.routes.get(key)?)));
             routes.filter(|(_, route)| is_attached(route, service, port)).collect()
         };
         let own = attached(namespace);
         let chosen = if own.is_empty() { attached(&service.name.namespace) } else { own };
-        if chosen.is_empty() {
-            return None;
-        }
-        let mut ranked: Vec<(Rank<'_>, RankedMatch)> = Vec::new();
-        let mut rules = Vec::new();
+        let is_unattached = chosen.is_empty();
+        let (mut matches, mut rules) = (Vec::new(), Vec::new());
         for (key, route) in chosen {
             for rule in &route.rules {
-                for on in &rule.matches {
-                    let rank = Rank::of(key, route, rules.len(), on);
-                    ranked.push((rank, RankedMatch { rule: rules.len(), on: on.clone() }));
-                }
-                rules.push(self.routed(key, rule, service, port));
+                matches.extend(rule.matches.iter().map(|on| (Rank::of(key, route, rules.len(), on), on)));
+                rules.push((key, rule));
             }
         }
-        ranked.sort_by(|(a, _), (b, _)| a.cmp(b));
-        let matches = ranked.into_iter().map(|(_, on)| on).collect();
-        Some(Arc::new(Routes { matches, rules }))
+        matches.sort_by(|(a, _), (b, _)| a.cmp(b));
+        Ranked { matches: matches.into_iter().map(|(rank, on)| (rank.rule, on)).collect(), rules, is_unattached }
     }
 
     fn routed(&self, key: &Key, rule: &Rule, service: &Service, port: &ServicePort) -> RoutedRule {

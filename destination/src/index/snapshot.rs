@@ -92,6 +92,10 @@ pub struct Endpoints {
     pub list: Vec<Endpoint>,
     /// None: defaults.
     pub policy: Option<Arc<BackendPolicy>>,
+    /// How many are not well by their own checks.
+    pub unhealthy: usize,
+    /// They are in the list all the same, because they are more than half.
+    pub is_preserved: bool,
 }
 
 /// What is known of a proxy's own workload.

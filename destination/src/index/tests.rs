@@ -1,7 +1,11 @@
 //! The index without a runtime: resources are applied, watches are looked at.
 
+mod health;
+mod policies;
+
 use std::collections::BTreeSet;
 use std::task::Waker;
+use std::time::Duration;
 
 use super::*;
 use crate::manifest;
@@ -17,7 +21,7 @@ fn index(manifests: &str) -> Index {
 
 fn objects(manifests: &str) -> Vec<Object> {
     let manifest = manifest::parse(manifests);
-    assert!(!manifest.is_broken(), "{:?}", manifest.findings);
+    assert!(!manifest.is_broken() && manifest.rejected.is_empty(), "{:?}", manifest.findings);
     manifest.objects.into_iter().map(|d| d.object).collect()
 }
 

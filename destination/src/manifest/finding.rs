@@ -57,6 +57,8 @@ impl fmt::Display for Finding {
 pub(super) struct Findings {
     found: Vec<Finding>,
     errors: usize,
+    /// Of those, errors that take away nothing but their own object.
+    excused: usize,
 }
 
 impl Findings {
@@ -65,7 +67,7 @@ impl Findings {
         self.errors += usize::from(is_error);
         if self.found.len() < MAX_FINDINGS {
             self.found.push(finding);
-        } else if is_error && self.errors == 1 {
+        } else if is_error && self.errors - self.excused == 1 {
             // The first error is told in any case: it decides whether the text is used.
             self.found[MAX_FINDINGS - 1] = finding;
         }
@@ -78,6 +80,22 @@ impl Findings {
     /// How many errors there are so far.
     pub(super) fn errors(&self) -> usize {
         self.errors
+    }
+
+    /// The errors since there were `before` take away nothing but their own object. The first of them.
+    pub(super) fn excuse(&mut self, before: usize) -> String {
+        let first = self.found.iter().filter(|finding| finding.severity == Severity::Error).nth(before);
+        self.excused += self.errors - before;
+        match first {
+            Some(Finding { line, field, message, .. }) if field.is_empty() => format!("line {line}: {message}"),
+            Some(Finding { line, field, message, .. }) => format!("line {line}: {field}: {message}"),
+            None => format!("one of more than {MAX_FINDINGS} findings"),
+        }
+    }
+
+    /// Whether an error takes away more than its own object.
+    pub(super) fn is_broken(&self) -> bool {
+        self.errors > self.excused
     }
 
     pub(super) fn into_vec(self) -> Vec<Finding> {

@@ -54,6 +54,26 @@ pub(super) fn read(object: &mut Fields<'_, '_>, unknown: Severity) -> Option<Met
     Some(Meta { name, labels, created })
 }
 
+/// The name of an object, wherever else it is wrong; none when its name is.
+pub(super) fn name_of(object: &Node) -> Option<Name> {
+    let metadata = field(object, "metadata")?;
+    let text = |name, is_valid: fn(&str) -> bool| match &field(metadata, name)?.value {
+        Value::Text(text) if is_valid(text) => Some(text.clone()),
+        _ => None,
+    };
+    let namespace = match field(metadata, "namespace") {
+        Some(_) => text("namespace", is_label)?,
+        None => "default".to_owned(),
+    };
+    Some(Name::new(namespace, text("name", is_subdomain)?))
+}
+
+fn field<'a>(node: &'a Node, name: &str) -> Option<&'a Node> {
+    let Value::Map(map) = &node.value else { return None };
+    let (_, value) = map.iter().find(|(key, _)| key.text == name)?;
+    Some(value).filter(|value| !matches!(value.value, Value::Null))
+}
+
 /// `node` as a name of the form that `is_valid` tells.
 pub(super) fn dns_name(
     fields: &mut Fields<'_, '_>,

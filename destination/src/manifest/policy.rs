@@ -1,7 +1,7 @@
 //! `mesh.internal/v1alpha1` TrafficPolicy, a kind of our own.
 //!
-//! Invariant: a field that we do not know is an error, and so is a value that a proxy would not take: what is accepted here is in
-//! force everywhere. Non-goal: whether targets exist (`index`, `validate`).
+//! Invariant: a field that we do not know is an error, and so is a value that a proxy would not take: what is accepted
+//! here is in force everywhere. Non-goal: whether targets exist (`index`, `validate`).
 
 mod backends;
 mod rates;

@@ -1,5 +1,7 @@
 //! Manifests as people write them, right and wrong: what is read, and where findings point.
 
+mod policies;
+
 use super::*;
 use crate::model::{EndpointSlice, Mesh, Name, Protocol, Readiness, Service, TargetPort, Workload};
 

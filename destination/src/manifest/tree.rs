@@ -78,6 +78,18 @@ fn finding(error: &serde_saphyr::Error) -> Finding {
     }
 }
 
+impl Node {
+    /// Bytes of all texts in it, without the names of fields.
+    pub(super) fn text_bytes(&self) -> usize {
+        match &self.value {
+            Value::Text(text) => text.len(),
+            Value::List(items) => items.iter().map(Self::text_bytes).sum(),
+            Value::Map(map) => map.iter().map(|(_, value)| value.text_bytes()).sum(),
+            Value::Null | Value::Bool(_) | Value::Integer(_) | Value::Number(_) => 0,
+        }
+    }
+}
+
 impl Value {
     /// With its article.
     pub(super) fn describe(&self) -> &'static str {

@@ -13,11 +13,11 @@ use bytes::Bytes;
 use mesh_mtls::spiffe;
 use mesh_proto::discovery::WatchRequest;
 
-use super::Shared;
 use super::grpc::Message;
 use super::pace::{Marked, Pace};
 use super::wire::{self, Malformed, Request, Wanted};
-use crate::index::{Backend, Dialed, Marks, Proxy, Resource, Snapshot, Watch};
+use super::{Shared, health};
+use crate::index::{Backend, Dialed, Marks, Proxy, Reported, Reporter, Resource, Snapshot, Watch};
 use crate::metrics::{Raised, Resource as Label, Service as Metrics};
 
 /// Snapshots whose acknowledgement is waited for; of more, only the older ones are measured.
@@ -68,6 +68,17 @@ pub(super) struct Session {
     marks: Arc<Marks>,
     subscriptions: HashMap<u64, Subscription>,
     pace: Pace,
+    /// Once it has said how its workload is.
+    reporter: Option<Reporter>,
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        let Some(reporter) = self.reporter else { return };
+        if self.shared.index().departed(reporter, Instant::now()) {
+            health::forget_later(&self.shared);
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -84,7 +95,8 @@ struct Subscription {
 impl Session {
     pub(super) fn new(shared: Arc<Shared>, id: spiffe::Id) -> Self {
         let pace = Pace::new(shared.settings.interval);
-        Self { shared, id, proxy: None, marks: Arc::default(), subscriptions: HashMap::new(), pace }
+        let (marks, subscriptions) = (Arc::default(), HashMap::new());
+        Self { shared, id, proxy: None, marks, subscriptions, pace, reporter: None }
     }
 
     pub(super) fn is_greeted(&self) -> bool {
@@ -126,14 +138,32 @@ impl Session {
                 self.pace.remove(id);
                 Ok(())
             }
-            (Request::Health { healthy, detail }, Some(_)) => {
-                tracing::debug!(id = %self.id, healthy, detail, "health");
+            (Request::Health { healthy, detail }, Some(proxy)) => {
+                let proxy = Arc::clone(proxy);
+                self.reported(&proxy, healthy, &detail);
                 Ok(())
             }
             (Request::Ack { id, version, error }, Some(_)) => {
                 self.acknowledged(id, version, &error, now);
                 Ok(())
             }
+        }
+    }
+
+    fn reported(&mut self, proxy: &Proxy, is_healthy: bool, detail: &str) {
+        let outcome = {
+            let mut index = self.shared.index();
+            let reporter = *self.reporter.get_or_insert_with(|| index.reporter());
+            index.report(proxy, reporter, is_healthy, detail)
+        };
+        self.shared.metrics.health_reported(match outcome {
+            Reported::Nobody => "nobody",
+            _ if is_healthy => "healthy",
+            _ => "unhealthy",
+        });
+        if outcome == Reported::Changed {
+            tracing::info!(id = %self.id, addresses = ?proxy.addresses, is_healthy, detail, "health of a workload");
+            health::publish_soon(&self.shared);
         }
     }
 

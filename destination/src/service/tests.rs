@@ -1,5 +1,6 @@
 //! The stream over in-memory pipes: snapshots, changes, slow and hostile readers.
 
+mod health;
 mod slow;
 
 use std::collections::BTreeSet;

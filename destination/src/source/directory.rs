@@ -11,6 +11,7 @@ mod scan;
 mod tests;
 mod walk;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
@@ -25,7 +26,7 @@ pub use walk::Error;
 use crate::index::Index;
 use crate::manifest::Severity;
 use crate::metrics::{Reload, Source as Metrics};
-use crate::model::Object;
+use crate::model::{Key, Object};
 
 /// Of broken files, in one line of the log.
 const NAMED: usize = 3;
@@ -70,6 +71,8 @@ pub struct Directory {
     stage: Stage,
     /// Said once, until it is over.
     failure: Option<String>,
+    /// Routes and policies that the index knows to be rejected.
+    rejections: BTreeMap<Key, String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -137,6 +140,7 @@ impl Directory {
             metrics,
             stage: Stage::Loading,
             failure: None,
+            rejections: BTreeMap::new(),
         }
     }
 
@@ -251,14 +255,15 @@ impl Directory {
         }
     }
 
-    fn apply(&self, scan: Scan, broken: usize, index: &Mutex<Index>, seen: Instant) {
-        if broken == 0 && !scan.held {
+    fn apply(&mut self, scan: Scan, broken: usize, index: &Mutex<Index>, seen: Instant) {
+        let rejected = self.rejected();
+        if broken == 0 && rejected.is_empty() && !scan.held {
             self.metrics.in_sync(SystemTime::now());
         }
-        if scan.changes.is_empty() && scan.reports.is_empty() {
+        if scan.changes.is_empty() && scan.reports.is_empty() && rejected == self.rejections {
             return;
         }
-        let result = if broken == 0 { Reload::Applied } else { Reload::Partial };
+        let result = if broken == 0 && rejected.is_empty() { Reload::Applied } else { Reload::Partial };
         self.metrics.reloaded(result);
         let changes = scan.changes.len();
         let begun = Instant::now();
@@ -269,13 +274,20 @@ impl Directory {
                 Change::Delete(key) => index.delete(&key),
             }
         }
+        index.reject(rejected.clone());
         let changed = index.publish(seen);
         self.metrics.indexed(begun.elapsed(), |kind| index.count(kind));
         drop(index);
+        self.rejections.clone_from(&rejected);
         if changes == 0 {
             return; // the findings were told
         }
-        tracing::info!(objects = changes, resources = changed, broken, "manifests applied");
+        tracing::info!(objects = changes, resources = changed, broken, rejected = rejected.len(), "manifests applied");
+    }
+
+    fn rejected(&self) -> BTreeMap<Key, String> {
+        let rejected = self.scanner.iter().flat_map(Scanner::rejected);
+        rejected.map(|(path, key, why)| (key.clone(), format!("{}: {why}", scan::shown(path)))).collect()
     }
 
     fn report(&self, reports: &[Report]) {

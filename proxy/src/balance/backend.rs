@@ -208,11 +208,11 @@ impl Backend {
     }
 
     /// Opens a byte stream to an endpoint, for the connection that `Load` then counts.
-    pub async fn open(&self, protocol: Option<Protocol>) -> Result<(Stream, Load), Failed> {
+    pub async fn open(&self, protocol: Option<Protocol>, wish: &Wish) -> Result<(Stream, Load), Failed> {
         let place = self.connect()?;
         let mut tried = self.begin();
         loop {
-            let mut load = self.pick_next(&tried, &Wish::default())?;
+            let mut load = self.pick_next(&tried, wish)?;
             match load.open(protocol).await {
                 Ok(stream) => {
                     load.keep(place);

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
+use mesh_mtls::anchors::Anchors;
 use mesh_mtls::tls;
 
 use super::SharedSettings;
@@ -73,6 +74,11 @@ impl Reach {
         let bulkhead = Arc::default();
         bulkheads.insert(Arc::clone(backend), Arc::downgrade(&bulkhead));
         bulkhead
+    }
+
+    /// What is trusted now.
+    pub fn anchors(&self) -> Anchors {
+        self.tls.anchors()
     }
 
     /// The tunnels to `peer`: the same ones for all that goes there.

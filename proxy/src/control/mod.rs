@@ -33,7 +33,7 @@ use tokio::sync::Notify;
 use tonic::transport::Channel;
 
 use crate::metrics;
-use crate::model::{BackendId, EndpointSet, InboundPolicy, Target};
+use crate::model::{BackendId, EndpointSet, Health, InboundPolicy, Target};
 use crate::resilience::backoff;
 use cells::Cell;
 use common::Common;
@@ -153,6 +153,24 @@ impl Discovery {
     /// What holds for connections to our own workload.
     pub fn inbound(&self) -> Subscription<InboundPolicy> {
         self.subscribe(&Resource::Inbound, Table::hold_inbound)
+    }
+
+    /// What was found of the own application; said again on each new stream.
+    pub fn report(&self, health: Health) {
+        self.shared.update(|table| (table.report(health), None));
+    }
+
+    /// The same, unless nothing was reported, or nothing bad.
+    pub fn report_if_unwell(&self, health: Health) {
+        self.shared.update(|table| {
+            let is_unwell = table.health().is_some_and(|known| !known.is_healthy);
+            (
+                if is_unwell {
+                    table.report(health)
+                },
+                None,
+            )
+        });
     }
 
     /// How the stream is, and how much is known.

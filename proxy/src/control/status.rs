@@ -4,6 +4,8 @@
 
 use serde::Serialize;
 
+use crate::model::Health;
+
 /// The stream and every subscription on it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Status {
@@ -17,6 +19,8 @@ pub struct Status {
     pub rejected: u64,
     /// Subscriptions not begun because there were too many.
     pub over_limit: u64,
+    /// What was found of the own application, where it is asked.
+    pub health: Option<Health>,
     /// Original destinations.
     pub outbound: Vec<Known>,
     /// Backends.

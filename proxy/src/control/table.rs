@@ -13,7 +13,7 @@ use super::cells::{Cell, Cells, News};
 use super::ledger::{Answer, Ledger, Line, Resource};
 use super::parse::{Malformed, Snapshot};
 use super::status::{Known, Status};
-use crate::model::{BackendId, EndpointSet, InboundPolicy, Target};
+use crate::model::{BackendId, EndpointSet, Health, InboundPolicy, Target};
 
 #[derive(Debug)]
 pub(super) struct Table {
@@ -21,6 +21,8 @@ pub(super) struct Table {
     targets: Cells<SocketAddr, Target>,
     backends: Cells<BackendId, EndpointSet>,
     inbound: Cells<(), InboundPolicy>,
+    /// What was found of the own application, and whether destination has yet to hear of it.
+    health: Option<(Health, bool)>,
     link: Link,
     /// Most cells of a kind.
     limit: usize,
@@ -57,6 +59,7 @@ impl Table {
             targets: Cells::default(),
             backends: Cells::default(),
             inbound: Cells::default(),
+            health: None,
             link,
             limit,
         }
@@ -146,6 +149,9 @@ impl Table {
     /// A stream begins, knowing nothing.
     pub(super) fn restart(&mut self) {
         self.ledger.restart();
+        if let Some((_, is_due)) = &mut self.health {
+            *is_due = true;
+        }
     }
 
     /// Destination has answered on the new stream.
@@ -163,12 +169,30 @@ impl Table {
 
     /// Whether there is something to say on the stream.
     pub(super) fn is_due(&self) -> bool {
-        self.ledger.is_due()
+        self.ledger.is_due() || matches!(self.health, Some((_, true)))
     }
 
     /// The next thing to say.
     pub(super) fn next_request(&mut self) -> Option<wire::WatchRequest> {
-        self.ledger.next()
+        self.ledger.next().or_else(|| self.next_report())
+    }
+
+    fn next_report(&mut self) -> Option<wire::WatchRequest> {
+        let (health, is_due) = self.health.as_mut()?;
+        let report = wire::Health { healthy: health.is_healthy, detail: health.detail.clone() };
+        let request = wire::WatchRequest { kind: Some(wire::watch_request::Kind::Health(report)) };
+        std::mem::take(is_due).then_some(request)
+    }
+
+    /// The newest of the own application.
+    pub(super) fn report(&mut self, health: Health) {
+        if self.health().is_none_or(|known| *known != health) {
+            self.health = Some((health, true));
+        }
+    }
+
+    pub(super) fn health(&self) -> Option<&Health> {
+        self.health.as_ref().map(|(health, _)| health)
     }
 
     pub(super) fn status(&self, now: Instant) -> Status {
@@ -183,6 +207,7 @@ impl Table {
             last_error: self.link.last_error.clone(),
             rejected,
             over_limit,
+            health: self.health().cloned(),
             outbound: of_kind("outbound"),
             endpoints: of_kind("endpoints"),
             inbound: of_kind("inbound"),

@@ -219,10 +219,11 @@ fn damage_inside_a_hello_loses_the_name_and_not_the_verdict() {
     assert_eq!(detect(&records(&list, 16384)), tls(None));
 }
 
+/// Found by the fuzz target `sni` at 100,000 rounds: rustls reads a hello whose first record says 3.129.
 #[test]
-fn the_version_of_records_after_the_first_says_nothing() {
+fn the_version_of_records_says_nothing_but_for_the_major_one_of_the_first() {
     let mut bytes = records(&hello(&server_name("web")), 50);
-    for (at, byte) in [(56, 0x41), (57, 0xff)] {
+    for (at, byte) in [(2, 0x81), (56, 0x41), (57, 0xff)] {
         bytes[at] = byte;
         assert_eq!(detect(&bytes), tls(Some("web")), "{byte:#x} at {at}");
     }
@@ -241,7 +242,6 @@ fn a_hello_whose_name_comes_after_max_bytes_is_tls_without_name() {
 #[test]
 fn records_that_are_no_client_hello_are_opaque_at_the_byte_that_says_so() {
     decides(&[22, 2, 1, 0, 5], &Verdict::Opaque, 2);
-    decides(&[22, 3, 5, 0, 5], &Verdict::Opaque, 3);
     decides(&[22, 3, 1, 0x41, 0], &Verdict::Opaque, 4);
     decides(&[22, 3, 1, 0x40, 1], &Verdict::Opaque, 5);
     decides(&[22, 3, 1, 0, 0], &Verdict::Opaque, 5);

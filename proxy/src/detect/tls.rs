@@ -168,10 +168,10 @@ impl Records<'_> {
             return Ok(());
         }
         self.expect(|byte| byte == HANDSHAKE)?;
-        // What begins with another version is no TLS. Behind that, RFC 8446 5.1 has the field ignored for all purposes.
+        // RFC 8446 5.1 has the version ignored for all purposes. But what begins with another major one than SSL 3's is no TLS.
         let has_begun = std::mem::replace(&mut self.has_begun, true);
         self.expect(|major| has_begun || major == 3)?;
-        self.expect(|minor| has_begun || minor <= 4)?;
+        self.raw()?;
         let high = self.expect(|high| u16::from(high) <= RECORD >> 8)?;
         let length = u16::from_be_bytes([high, self.raw()?]);
         // Empty handshake records are forbidden.

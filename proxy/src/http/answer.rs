@@ -38,6 +38,10 @@ pub enum Reason {
     NoRoute,
     /// The route leads to something that is not there.
     BackendInvalid,
+    /// A fault that a policy injects.
+    Fault,
+    /// More requests came than a policy allows.
+    RateLimited,
     /// The client did not send what it began, or did not take what it asked for, in time.
     TooSlow,
     /// The connection was made to the proxy's own port, or names an address that is not the workload's.
@@ -68,6 +72,7 @@ impl Reason {
         const INTERNAL: u16 = 13;
         const UNAVAILABLE: u16 = 14;
         const PERMISSION_DENIED: u16 = 7;
+        const RESOURCE_EXHAUSTED: u16 = 8;
         const UNIMPLEMENTED: u16 = 12;
         match self {
             Reason::NoEndpoints => ("no_endpoints", StatusCode::SERVICE_UNAVAILABLE, UNAVAILABLE),
@@ -84,6 +89,9 @@ impl Reason {
             Reason::BadRequest => ("bad_request", StatusCode::BAD_REQUEST, INTERNAL),
             Reason::NoRoute => ("no_route", StatusCode::NOT_FOUND, UNIMPLEMENTED),
             Reason::BackendInvalid => ("backend_invalid", StatusCode::INTERNAL_SERVER_ERROR, INTERNAL),
+            // The policy may say another status, or another code.
+            Reason::Fault => ("fault", StatusCode::SERVICE_UNAVAILABLE, UNAVAILABLE),
+            Reason::RateLimited => ("rate_limited", StatusCode::TOO_MANY_REQUESTS, RESOURCE_EXHAUSTED),
             Reason::TooSlow => ("too_slow", StatusCode::REQUEST_TIMEOUT, DEADLINE_EXCEEDED),
             Reason::NotLocal => ("not_local", StatusCode::FORBIDDEN, PERMISSION_DENIED),
         }

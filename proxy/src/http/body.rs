@@ -24,6 +24,7 @@ use super::h1_pool::Lease;
 use super::h2_pool::Slot;
 use super::replay::Reader;
 use super::request_half::RequestHalf;
+use super::tee::{Follower, Tee};
 use super::timed::{Activity, Ahead, Limits, Noted, Timed};
 use crate::metrics;
 
@@ -60,6 +61,8 @@ enum Kind {
     Gated(Box<Gated>),
     Replayed(Reader),
     Watched(Box<Watched>),
+    Teed(Box<Tee>),
+    Followed(Follower),
     Timed(Box<Timed>),
     Noted(Box<Noted>),
     Ahead(Box<Ahead>),
@@ -150,6 +153,16 @@ impl Body {
     /// One try's view of a body that may be sent again.
     pub fn replayed(reader: Reader) -> Self {
         Kind::Replayed(reader).into()
+    }
+
+    /// A body of which others get copies.
+    pub(super) fn teed(tee: Tee) -> Self {
+        Kind::Teed(Box::new(tee)).into()
+    }
+
+    /// A copy of a body that somebody else reads.
+    pub(super) fn followed(follower: Follower) -> Self {
+        Kind::Followed(follower).into()
     }
 
     /// A body that is not read before `gate` opens.
@@ -273,6 +286,8 @@ impl Kind {
             Kind::Gated(gated) => gated.body.kind.is_end(),
             Kind::Replayed(reader) => reader.is_end_stream(),
             Kind::Watched(watched) => watched.body.kind.is_end(),
+            Kind::Teed(tee) => tee.source.kind.is_end(),
+            Kind::Followed(follower) => follower.is_end_stream(),
             Kind::Timed(timed) => timed.body.kind.is_end(),
             Kind::Noted(noted) => noted.body.kind.is_end(),
             Kind::Ahead(ahead) => ahead.first.is_none() && ahead.body.kind.is_end(),
@@ -296,6 +311,8 @@ impl http_body::Body for Body {
             Kind::Gated(gated) => gated.poll_frame(cx),
             Kind::Replayed(reader) => reader.poll_frame(cx),
             Kind::Watched(watched) => watched.poll_frame(cx),
+            Kind::Teed(tee) => tee.poll_frame(cx),
+            Kind::Followed(follower) => follower.poll_frame(cx),
             Kind::Timed(timed) => timed.poll_frame(cx),
             Kind::Noted(noted) => noted.poll_frame(cx),
             Kind::Ahead(ahead) => ahead.poll_frame(cx),
@@ -332,6 +349,8 @@ impl http_body::Body for Body {
             Kind::Gated(gated) => gated.body.size_hint(),
             Kind::Replayed(reader) => reader.size_hint(),
             Kind::Watched(watched) => watched.body.size_hint(),
+            Kind::Teed(tee) => tee.source.size_hint(),
+            Kind::Followed(follower) => follower.size_hint(),
             Kind::Timed(timed) => timed.body.size_hint(),
             Kind::Noted(noted) => noted.body.size_hint(),
             Kind::Ahead(_) => SizeHint::default(),

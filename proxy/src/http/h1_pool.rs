@@ -34,7 +34,14 @@ pub struct Pool {
     addr: SocketAddr,
     connector: Connector,
     settings: Arc<Settings>,
-    idle: Mutex<Vec<Idle>>,
+    shelf: Mutex<Shelf>,
+}
+
+#[derive(Debug, Default)]
+struct Shelf {
+    idle: Vec<Idle>,
+    /// A task looks after them; it ends when it finds none, so it may outlast times in which all are in use.
+    is_swept: bool,
 }
 
 #[derive(Debug)]
@@ -104,7 +111,7 @@ impl Lease {
 impl Pool {
     /// An empty pool.
     pub fn new(addr: SocketAddr, connector: Connector, settings: Arc<Settings>) -> Arc<Self> {
-        Arc::new(Self { addr, connector, settings, idle: Mutex::default() })
+        Arc::new(Self { addr, connector, settings, shelf: Mutex::default() })
     }
 
     /// A connection: an idle one, or a new one.
@@ -125,9 +132,9 @@ impl Pool {
     }
 
     fn take(&self, wear: Wear) -> Option<Client> {
-        let mut idle = self.idle();
+        let mut shelf = self.shelf();
         // The youngest first: the others may then age and go.
-        while let Some(Idle { mut client, since }) = idle.pop() {
+        while let Some(Idle { mut client, since }) = shelf.idle.pop() {
             let is_worn = client.worn.is_out(wear, Instant::now);
             if !is_worn && since.elapsed() < self.settings.pool_idle && client.is_usable() {
                 return Some(client);
@@ -140,18 +147,18 @@ impl Pool {
         if client.is_closed() {
             return;
         }
-        let mut idle = self.idle();
-        if idle.len() >= self.settings.pool_size {
+        let mut shelf = self.shelf();
+        if shelf.idle.len() >= self.settings.pool_size {
             return;
         }
-        idle.push(Idle { client, since: Instant::now() });
-        if idle.len() == 1 {
+        shelf.idle.push(Idle { client, since: Instant::now() });
+        if !std::mem::replace(&mut shelf.is_swept, true) {
             tokio::spawn(sweep(Arc::downgrade(self)));
         }
     }
 
-    fn idle(&self) -> std::sync::MutexGuard<'_, Vec<Idle>> {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    fn shelf(&self) -> std::sync::MutexGuard<'_, Shelf> {
+        self.shelf.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -159,16 +166,16 @@ fn has_memory() -> Result<(), Failure> {
     if pressure::look() == Level::Critical { Err(Failure::Busy(MEMORY)) } else { Ok(()) }
 }
 
-/// Closes what is unused for too long; ends with the last idle connection.
+/// Closes what is unused for too long; ends where it finds no idle connection.
 async fn sweep(pool: std::sync::Weak<Pool>) {
     loop {
         let Some(limit) = pool.upgrade().map(|pool| pool.settings.pool_idle) else { return };
         tokio::time::sleep(limit).await;
         let Some(pool) = pool.upgrade() else { return };
-        let mut idle = pool.idle();
-        idle.retain_mut(|idle| idle.since.elapsed() < limit && !idle.client.is_closed());
-        if idle.is_empty() {
-            *idle = Vec::new();
+        let mut shelf = pool.shelf();
+        shelf.idle.retain_mut(|idle| idle.since.elapsed() < limit && !idle.client.is_closed());
+        if shelf.idle.is_empty() {
+            *shelf = Shelf::default();
             return;
         }
     }
@@ -329,4 +336,59 @@ fn failure(error: &hyper::Error, heard: bool) -> Failure {
 fn has_timed_out(error: &hyper::Error) -> bool {
     let source = std::error::Error::source(error).and_then(|source| source.downcast_ref::<std::io::Error>());
     source.is_some_and(|error| error.kind() == std::io::ErrorKind::TimedOut)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpListener;
+    use tokio::runtime::Handle;
+
+    use super::*;
+    use crate::http::h1::tests::limits;
+    use crate::net::connect::{self, LivenessSettings};
+
+    /// Answers whatever is asked, on any number of connections.
+    async fn answers(listener: TcpListener) {
+        loop {
+            let (mut stream, _) = listener.accept().await.expect("a listener");
+            tokio::spawn(async move {
+                while stream.read(&mut [0; 1024]).await.is_ok_and(|read| read > 0) {
+                    let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await;
+                }
+            });
+        }
+    }
+
+    async fn pool() -> Arc<Pool> {
+        const SOON: Duration = Duration::from_secs(30);
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback");
+        let addr = listener.local_addr().expect("bound");
+        tokio::spawn(answers(listener));
+        let liveness = LivenessSettings { keepalive: SOON, user_timeout: SOON };
+        let connector = Connector::new(connect::Settings { timeout: SOON, liveness });
+        Pool::new(addr, connector, Arc::new(limits()))
+    }
+
+    async fn ask(pool: &Arc<Pool>) {
+        let lease = pool.lease(Wear::default()).await.expect("a connection");
+        let request = Box::new(http::Request::get("/").header("host", "x").body(Body::empty()).expect("a request"));
+        let answer = lease.send(request, &Caller::Deaf).await.expect("an answer");
+        assert_eq!(answer.status(), 200);
+    }
+
+    /// Each connection that comes back as the only idle one once had a task of its own for it, and all of them stayed for as
+    /// long as requests came: an hour of them was megabytes.
+    #[tokio::test]
+    async fn one_task_looks_after_idle_connections_however_often_they_come_back() {
+        let (pool, alive) = (pool().await, || Handle::current().metrics().num_alive_tasks());
+        ask(&pool).await;
+        let before = alive();
+        for _ in 0..100 {
+            ask(&pool).await;
+        }
+        assert_eq!(alive(), before);
+    }
 }

@@ -53,6 +53,8 @@ struct Open {
     connections: Vec<Connection>,
     /// How many attempts have failed, and the last one's error: shared with those who waited for that attempt.
     failed: (u64, Option<Failure>),
+    /// A task looks for siblings that are not used; it ends when it finds none.
+    is_swept: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -265,7 +267,7 @@ impl Pool {
         match result {
             Ok(connection) => {
                 open.connections.push(connection.clone());
-                if open.connections.len() == 2 {
+                if open.connections.len() >= 2 && !std::mem::replace(&mut open.is_swept, true) {
                     tokio::spawn(sweep(Arc::downgrade(self)));
                 }
                 Ok(connection)
@@ -374,6 +376,7 @@ async fn sweep(pool: Weak<Pool>) {
         open.connections.retain(|connection| std::mem::take(&mut first) || !connection.is_unused());
         if open.connections.len() < 2 {
             open.connections.shrink_to_fit();
+            open.is_swept = false;
             return;
         }
     }

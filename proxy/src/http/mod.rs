@@ -25,6 +25,7 @@ pub mod patience;
 pub mod pump;
 pub mod replay;
 pub mod request_half;
+pub mod tee;
 pub mod timed;
 pub mod upgrade;
 pub mod wear;

@@ -55,6 +55,11 @@ impl App {
         }
     }
 
+    /// Its port.
+    pub(super) fn port(&self) -> u16 {
+        self.addr.port()
+    }
+
     /// A connection of its own.
     pub(super) async fn connect(&self) -> Result<TcpStream, ConnectError> {
         self.connector.connect(self.addr).await

@@ -8,13 +8,14 @@ use http::header::HeaderValue;
 use http::{HeaderMap, Response, Version};
 
 use super::app::App;
-use super::{DIRECTION, Inbound, Peer};
+use super::{DIRECTION, Inbound, Peer, rates};
 use crate::http::answer::{AskedAs, MEMORY, Reason};
 use crate::http::deadline::Deadline;
 use crate::http::h2_server::Tunnel;
 use crate::http::timed::Limits;
 use crate::http::{self as web, Abort, Body, BoxedRequest, Caller, Failure, Handler, Late, headers, upgrade};
 use crate::net::{Drain, Stream};
+use crate::resilience::gcra::Refusal;
 
 /// Serves the requests of one connection to one port of the application.
 pub(super) struct Connection {
@@ -92,13 +93,16 @@ impl Inbound {
         leaving: Option<Leaving>,
     ) -> Result<Response<Body>, Abort> {
         let measured = app.http(peer.tls()).request(Instant::now());
+        let asked_as = AskedAs::of(request.headers());
+        if let Err(refusal) = self.rules.rates.admit(app.port(), peer, request.headers()) {
+            return Ok(web::body::measure(self.limited(&refusal, asked_as), measured));
+        }
         if let Peer::Mesh(id) = peer
             && let Ok(id) = HeaderValue::from_str(id.as_str())
         {
             request.headers_mut().insert(headers::CLIENT_ID, id);
         }
         let version = request.version();
-        let asked_as = AskedAs::of(request.headers());
         let result = match leaving {
             // Boxed: it is rare, and larger than what other requests need.
             Some(leaving) => Box::pin(self.leave_http(request, app, peer, caller, leaving)).await,
@@ -174,6 +178,13 @@ impl Inbound {
         // What asks to leave HTTP has no body to wait for.
         let response = web::patience::within(limit, || Some(Duration::MAX), exchanged).await;
         response.map(headers::from_stranger)
+    }
+
+    fn limited(&self, refusal: &Refusal, asked_as: AskedAs) -> Response<Body> {
+        let (reason, detail) = (Reason::RateLimited.word(), rates::detail(refusal));
+        self.metrics.error(DIRECTION, reason);
+        tracing::info!(reason, %detail, "answered by the mesh");
+        rates::answer(refusal, asked_as, &detail)
     }
 
     pub(super) fn too_slow(&self) {

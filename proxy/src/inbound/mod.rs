@@ -6,6 +6,7 @@
 
 mod app;
 mod http;
+mod rates;
 mod tunnel;
 
 use std::net::SocketAddr;
@@ -19,6 +20,7 @@ use serde::Serialize;
 use tokio::net::TcpStream;
 
 use app::{App, AppState};
+use rates::{PortState, Rates};
 
 use crate::control::Subscription;
 use crate::http::answer::Reason;
@@ -51,13 +53,30 @@ pub struct Settings {
 pub struct Inbound {
     settings: Settings,
     http: Arc<web::Settings>,
-    policy: Subscription<InboundPolicy>,
+    rules: Arc<Rules>,
     local: Arc<LocalAddresses>,
     credentials: Credentials,
     tls: tls::Acceptor,
     connector: Connector,
     metrics: Metrics,
     apps: Mutex<IdleCache<SocketAddr, App>>,
+}
+
+/// What holds for connections to the workload; all workers share it.
+#[derive(Debug)]
+pub struct Rules {
+    policy: Subscription<InboundPolicy>,
+    rates: Rates,
+}
+
+impl Rules {
+    /// What `policy` says, now and later.
+    pub fn new(policy: Subscription<InboundPolicy>) -> Arc<Self> {
+        let rules = Arc::new(Self { policy, rates: Rates::default() });
+        let apply = |rules: &Self, policy: &InboundPolicy| rules.rates.apply(policy, Instant::now());
+        rules.policy.follow(&rules, apply);
+        rules
+    }
 }
 
 /// Who is at the other end.
@@ -86,6 +105,7 @@ struct Deliverable(SocketAddr);
 #[derive(Debug, Serialize)]
 pub struct State {
     declared: Vec<(u16, Protocol)>,
+    rates: Vec<PortState>,
     apps: Vec<AppState>,
 }
 
@@ -96,7 +116,7 @@ impl Inbound {
     pub fn new(
         settings: Settings,
         http: Arc<web::Settings>,
-        policy: Subscription<InboundPolicy>,
+        rules: Arc<Rules>,
         local: Arc<LocalAddresses>,
         credentials: Credentials,
         connector: Connector,
@@ -104,7 +124,7 @@ impl Inbound {
     ) -> Arc<Self> {
         let tls = tls::Acceptor::new(credentials.clone(), tls::ClientAuth::Required, web::TUNNEL_ALPN);
         let apps = Mutex::new(IdleCache::new(settings.apps));
-        Arc::new(Self { settings, http, policy, local, credentials, tls, connector, metrics, apps })
+        Arc::new(Self { settings, http, rules, local, credentials, tls, connector, metrics, apps })
     }
 
     /// Serves one accepted connection to its end.
@@ -258,7 +278,7 @@ impl Inbound {
     }
 
     fn protocol(&self, to: Deliverable) -> Protocol {
-        self.policy.current().map(|policy| policy.protocol(to.0.port())).unwrap_or_default()
+        self.rules.policy.current().map(|policy| policy.protocol(to.0.port())).unwrap_or_default()
     }
 
     fn app(&self, to: Deliverable) -> Arc<App> {
@@ -268,15 +288,17 @@ impl Inbound {
 
     /// Lets go of ports that nobody dials any more; to be called now and then.
     pub fn sweep(&self, now: Instant) {
+        self.rules.rates.sweep(now);
         self.apps.lock().unwrap_or_else(PoisonError::into_inner).sweep(now);
     }
 
     /// What is known, for people.
-    pub fn state(&self) -> State {
-        let declared =
-            self.policy.current().map(|policy| policy.ports.iter().map(|(port, p)| (*port, p.protocol)).collect());
+    pub fn state(&self, now: Instant) -> State {
+        let policy = self.rules.policy.current();
+        let declared = policy.map(|policy| policy.ports.iter().map(|(port, p)| (*port, p.protocol)).collect());
+        let rates = self.rules.rates.state(now);
         let apps = self.apps.lock().unwrap_or_else(PoisonError::into_inner);
-        State { declared: declared.unwrap_or_default(), apps: apps.values().map(|app| app.state()).collect() }
+        State { declared: declared.unwrap_or_default(), rates, apps: apps.values().map(|app| app.state()).collect() }
     }
 }
 

@@ -79,6 +79,12 @@ families! {
         "Connections closed before a byte of theirs was served, by reason.";
     HTTP2_ABUSE: Counter "mesh_http2_abuse_total"
         "HTTP/2 connections that the proxy ended because of what the peer did, by the code that it was told.";
+    HEALTHY: Gauge "mesh_workload_healthy"
+        "1 while the application's health checks succeed, 0 while one fails; absent where there are none.";
+    HEALTH_CHECKS: Counter "mesh_health_checks_total" "Questions to the application, by result: ok or failed.";
+    FAULTS: Counter "mesh_faults_injected_total" "Requests that a policy has delayed or aborted, by what was done to them.";
+    MIRRORED: Counter "mesh_mirrored_requests_total"
+        "Copies of requests sent to mirrors, by what came of them: answered, failed, too_slow, dropped or invalid.";
     ACCEPT_ERRORS: Counter "mesh_accept_errors_total" "Failures to accept a connection.";
 
     BALANCER_ENDPOINTS: Gauge "mesh_balancer_endpoints" "Endpoints of a target, by state.";

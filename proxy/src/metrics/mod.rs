@@ -28,7 +28,7 @@ mod tcp;
 mod tests;
 
 // By this name, so that models can put their own in its place.
-use std::sync::{self, Arc};
+use std::sync::{self, Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 pub use self::balancer::{Balancer, Open, Timeouts, Tunnels};
@@ -117,6 +117,10 @@ struct Shared {
     balancers: Targets<balancer::Target>,
     server_names: ServerNames,
     directions: [PerDirection; 2],
+    health_checks: Reasons<4>,
+    healthy: OnceLock<Gauge>,
+    faults: Reasons<4>,
+    mirrored: Reasons<8>,
     tunnels: Tunnels,
     ejections: Counter,
     identity: Identity,
@@ -161,6 +165,10 @@ impl Metrics {
             balancers: Targets::new(),
             server_names: ServerNames::new(),
             directions: Direction::BOTH.map(|direction| PerDirection::new(&registry, direction)),
+            health_checks: Reasons::new(&family::HEALTH_CHECKS, Vec::new(), "result"),
+            healthy: OnceLock::new(),
+            faults: Reasons::new(&family::FAULTS, Vec::new(), "kind"),
+            mirrored: Reasons::new(&family::MIRRORED, Vec::new(), "result"),
             tunnels: Tunnels::new(&registry),
             ejections: registry.counter(&family::EJECTIONS, &[]),
             identity: Identity::new(Arc::clone(&registry)),
@@ -216,6 +224,27 @@ impl Metrics {
     /// The mesh itself answered or reset something.
     pub fn error(&self, direction: Direction, reason: &'static str) {
         self.direction(direction).errors.count(&self.0.registry, reason);
+    }
+
+    /// The application was asked how it is: `ok` or `failed`.
+    pub fn health_check(&self, result: &'static str) {
+        self.0.health_checks.count(&self.0.registry, result);
+    }
+
+    /// Whether all of the application's health checks succeed.
+    pub fn healthy(&self, is_healthy: bool) {
+        let gauge = self.0.healthy.get_or_init(|| self.0.registry.gauge(&family::HEALTHY, &[]));
+        gauge.set(f64::from(u8::from(is_healthy)));
+    }
+
+    /// A policy has done this to a request: `delay` or `abort`.
+    pub fn fault(&self, kind: &'static str) {
+        self.0.faults.count(&self.0.registry, kind);
+    }
+
+    /// What came of a copy of a request: `answered`, `failed`, `too_slow`, `dropped` or `invalid`.
+    pub fn mirrored(&self, result: &'static str) {
+        self.0.mirrored.count(&self.0.registry, result);
     }
 
     /// Detection came to a verdict: `http1`, `http2`, `tls`, `opaque`, `server_first` or `timeout`.

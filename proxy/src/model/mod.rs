@@ -192,6 +192,15 @@ pub struct InboundPolicy {
     pub checks: Box<[policy::HealthCheck]>,
 }
 
+/// What the proxy found of its own application.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Health {
+    /// All checks succeed.
+    pub is_healthy: bool,
+    /// Which does not, and why; empty when all do.
+    pub detail: String,
+}
+
 /// What holds for a port of the application.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PortPolicy {

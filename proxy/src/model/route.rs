@@ -161,15 +161,17 @@ pub struct Found<'a> {
     pub index: usize,
     /// The rule.
     pub rule: &'a Rule,
-    /// The match that fitted.
+    /// The place of the match that fitted.
+    pub at: usize,
+    /// The match.
     pub on: &'a Match,
 }
 
 impl Routes {
     /// The rule that a request takes; none when no match fits.
     pub fn find(&self, method: &Method, uri: &Uri, headers: &HeaderMap) -> Option<Found<'_>> {
-        let on = self.matches.iter().find(|on| on.fits(method, uri, headers))?;
-        self.rules.get(on.rule).map(|rule| Found { index: on.rule, rule, on })
+        let (at, on) = self.matches.iter().enumerate().find(|(_, on)| on.fits(method, uri, headers))?;
+        self.rules.get(on.rule).map(|rule| Found { index: on.rule, rule, at, on })
     }
 }
 
@@ -216,9 +218,9 @@ impl TextMatch {
     }
 }
 
-/// Repeated fields are one, joined by commas (RFC 9110 5.2), so that a second line cannot hide the first. A value that is
+/// Whether a field fits. Repeated fields are one, joined by commas (RFC 9110 5.2), so that a second line cannot hide the first. A value that is
 /// no text fits nothing.
-fn header_fits(headers: &HeaderMap, name: &HeaderName, wanted: &TextMatch) -> bool {
+pub fn header_fits(headers: &HeaderMap, name: &HeaderName, wanted: &TextMatch) -> bool {
     let mut values = headers.get_all(name).iter();
     let Some(first) = values.next() else { return false };
     if values.next().is_none() {

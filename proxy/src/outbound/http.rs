@@ -1,5 +1,6 @@
 //! One application's HTTP connection: each request by itself gets a route, an endpoint and an answer.
 
+use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -8,9 +9,9 @@ use http::header::SET_COOKIE;
 use http::{HeaderMap, Method, Response, Version};
 
 use super::leg::Leg;
-use super::routed::{Routed, Way};
-use super::target::Target;
-use super::{DIRECTION, Outbound, copy_under, reason_of, timed_out};
+use super::routed::{Onward, Routed, Way};
+use super::target::{Route, Target};
+use super::{DIRECTION, Outbound, copy_under, faults, reason_of, timed_out};
 use crate::balance::{Failed, Terms, Wish};
 use crate::http::answer::{MEMORY, Reason};
 use crate::http::deadline::Deadline;
@@ -28,6 +29,13 @@ pub(super) struct Connection {
     drain: Drain,
 }
 
+/// Where a request is meant to go, and went.
+#[derive(Default)]
+struct Place {
+    wish: Wish,
+    served: Option<SocketAddr>,
+}
+
 impl Connection {
     pub(super) fn new(outbound: Arc<Outbound>, target: Arc<Target>, drain: Drain) -> Self {
         Self { outbound, target, drain }
@@ -37,16 +45,17 @@ impl Connection {
         &self,
         request: BoxedRequest,
         leg: &Leg,
-        wish: &Wish,
+        place: &mut Place,
         caller: &Caller,
         measured: &mut Option<metrics::Request>,
     ) -> Result<Response<Body>, Failed> {
-        let started = Instant::now();
+        let (started, wish) = (Instant::now(), place.wish);
         let backend = leg.backend().await;
         let on_pick = |endpoint: &crate::balance::Endpoint| {
             measured.get_or_insert_with(|| leg.http(endpoint.tls()).request(started));
+            place.served = Some(endpoint.model.addr);
         };
-        backend.send(request, caller, wish, on_pick).await
+        backend.send(request, caller, &wish, on_pick).await
     }
 
     /// By what the request is known, where that decides who gets it.
@@ -55,14 +64,15 @@ impl Connection {
         request: BoxedRequest,
         leg: &Leg,
         policy: Option<&Arc<RequestPolicy>>,
+        place: &mut Place,
         caller: &Caller,
         measured: &mut Option<metrics::Request>,
     ) -> Result<Response<Body>, Failed> {
         let key = leg.now().key(&request, || self.outbound.local.all().first().copied());
-        let wish = Wish { hash: key.as_ref().map(|key| key.hash), ..Wish::default() };
+        place.wish.hash = key.as_ref().map(|key| key.hash);
         let mut response = match self.terms(policy, request.headers()) {
-            Some(terms) => self.steer(request, leg, &wish, terms, caller, measured).await,
-            None => self.forward(request, leg, &wish, caller, measured).await,
+            Some(terms) => self.steer(request, leg, place, terms, caller, measured).await,
+            None => self.forward(request, leg, place, caller, measured).await,
         }?;
         if let Some(cookie) = key.and_then(|key| key.set_cookie) {
             response.headers_mut().append(SET_COOKIE, cookie);
@@ -78,10 +88,17 @@ impl Connection {
         caller: &Caller,
         measured: &mut Option<metrics::Request>,
     ) -> Result<Response<Body>, Failed> {
-        match routed.take(&mut request) {
-            Way::Onward(leg, answered) => {
-                let mut response = self.send(request, &leg, answered.policy(), caller, measured).await?;
-                answered.apply(response.headers_mut());
+        match routed.take(&mut request, &self.outbound) {
+            Way::Onward(Onward { leg, copies, stick_to, answered }) => {
+                let mut place = Place { wish: Wish { stick_to, ..Wish::default() }, served: None };
+                let mut response = match self.injected(answered.policy(), request.headers()).await {
+                    Some(response) => response,
+                    None => {
+                        self.outbound.mirrors.send(copies, &mut request);
+                        self.send(request, &leg, answered.policy(), &mut place, caller, measured).await?
+                    }
+                };
+                answered.apply(response.headers_mut(), place.served, &self.outbound);
                 Ok(response)
             }
             Way::Answer(response) => Ok(response),
@@ -89,11 +106,32 @@ impl Connection {
         }
     }
 
+    /// To a destination without routes whose policy injects faults.
+    async fn under_faults(
+        &self,
+        request: BoxedRequest,
+        route: &Route,
+        caller: &Caller,
+        measured: &mut Option<metrics::Request>,
+    ) -> Result<Response<Body>, Failed> {
+        match self.injected(route.policy(), request.headers()).await {
+            Some(response) => Ok(response),
+            None => self.send(request, route.leg(), route.policy(), &mut Place::default(), caller, measured).await,
+        }
+    }
+
+    /// What a policy has answered in place of a backend.
+    async fn injected(&self, policy: Option<&Arc<RequestPolicy>>, headers: &HeaderMap) -> Option<Response<Body>> {
+        let policy = policy.filter(|policy| !policy.faults.is_empty())?;
+        faults::inject(policy, headers, &self.outbound.metrics).await
+    }
+
     async fn send(
         &self,
         request: BoxedRequest,
         leg: &Arc<Leg>,
         policy: Option<&Arc<RequestPolicy>>,
+        place: &mut Place,
         caller: &Caller,
         measured: &mut Option<metrics::Request>,
     ) -> Result<Response<Body>, Failed> {
@@ -101,15 +139,15 @@ impl Connection {
         let leg = stand_in.as_ref().unwrap_or(leg);
         // Boxed all: they are rare, and larger than what other requests need.
         if headers::leaves_http(&request) {
-            return Box::pin(self.leave_http(request, leg, policy, caller, measured)).await;
+            return Box::pin(self.leave_http(request, leg, policy, place, caller, measured)).await;
         }
         if leg.now().is_keyed() {
-            return Box::pin(self.by_key(request, leg, policy, caller, measured)).await;
+            return Box::pin(self.by_key(request, leg, policy, place, caller, measured)).await;
         }
         if let Some(terms) = self.terms(policy, request.headers()) {
-            return Box::pin(self.steer(request, leg, &Wish::default(), terms, caller, measured)).await;
+            return Box::pin(self.steer(request, leg, place, terms, caller, measured)).await;
         }
-        self.forward(request, leg, &Wish::default(), caller, measured).await
+        self.forward(request, leg, place, caller, measured).await
     }
 
     /// What bounds a request; `None`: the proxy's defaults alone.
@@ -132,17 +170,18 @@ impl Connection {
         &self,
         request: BoxedRequest,
         leg: &Leg,
-        wish: &Wish,
+        place: &mut Place,
         terms: Box<Terms>,
         caller: &Caller,
         measured: &mut Option<metrics::Request>,
     ) -> Result<Response<Body>, Failed> {
-        let started = Instant::now();
+        let (started, wish) = (Instant::now(), place.wish);
         let backend = leg.backend().await;
         let on_pick = |endpoint: &crate::balance::Endpoint| {
             measured.get_or_insert_with(|| leg.http(endpoint.tls()).request(started));
+            place.served = Some(endpoint.model.addr);
         };
-        backend.send_under(request, caller, wish, &terms, on_pick).await
+        backend.send_under(request, caller, &wish, &terms, on_pick).await
     }
 
     /// An upgrade or CONNECT: a connection of its own to one endpoint, then bytes.
@@ -151,11 +190,13 @@ impl Connection {
         mut request: BoxedRequest,
         leg: &Arc<Leg>,
         policy: Option<&Arc<RequestPolicy>>,
+        place: &mut Place,
         caller: &Caller,
         measured: &mut Option<metrics::Request>,
     ) -> Result<Response<Body>, Failed> {
         let timeouts = policy.map(|policy| policy.timeouts).unwrap_or_default();
-        let (upstream, load) = leg.open(Some(Protocol::Http1)).await?;
+        let (upstream, load) = leg.open(Some(Protocol::Http1), &place.wish).await?;
+        place.served = Some(load.endpoint().model.addr);
         let tls = load.endpoint().tls();
         *measured = Some(leg.http(tls).request(Instant::now()));
         headers::strip_ours(request.headers_mut());
@@ -192,7 +233,13 @@ impl Handler for Connection {
         let result = match (headers::settle_authority(&mut request), route.routed()) {
             (Err(bad), _) => Ok(self.refuse(Reason::BadRequest, request.headers(), &bad.to_string())),
             (Ok(()), _) if caller.asks_too_much() => Ok(self.refuse(Reason::Overload, request.headers(), MEMORY)),
-            (Ok(()), None) => self.send(request, route.leg(), route.policy(), &caller, &mut measured).await,
+            // Boxed, as few policies have faults.
+            (Ok(()), None) if route.policy().is_some_and(|policy| !policy.faults.is_empty()) => {
+                Box::pin(self.under_faults(request, &route, &caller, &mut measured)).await
+            }
+            (Ok(()), None) => {
+                self.send(request, route.leg(), route.policy(), &mut Place::default(), &caller, &mut measured).await
+            }
             // Boxed, as few destinations have routes.
             (Ok(()), Some(routed)) => Box::pin(self.by_route(request, routed, &caller, &mut measured)).await,
         };

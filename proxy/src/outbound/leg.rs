@@ -5,7 +5,7 @@
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
-use crate::balance::{Backend, Failed, Load, Reach};
+use crate::balance::{Backend, Failed, Load, Reach, Wish};
 use crate::control::{Discovery, Subscription};
 use crate::metrics::{self, Direction, Metrics, Tls};
 use crate::model::policy::BackendPolicy;
@@ -128,8 +128,8 @@ impl Leg {
     }
 
     /// A byte stream to one of the endpoints.
-    pub(super) async fn open(&self, protocol: Option<Protocol>) -> Result<(Stream, Load), Failed> {
-        self.backend().await.open(protocol).await
+    pub(super) async fn open(&self, protocol: Option<Protocol>, wish: &Wish) -> Result<(Stream, Load), Failed> {
+        self.backend().await.open(protocol, wish).await
     }
 
     /// Handles for HTTP over what protects the way to the endpoint.

@@ -4,9 +4,13 @@
 //! Read `Outbound::serve` top to bottom. Invariant: nothing is sent to an endpoint that discovery calls meshed other than
 //! through mutual TLS; what discovery does not know is passed through as it is.
 
+mod cors;
+mod faults;
 mod http;
 mod leg;
+mod mirror;
 mod routed;
+mod session;
 mod target;
 
 use std::net::SocketAddr;
@@ -16,11 +20,13 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 use tokio::net::TcpStream;
 
+use mirror::Mirrors;
+use session::Sealer;
 pub use target::{Route, Target, TargetState};
 
 use leg::Leg;
 
-use crate::balance::{Load, Reach};
+use crate::balance::{Load, Reach, Wish};
 use crate::control::Discovery;
 use crate::http::answer::Reason;
 use crate::http::h2_server::Side;
@@ -57,6 +63,8 @@ pub struct Outbound {
     reach: Arc<Reach>,
     metrics: Metrics,
     targets: Mutex<IdleCache<SocketAddr, Target>>,
+    mirrors: Mirrors,
+    sessions: Sealer,
 }
 
 /// What `/state` shows of one worker's outbound side.
@@ -65,6 +73,8 @@ pub struct State {
     targets: Vec<TargetState>,
 }
 
+/// Most copies of requests that one worker has on their way to mirrors.
+const MOST_COPIES: usize = 128;
 const DIRECTION: Direction = Direction::Outbound;
 
 impl Outbound {
@@ -78,7 +88,8 @@ impl Outbound {
         metrics: Metrics,
     ) -> Arc<Self> {
         let targets = Mutex::new(IdleCache::new(settings.targets));
-        Arc::new(Self { settings, http, discovery, local, reach, metrics, targets })
+        let (mirrors, sessions) = (Mirrors::new(MOST_COPIES, &metrics), Sealer::default());
+        Arc::new(Self { settings, http, discovery, local, reach, metrics, targets, mirrors, sessions })
     }
 
     /// Serves one accepted connection to its end.
@@ -185,7 +196,7 @@ impl Outbound {
         protocol: Option<Protocol>,
     ) -> Result<(Stream, Load, Arc<Leg>), crate::balance::Failed> {
         let leg = self.stand_in(leg).await.unwrap_or_else(|| Arc::clone(leg));
-        let (stream, load) = leg.open(protocol).await?;
+        let (stream, load) = leg.open(protocol, &Wish::default()).await?;
         Ok((stream, load, leg))
     }
 

@@ -4,18 +4,23 @@
 //! an endpoint is chosen, and is done once, however often the request is sent.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
-use http::header::{HOST, HeaderValue, LOCATION};
+use http::header::{HOST, HeaderValue, LOCATION, ORIGIN};
 use http::uri::{Authority, PathAndQuery, Uri};
-use http::{HeaderMap, Response};
+use http::{HeaderMap, Method, Response, StatusCode};
+use mesh_mtls::clock;
 
 use super::leg::Leg;
+use super::mirror::Copied;
+use super::session::{Held, Scope};
+use super::{Outbound, cors};
 use crate::http::answer::Reason;
 use crate::http::{Body, BoxedRequest};
 use crate::model::BackendId;
 use crate::model::policy::RequestPolicy;
-use crate::model::route::{Filters, PathMatch, Rewrite, Routes, Rule, RuleBackend, Scheme};
+use crate::model::route::{Filters, Found, PathMatch, Rewrite, Routes, Rule, RuleBackend, Scheme};
 
 /// See the module.
 pub(super) struct Routed {
@@ -25,26 +30,48 @@ pub(super) struct Routed {
 
 /// What becomes of a request.
 pub(super) enum Way {
-    /// It is sent, changed already; its response is to be changed too.
-    Onward(Arc<Leg>, Answered),
-    /// It is answered: a redirect.
+    /// It is sent, changed already.
+    Onward(Onward),
+    /// It is answered: a redirect, or a preflight.
     Answer(Response<Body>),
     /// It cannot be sent anywhere.
     Refused(Reason, String),
+}
+
+/// A request that is sent.
+pub(super) struct Onward {
+    /// Where to.
+    pub(super) leg: Arc<Leg>,
+    /// At the same time.
+    pub(super) copies: Vec<Copied>,
+    /// The endpoint of its session.
+    pub(super) stick_to: Option<SocketAddr>,
+    /// Its response is to be changed too.
+    pub(super) answered: Answered,
 }
 
 /// What is done to the response of a request that took a rule.
 pub(super) struct Answered {
     routes: Arc<Routes>,
     rule: usize,
+    at: usize,
     backend: usize,
+    /// Where the request came from, where that matters.
+    origin: Option<HeaderValue>,
+    held: Option<Held>,
 }
 
 impl Routed {
     pub(super) fn new(routes: &Arc<Routes>, leg: impl Fn(&BackendId) -> Arc<Leg>) -> Self {
         let backends = routes.rules.iter().flat_map(|rule| &rule.backends);
-        let ids = backends.filter_map(|backend| backend.to.as_ref().ok());
-        let legs = ids.map(|id| (id.clone(), leg(id))).collect();
+        let filters =
+            routes.rules.iter().map(|rule| &rule.filters).chain(backends.clone().map(|backend| &backend.filters));
+        let mirrors = filters.flat_map(|filters| &filters.mirrors).filter_map(|mirror| mirror.to.as_ref().ok());
+        let ids = backends.filter_map(|backend| backend.to.as_ref().ok()).chain(mirrors);
+        let mut legs = BTreeMap::new();
+        for id in ids {
+            legs.entry(id.clone()).or_insert_with(|| leg(id));
+        }
         Self { routes: Arc::clone(routes), legs }
     }
 
@@ -58,7 +85,10 @@ impl Routed {
     }
 
     /// Finds the rule of a request, and changes the request as it says.
-    pub(super) fn take(&self, request: &mut BoxedRequest) -> Way {
+    pub(super) fn take(&self, request: &mut BoxedRequest, outbound: &Outbound) -> Way {
+        if let Some(answer) = self.preflight(request) {
+            return Way::Answer(answer);
+        }
         let Some(found) = self.routes.find(request.method(), request.uri(), request.headers()) else {
             return Way::Refused(
                 Reason::NoRoute,
@@ -69,14 +99,16 @@ impl Routed {
         if let Some(redirect) = &rule.filters.redirect {
             let location = redirect.location(Scheme::Http, authority(request), request.uri(), &found.on.path);
             return match HeaderValue::try_from(location) {
-                Ok(location) => Way::Answer(redirected(redirect.status, location, &rule.filters)),
+                Ok(location) => Way::Answer(redirected(redirect.status, location, &rule.filters, request.headers())),
                 Err(_) => Way::Refused(Reason::BadRequest, "no place to redirect to".into()),
             };
         }
-        let (place, backend) = match pick(rule, fastrand::u64(..)) {
-            Ok(picked) => picked,
-            Err(why) => return Way::Refused(Reason::BackendInvalid, why),
-        };
+        let held = self.held(&found, request.headers(), outbound);
+        let (place, backend) =
+            match held.and_then(|held| kept(rule, &held)).map_or_else(|| pick(rule, fastrand::u64(..)), Ok) {
+                Ok(picked) => picked,
+                Err(why) => return Way::Refused(Reason::BackendInvalid, why),
+            };
         let leg = match &backend.to {
             Ok(id) => self.legs.get(id),
             Err(why) => return Way::Refused(Reason::BackendInvalid, format!("route {}: {why}", rule.name)),
@@ -84,6 +116,13 @@ impl Routed {
         let Some(leg) = leg else {
             return Way::Refused(Reason::BackendInvalid, format!("route {}: no such backend", rule.name));
         };
+        if let (Some(cors), Some(method)) = (&backend.filters.cors, cors::asks_for(request.method(), request.headers()))
+        {
+            return Way::Answer(cors::preflight(cors, request.headers(), method));
+        }
+        let is_cross = rule.filters.cors.is_some() || backend.filters.cors.is_some();
+        let origin = if is_cross { request.headers().get(ORIGIN).cloned() } else { None };
+        let mut copies = Vec::new();
         for filters in [&rule.filters, &backend.filters] {
             filters.request_headers.apply(request.headers_mut());
             if let Some(rewrite) = &filters.rewrite
@@ -91,9 +130,31 @@ impl Routed {
             {
                 return Way::Refused(Reason::BadRequest, format!("route {}: rewritten: {error}", rule.name));
             }
+            let legs =
+                filters.mirrors.iter().map(|mirror| (mirror, mirror.to.as_ref().ok().and_then(|id| self.legs.get(id))));
+            copies.extend(legs.filter_map(|(mirror, leg)| outbound.mirrors.copy(mirror, leg, request)));
         }
-        let answered = Answered { routes: Arc::clone(&self.routes), rule: found.index, backend: place };
-        Way::Onward(Arc::clone(leg), answered)
+        let (routes, stick_to) = (Arc::clone(&self.routes), held.map(|held| held.addr));
+        let answered = Answered { routes, rule: found.index, at: found.at, backend: place, origin, held };
+        Way::Onward(Onward { leg: Arc::clone(leg), copies, stick_to, answered })
+    }
+
+    /// The answer to a preflight request. It asks for another method than its own, so it also takes the rule of that method
+    /// where no match fits it.
+    fn preflight(&self, request: &BoxedRequest) -> Option<Response<Body>> {
+        let (method, uri, headers) = (request.method(), request.uri(), request.headers());
+        let asked = cors::asks_for(method, headers)?;
+        let of_method = || self.routes.find(&Method::from_bytes(asked.as_bytes()).ok()?, uri, headers);
+        let found = self.routes.find(method, uri, headers).or_else(of_method)?;
+        Some(cors::preflight(found.rule.filters.cors.as_deref()?, headers, asked))
+    }
+
+    /// The session that a request belongs to, as long as the rule leads to its backend.
+    fn held(&self, found: &Found<'_>, headers: &HeaderMap, outbound: &Outbound) -> Option<Held> {
+        let session = found.rule.session.as_deref()?;
+        let scope = Scope { session, rule: &found.rule.name, path: &found.on.path };
+        let held = outbound.sessions.open(scope, headers, &outbound.reach.anchors(), clock::wall())?;
+        kept(found.rule, &held).map(|_| held)
     }
 }
 
@@ -103,14 +164,29 @@ impl Answered {
         self.routes.rules.get(self.rule)?.policy.as_ref()
     }
 
-    /// Changes the fields of a response: those of the backend first.
-    pub(super) fn apply(&self, headers: &mut HeaderMap) {
+    /// Changes the fields of a response: those of the backend first. `served` is the endpoint that it comes from.
+    pub(super) fn apply(&self, headers: &mut HeaderMap, served: Option<SocketAddr>, outbound: &Outbound) {
         let Some(rule) = self.routes.rules.get(self.rule) else { return };
-        if let Some(backend) = rule.backends.get(self.backend) {
-            backend.filters.response_headers.apply(headers);
-        }
+        let Some(backend) = rule.backends.get(self.backend) else { return };
+        backend.filters.response_headers.apply(headers);
         rule.filters.response_headers.apply(headers);
+        if let Some(cors) = backend.filters.cors.as_deref().or(rule.filters.cors.as_deref()) {
+            cors::apply(cors, self.origin.as_ref(), headers);
+        }
+        if let (Some(session), Some(addr), Ok(id)) = (&rule.session, served, &backend.to)
+            && let Some(on) = self.routes.matches.get(self.at)
+        {
+            let scope = Scope { session, rule: &rule.name, path: &on.path };
+            let answer = (headers, &outbound.reach.anchors(), clock::wall());
+            outbound.sessions.answer(scope, self.held, (id, addr), answer);
+        }
     }
+}
+
+/// The backend of a session, and its place.
+fn kept<'r>(rule: &'r Rule, held: &Held) -> Option<(usize, &'r RuleBackend)> {
+    let mut backends = rule.backends.iter().enumerate();
+    backends.find(|(_, backend)| backend.to.as_ref().is_ok_and(|id| held.is_with(id)))
 }
 
 /// A backend by weight, and its place; `chance` is uniform over all numbers.
@@ -135,11 +211,14 @@ fn authority(request: &BoxedRequest) -> &str {
     target.or_else(|| request.headers().get(HOST)?.to_str().ok()).unwrap_or_default()
 }
 
-fn redirected(status: http::StatusCode, location: HeaderValue, filters: &Filters) -> Response<Body> {
+fn redirected(status: StatusCode, location: HeaderValue, filters: &Filters, asked: &HeaderMap) -> Response<Body> {
     let mut response = Response::new(Body::empty());
     *response.status_mut() = status;
     response.headers_mut().insert(LOCATION, location);
     filters.response_headers.apply(response.headers_mut());
+    if let Some(cors) = &filters.cors {
+        cors::apply(cors, asked.get(ORIGIN), response.headers_mut());
+    }
     response
 }
 

@@ -2,6 +2,7 @@
 
 pub mod connections;
 pub mod downgrade;
+pub mod endless;
 pub mod floods;
 pub mod h2spec;
 pub mod http1;

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use loona_hpack::Decoder;
 use socket2::Socket;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 
 use super::frame::{Frame, PREFACE, flag, kind};
 use crate::client::PATIENCE;
@@ -278,12 +278,23 @@ where
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime in a test");
         runtime.block_on(async move {
             match connect.await {
-                Ok(mut stream) => {
+                Ok(stream) => {
                     let _ = connected.send(Ok(()));
                     theirs.set_nonblocking(true).expect("a socket");
                     let mut theirs = tokio::net::UnixStream::from_std(theirs).expect("within a runtime");
-                    // An end is an end; how it came is not for this side to know.
-                    let _ = tokio::io::copy_bidirectional(&mut theirs, &mut stream).await;
+                    let (mut said, mut heard) = theirs.split();
+                    let (mut read, mut write) = tokio::io::split(stream);
+                    let there = async {
+                        // An end is an end; how it came is not for this side to know. What the far end said before it still
+                        // comes, though nothing more can be said.
+                        let _ = tokio::io::copy(&mut said, &mut write).await;
+                        let _ = write.shutdown().await;
+                    };
+                    let back = async {
+                        let _ = tokio::io::copy(&mut read, &mut heard).await;
+                        let _ = heard.shutdown().await;
+                    };
+                    tokio::join!(there, back);
                 }
                 Err(error) => drop(connected.send(Err(error))),
             }

@@ -15,7 +15,11 @@ use prost::Message as _;
 use crate::pair;
 
 /// A proxy's client without a stream.
-pub(super) fn client() -> Discovery {
+///
+/// # Panics
+/// When it cannot be made.
+#[must_use]
+pub fn client() -> Discovery {
     let config = pair::settings(([127, 0, 0, 1], 1).into()).expect("settings");
     let id = spiffe::Id::new("cluster.local", "test", "web").expect("an identity");
     let credentials = pair::credentials(&id).expect("a certificate");
@@ -27,7 +31,8 @@ pub(super) fn client() -> Discovery {
 }
 
 /// The id of what the client asks for next, once everything before has been asked.
-pub(super) fn asked(discovery: &Discovery) -> Option<u64> {
+#[must_use]
+pub fn asked(discovery: &Discovery) -> Option<u64> {
     let requests = std::iter::from_fn(|| discovery.next_request());
     let subscribed = requests.filter_map(|request| match request.kind {
         Some(wire::watch_request::Kind::Subscribe(subscribe)) => Some(subscribe.id),

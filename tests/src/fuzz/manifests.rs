@@ -7,10 +7,11 @@ use std::cell::RefCell;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use mesh_destination::index::{Backend, Dialed, Index, Marks, Resource};
+use mesh_destination::index::{self, Backend, Dialed, Index, Marks, Resource};
 use mesh_destination::manifest::{self, Manifest};
-use mesh_destination::model::Object;
+use mesh_destination::model::{Mesh, Object};
 use mesh_destination::service;
+use mesh_mtls::spiffe;
 use mesh_proto::discovery as wire;
 use mesh_proxy::control::Discovery;
 use prost::Message as _;
@@ -67,7 +68,7 @@ fn told(manifest: &Manifest, proxy: &Discovery) {
     let marks = Arc::new(Marks::default());
     let refused = proxy.status().rejected;
     let tell = |index: &mut Index, resource: Resource| {
-        let (_targets, _endpoints);
+        let (_targets, _endpoints, _inbound);
         match &resource {
             Resource::Outbound(dialed) => _targets = proxy.outbound(dialed.addr),
             Resource::Endpoints(Backend { service, port }) => {
@@ -75,7 +76,7 @@ fn told(manifest: &Manifest, proxy: &Discovery) {
                 let backend = mesh_proxy::model::BackendId { namespace, service: name, port: *port };
                 _endpoints = proxy.endpoints(&backend);
             }
-            Resource::Inbound(_) => return,
+            Resource::Inbound(_) => _inbound = proxy.inbound(),
         }
         let Some(id) = discovery::asked(proxy) else { panic!("nothing is asked of {resource:?}") };
         let snapshot = index.watch(resource, &marks, id).latest();
@@ -97,6 +98,12 @@ fn told(manifest: &Manifest, proxy: &Discovery) {
                 for port in ports.chain([9]) {
                     let dialed = workload.addresses.iter().take(FOLLOWED);
                     dialed.for_each(|ip| tell(&mut index, outbound(*ip, port)));
+                }
+                if let Mesh::Meshed { service_account } = &workload.mesh
+                    && let Ok(id) = spiffe::Id::new("cluster.local", &workload.name.namespace, service_account)
+                {
+                    let addresses = workload.addresses.iter().copied().collect();
+                    tell(&mut index, Resource::Inbound(Arc::new(index::Proxy { addresses, id })));
                 }
             }
             Object::EndpointSlice(_) | Object::HttpRoute(_) | Object::GrpcRoute(_) | Object::TrafficPolicy(_) => {}

@@ -7,7 +7,7 @@
 
 mod captured;
 mod detection;
-mod discovery;
+pub mod discovery;
 mod environment;
 mod fields;
 mod input;

@@ -164,11 +164,7 @@ fn parse_head(head: &[u8]) -> Result<Recorded, String> {
     }
     let mut fields = Vec::new();
     for line in lines {
-        let (name, value) = line.split_once(':').ok_or_else(|| format!("field {line:?}"))?;
-        let is_text = |c: char| c == '\t' || !c.is_ascii_control();
-        if !is_token(name) || !value.chars().all(is_text) {
-            return Err(format!("field {line:?}"));
-        }
+        let (name, value) = field(line).ok_or_else(|| format!("field {line:?}"))?;
         fields.push((name.to_ascii_lowercase(), value.trim_matches([' ', '\t']).to_owned()));
     }
     let request = Recorded { method: method.to_owned(), target: target.to_owned(), fields, body: Vec::new() };
@@ -182,6 +178,12 @@ fn parse_head(head: &[u8]) -> Result<Recorded, String> {
         return Err("two hosts".to_owned());
     }
     Ok(request)
+}
+
+/// A name and a value, of a head or of trailers (RFC 9112 5).
+fn field(line: &str) -> Option<(&str, &str)> {
+    let is_text = |c: char| c == '\t' || !c.is_ascii_control();
+    line.split_once(':').filter(|(name, value)| is_token(name) && value.chars().all(is_text))
 }
 
 fn is_chunked(value: &str) -> bool {
@@ -223,8 +225,10 @@ fn chunks(unread: &mut Vec<u8>, more: &mut impl FnMut(&mut Vec<u8>) -> bool) -> 
         match line(unread, more) {
             None => return Ok(None),
             Some(end) if end.is_empty() => return Ok(Some(body)),
-            Some(trailer) if trailer.contains(&b':') => {}
-            Some(trailer) => return Err(format!("trailer {}", trailer.escape_ascii())),
+            Some(trailer) => {
+                let text: String = trailer.iter().map(|byte| char::from(*byte)).collect();
+                field(&text).ok_or_else(|| format!("trailer {text:?}"))?;
+            }
         }
     }
 }

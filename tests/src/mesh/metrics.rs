@@ -31,7 +31,8 @@ impl Metrics {
             let found = |(key, value): &(&str, &str)| series.labels.iter().any(|(k, v)| k == key && v == value);
             series.name == name && labels.iter().all(found)
         };
-        self.series.iter().filter(|series| has(series)).map(|series| series.value).sum()
+        // `Sum` of no float is -0.
+        self.series.iter().filter(|series| has(series)).fold(0.0, |sum, series| sum + series.value)
     }
 
     /// The values of a label over all series of `name`.

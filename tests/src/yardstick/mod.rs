@@ -4,6 +4,7 @@
 //! Invariant: `make test` runs each row at the smaller count, `make torture` (`TORTURE=1`) at the full one.
 //! Non-goal: judging speed; that is the bench's.
 
+mod beside;
 mod bystander;
 mod front;
 mod group;
@@ -13,10 +14,11 @@ mod record;
 mod source;
 mod vitals;
 
-pub use bystander::Bystander;
+pub use beside::{Beside, beside};
+pub use bystander::{Bystander, Polite};
 pub use front::{Front, Mesh};
 pub use group::Group;
-pub use peer::{Peer, Speaks};
+pub use peer::{Peer, Setup, Speaks, version};
 pub use process::Process;
 pub use record::{Who, record};
 pub use source::{Counts, Source};

@@ -2,24 +2,24 @@
 //! namespaces of their own.
 //!
 //! Invariant: their configuration says where to listen, where to forward and which version the back end speaks; all limits are
-//! their makers' defaults, but for the time-outs that HAProxy wants to be given.
+//! their makers' defaults, but for the time-outs that HAProxy wants to be given, and for what a row sets for the mesh as well.
 //! Non-goal: installing them; `make reliability` does. No test needs them.
 
 use std::fs;
 use std::path::PathBuf;
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use serde_json::{Value, json};
 
-use super::{Front, Process, Who};
+use super::{Front, Group, Process, Who};
 use crate::bins;
 use crate::netns::{Host, Net, Proc, until};
 
-/// Where the proxy listens, for HTTP/1 and for HTTP/2 with prior knowledge.
-const FRONT: u16 = 9000;
-/// Where the back end listens.
-const BACK: u16 = 8000;
+/// Where the proxy listens, for HTTP/1 and for HTTP/2 with prior knowledge, and where the back end does: for attacks, and for
+/// a polite client whose back end is another one.
+const PORTS: [(u16, u16); 2] = [(9000, 8000), (9001, 8001)];
 const SOON: Duration = Duration::from_secs(20);
 
 /// Which version the back end is spoken to in.
@@ -31,10 +31,29 @@ pub enum Speaks {
     Http2,
 }
 
+/// What is said of a proxy of another make.
+#[derive(Clone, Copy, Debug)]
+pub struct Setup<'a> {
+    /// How the back ends are spoken to.
+    pub speaks: Speaks,
+    /// After so many seconds without progress a stream is given up; none stands for the maker's default.
+    pub stall: Option<u64>,
+    /// Where it runs.
+    pub group: Option<&'a Group>,
+}
+
+impl From<Speaks> for Setup<'_> {
+    fn from(speaks: Speaks) -> Self {
+        Self { speaks, stall: None, group: None }
+    }
+}
+
 /// A running proxy of another make. Dropped, it ends.
 pub struct Peer {
     /// The way through it.
     pub front: Front,
+    /// Another way through it, to a back end of its own.
+    pub polite: Front,
     // In this order: the program, then where it runs.
     _program: Proc,
     _dir: tempfile::TempDir,
@@ -49,38 +68,54 @@ impl Peer {
     ///
     /// # Panics
     /// Without root, or when it does not listen in time.
-    pub fn start(who: Who, speaks: Speaks) -> anyhow::Result<Self> {
-        let program = program(who)?;
+    pub fn start<'a>(who: Who, setup: impl Into<Setup<'a>>) -> anyhow::Result<Self> {
+        let (program, setup) = (program(who)?, setup.into());
         let net = Net::new();
         let [client, proxy, back] = ["client", "proxy", "back"].map(|name| net.host(name));
         let dir = tempfile::Builder::new().prefix("mesh-peer-").tempdir()?;
-        let file = dir.path().join("config");
         let mut command = proxy.command(program);
+        // Envoy tells formats apart by their names.
+        let file = dir.path().join("config.json");
         match who {
             Who::Envoy => {
-                fs::write(&file, envoy(&back, speaks).to_string())?;
+                fs::write(&file, envoy(&back, setup).to_string())?;
                 command.args(["--concurrency", "1", "--disable-hot-restart", "--log-level", "error", "--config-path"]);
-                // It tells formats apart by their names.
-                let json = file.with_extension("json");
-                fs::rename(&file, &json)?;
-                command.arg(json);
             }
             _ => {
-                fs::write(&file, haproxy(&back, speaks))?;
-                command.args(["-db", "-f"]).arg(&file);
+                fs::write(&file, haproxy(&back, setup))?;
+                command.args(["-db", "-f"]);
             }
         }
+        command.arg(file);
+        if let Some(group) = setup.group {
+            command = group.run(&command);
+        }
         let program = Proc::spawn(&mut command);
-        let addr = (proxy.v4, FRONT).into();
-        client.enter(|| until(SOON, || std::net::TcpStream::connect(addr).is_ok()));
-        let way = match speaks {
+        let way = match setup.speaks {
             Speaks::Http1 => "HTTP/1.1 to the back end",
             Speaks::Http2 => "HTTP/2 to the back end",
         };
-        let process = Process(program.id());
-        let front = Front { who, way, client, addr, back, port: BACK, proxy: process };
-        Ok(Self { front, _program: program, _dir: dir, _net: net })
+        let [front, polite] = PORTS.map(|(port, behind)| {
+            let addr = (proxy.v4, port).into();
+            client.enter(|| until(SOON, || std::net::TcpStream::connect(addr).is_ok()));
+            let (client, back, proxy) = (client.clone(), back.clone(), Process(program.id()));
+            Front { who, way, client, addr, back, port: behind, proxy }
+        });
+        Ok(Self { front, polite, _program: program, _dir: dir, _net: net })
     }
+}
+
+/// The version of an installed proxy, in its own words.
+///
+/// # Errors
+/// When it is not installed, or does not say it.
+pub fn version(who: Who) -> anyhow::Result<String> {
+    let flag = if who == Who::Envoy { "--version" } else { "-v" };
+    let said = Command::new(program(who)?).arg(flag).output()?;
+    let said = String::from_utf8_lossy(&said.stdout).into_owned();
+    let is_version = |word: &&str| word.split('.').count() >= 3 && word.starts_with(|c: char| c.is_ascii_digit());
+    let mut words = said.split([' ', '/', '\n']);
+    words.find(is_version).map(str::to_owned).with_context(|| said.clone())
 }
 
 fn program(who: Who) -> anyhow::Result<PathBuf> {
@@ -99,44 +134,68 @@ fn program(who: Who) -> anyhow::Result<PathBuf> {
     }
 }
 
-fn envoy(back: &Host, speaks: Speaks) -> Value {
-    const TYPES: &str = "type.googleapis.com/envoy.extensions";
-    let socket = |address: &str, port| json!({ "socket_address": { "address": address, "port_value": port } });
-    let version = if speaks == Speaks::Http1 { "http_protocol_options" } else { "http2_protocol_options" };
-    let manager = json!({
+fn envoy(back: &Host, setup: Setup<'_>) -> Value {
+    json!({ "static_resources": {
+        "listeners": PORTS.map(|(port, behind)| listener(port, behind, setup)),
+        "clusters": PORTS.map(|(_, behind)| cluster(back, behind, setup.speaks)),
+    }})
+}
+
+const TYPES: &str = "type.googleapis.com/envoy.extensions";
+
+fn socket(address: &str, port: u16) -> Value {
+    json!({ "socket_address": { "address": address, "port_value": port } })
+}
+
+fn listener(port: u16, behind: u16, setup: Setup<'_>) -> Value {
+    let cluster = behind.to_string();
+    let mut manager = json!({
         "@type": format!("{TYPES}.filters.network.http_connection_manager.v3.HttpConnectionManager"),
         "stat_prefix": "front", "codec_type": "AUTO",
         "upgrade_configs": [{ "upgrade_type": "websocket" }],
         "route_config": { "virtual_hosts": [{
             "name": "back", "domains": ["*"],
-            "routes": [{ "match": { "prefix": "/" }, "route": { "cluster": "back" } }],
+            "routes": [{ "match": { "prefix": "/" }, "route": { "cluster": cluster } }],
         }]},
         "http_filters": [{ "name": "router", "typed_config": { "@type": format!("{TYPES}.filters.http.router.v3.Router") }}],
     });
-    let listener = json!({
-        "name": "front", "address": socket("0.0.0.0", FRONT),
+    if let Some(stall) = setup.stall {
+        manager["stream_idle_timeout"] = format!("{stall}s").into();
+    }
+    json!({
+        "name": port.to_string(), "address": socket("0.0.0.0", port),
         "filter_chains": [{ "filters": [{ "name": "http", "typed_config": manager }] }],
-    });
-    let cluster = json!({
-        "name": "back", "type": "STATIC",
-        "load_assignment": { "cluster_name": "back", "endpoints": [{ "lb_endpoints": [
-            { "endpoint": { "address": socket(&back.v4.to_string(), BACK) } },
+    })
+}
+
+fn cluster(back: &Host, port: u16, speaks: Speaks) -> Value {
+    let version = if speaks == Speaks::Http1 { "http_protocol_options" } else { "http2_protocol_options" };
+    let name = port.to_string();
+    json!({
+        "name": name, "type": "STATIC",
+        "load_assignment": { "cluster_name": name, "endpoints": [{ "lb_endpoints": [
+            { "endpoint": { "address": socket(&back.v4.to_string(), port) } },
         ]}]},
         "typed_extension_protocol_options": { "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
             "@type": format!("{TYPES}.upstreams.http.v3.HttpProtocolOptions"),
             "explicit_http_config": { version: {} },
         }},
-    });
-    json!({ "static_resources": { "listeners": [listener], "clusters": [cluster] } })
+    })
 }
 
-fn haproxy(back: &Host, speaks: Speaks) -> String {
-    let version = if speaks == Speaks::Http1 { "" } else { " proto h2" };
+fn haproxy(back: &Host, setup: Setup<'_>) -> String {
+    let version = if setup.speaks == Speaks::Http1 { "" } else { " proto h2" };
+    let stall = setup.stall.unwrap_or(30);
+    let ways = PORTS.map(|(port, behind)| {
+        format!(
+            "frontend front-{port}\n  bind 0.0.0.0:{port}\n  default_backend back-{behind}\n\
+             backend back-{behind}\n  server back {}:{behind}{version}\n",
+            back.v4
+        )
+    });
     format!(
-        "global\n  nbthread 1\ndefaults\n  mode http\n  timeout connect 5s\n  timeout client 30s\n  timeout server 30s\n  \
-         timeout http-request 10s\n\
-         frontend front\n  bind 0.0.0.0:{FRONT}\n  default_backend back\n\
-         backend back\n  server back {}:{BACK}{version}\n",
-        back.v4
+        "global\n  nbthread 1\ndefaults\n  mode http\n  timeout connect 5s\n  timeout client {stall}s\n  \
+         timeout server 30s\n  timeout http-request 10s\n{}",
+        ways.concat()
     )
 }

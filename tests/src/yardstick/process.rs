@@ -10,6 +10,13 @@ use std::time::Duration;
 pub struct Process(pub u32);
 
 impl Process {
+    /// Whether it runs; one that has ended and was not waited for does not.
+    #[must_use]
+    pub fn lives(self) -> bool {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.0)).unwrap_or_default();
+        status.contains("\nVmRSS:")
+    }
+
     /// RssAnon in KiB.
     ///
     /// # Panics
@@ -76,6 +83,16 @@ impl Process {
         let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"));
         let soft = line.and_then(|line| line.split_whitespace().next()?.parse().ok());
         soft.unwrap_or_else(|| panic!("{path}: {limits}"))
+    }
+
+    /// How many of `full` connections fit into the files that this process may have, of which each takes `files`. Those that
+    /// it starts may have as many.
+    #[must_use]
+    pub fn most_connections(full: usize, files: usize) -> usize {
+        // For what is no connection.
+        const REST: u64 = 1000;
+        let most = Self(std::process::id()).most_files().saturating_sub(REST);
+        full.min(usize::try_from(most).unwrap_or(usize::MAX) / files)
     }
 
     /// CPU time of all its threads since its start, in steps of a clock tick (10 ms).

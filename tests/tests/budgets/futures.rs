@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use http::Request;
+use mesh_proxy::balance::Wish;
 use mesh_proxy::http::{Body, Caller};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -25,7 +26,8 @@ fn connections_and_requests_keep_futures_of_a_known_size() {
             let dial = || async { TcpStream::connect(addr).await.expect("a connection") };
             let outbound = Arc::clone(&pair.outbound).serve(dial().await, pair.drain.clone());
             let inbound = Arc::clone(&pair.inbound).serve(dial().await, pair.drain.clone());
-            let request = pair.backend.send(Box::new(Request::new(Body::empty())), &Caller::Deaf, |_| ());
+            let wish = Wish::default();
+            let request = pair.backend.send(Box::new(Request::new(Body::empty())), &Caller::Deaf, &wish, |_| ());
             let opening = pair.backend.open(None);
             let sizes = [
                 ("Outbound::serve", size_of_val(&outbound), OUTBOUND),

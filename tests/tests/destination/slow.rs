@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use mesh_tests::mesh::{Mesh, Metrics};
 use mesh_tests::netns::until;
-use mesh_tests::yardstick::{Process, Vitals, Who, count, record, torture};
+use mesh_tests::yardstick::{Process, Vitals, Who, count, record};
 use tokio::sync::Barrier;
 
 use crate::watcher::{Watcher, deaf};
@@ -17,8 +17,8 @@ use crate::watcher::{Watcher, deaf};
 const SERVICES: usize = 20;
 const ENDPOINTS: usize = 50;
 const SOON: Duration = Duration::from_secs(60);
-/// Most p99 on a machine that others use: still less than it takes until a deaf reader is ended, which none may wait for.
-const BUSY: Duration = Duration::from_secs(4);
+/// Most p99 beside a deaf reader, or three times that before it: on a machine that others use, all is late.
+const MOST: Duration = Duration::from_millis(100);
 /// Between two changes.
 const PACE: Duration = Duration::from_millis(10);
 /// Most growth of destination under changes, in KiB.
@@ -58,8 +58,8 @@ fn change_in(addresses: &[Ipv4Addr]) -> Option<usize> {
     number.map(|number| number as usize)
 }
 
-/// Latencies of the changes that a watcher saw, to the last one of its service.
-async fn watch(mut watcher: Watcher, begun: Begun, last: usize, ready: Arc<Barrier>) -> Vec<Duration> {
+/// The changes that a watcher saw with their latencies, to the last one of its service.
+async fn watch(mut watcher: Watcher, begun: Begun, last: usize, ready: Arc<Barrier>) -> Vec<(usize, Duration)> {
     let (mut seen, mut latencies) = (watcher.next().await.as_deref().and_then(change_in), Vec::new());
     ready.wait().await;
     while seen.is_none_or(|seen| seen < last) {
@@ -67,12 +67,24 @@ async fn watch(mut watcher: Watcher, begun: Begun, last: usize, ready: Arc<Barri
         let now = Instant::now();
         let change = change_in(&addresses);
         if change > seen {
-            let begun = change.and_then(|change| begun.get(change)?.get());
-            latencies.extend(begun.map(|begun| now.saturating_duration_since(*begun)));
+            let begun = change.and_then(|change| Some((change, begun.get(change)?.get()?)));
+            latencies.extend(begun.map(|(change, begun)| (change, now.saturating_duration_since(*begun))));
             seen = change;
         }
     }
     latencies
+}
+
+fn p99(mut latencies: Vec<(usize, Duration)>) -> Duration {
+    latencies.sort_unstable_by_key(|(_, latency)| *latency);
+    latencies[latencies.len() * 99 / 100].1
+}
+
+/// Makes a change, and leaves it a moment.
+fn make(mesh: &Mesh, begun: &Begun, change: usize) {
+    begun[change].set(Instant::now()).expect("once");
+    write(mesh, change);
+    thread::sleep(PACE); // the storm's pace
 }
 
 fn ended(mesh: &Mesh, reason: &str) -> f64 {
@@ -110,7 +122,9 @@ fn r48_f27_one_deaf_reader_is_ended_and_delays_none_of_the_others() {
                 }
                 ready.wait().await;
                 told.send(()).expect("the test waits");
-                let all = tokio::time::timeout(SOON, futures_util::future::join_all(watching));
+                // The changes take their time, and more of it where writing one is slow.
+                let patience = SOON + 4 * PACE * u32::try_from(changes).expect("few");
+                let all = tokio::time::timeout(patience, futures_util::future::join_all(watching));
                 all.await
                     .expect("every watcher sees its last change")
                     .into_iter()
@@ -120,18 +134,16 @@ fn r48_f27_one_deaf_reader_is_ended_and_delays_none_of_the_others() {
         }
     });
     is_ready.recv_timeout(SOON).expect("all streams are open");
+    let calm = changes / 5;
+    (SERVICES..calm).for_each(|change| make(&mesh, &begun, change));
     let deaf = host.run_in_thread(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         runtime.expect("a runtime in a test").block_on(deaf(addr, credentials, "s0"));
     });
     let vitals = Vitals::of(mesh.control_mut().destination());
     let idle = Process(pid).anonymous();
-    for change in SERVICES..changes {
-        begun[change].set(Instant::now()).expect("once");
-        write(&mesh, change);
-        thread::sleep(PACE); // the storm's pace
-    }
-    let mut latencies = watchers.join().expect("watchers").concat();
+    (calm..changes).for_each(|change| make(&mesh, &begun, change));
+    let latencies = watchers.join().expect("watchers").concat();
     deaf.join().expect("the deaf one's connection ends");
     until(SOON, || ended(&mesh, "stalled") >= 1.0);
     assert_eq!(ended(&mesh, "stalled"), 1.0);
@@ -140,11 +152,11 @@ fn r48_f27_one_deaf_reader_is_ended_and_delays_none_of_the_others() {
     let destination = mesh.control_mut().destination();
     assert!(destination.log().contains("a proxy does not read, disconnected"), "{}", destination.log());
     vitals.finish(destination, &[]);
-    latencies.sort_unstable();
-    let p99 = latencies[latencies.len() * 99 / 100];
-    let most = if torture() { Duration::from_millis(100) } else { BUSY };
-    assert!(p99 < most, "p99 of {} is {p99:?}", latencies.len());
-    let figure =
-        format!("1 ended as stalled, {streams} others: p99 {p99:.0?} over {changes} changes, {grown} KiB more");
+    let (before, beside) = latencies.into_iter().partition(|(change, _)| *change < calm);
+    let (before, p99) = (p99(before), p99(beside));
+    assert!(p99 < MOST.max(3 * before), "p99 is {p99:?}, {before:?} before");
+    let figure = format!(
+        "1 ended as stalled, {streams} others: p99 {p99:.0?} over {changes} changes, {before:.0?} before; {grown} KiB more"
+    );
     record(48, "a deaf reader", Who::Mesh, true, &figure);
 }

@@ -15,10 +15,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-use mesh_tests::frames::{Connection, GET, Member, code};
+use mesh_tests::attacks::floods::{Flood, Outcome};
+use mesh_tests::attacks::h2spec::{Answers, Target};
+use mesh_tests::frames::Member;
 use mesh_tests::mesh::INBOUND_PORT;
-use mesh_tests::netns::until;
-use mesh_tests::yardstick::{Bystander, Front, Group, Mesh, Process, Source, record};
+use mesh_tests::yardstick::{Beside, Front, Group, Mesh, Source, beside, record};
 
 /// Where the app listens.
 const APP: u16 = 8000;
@@ -37,6 +38,7 @@ struct Surface<'scene> {
     name: &'static str,
     scene: &'scene Scene,
     front: &'scene Front,
+    target: Target<'scene>,
     is_tunnel: bool,
 }
 
@@ -72,62 +74,39 @@ impl Scene {
     /// All surfaces, the bystander's way first.
     fn surfaces(&self) -> [Surface<'_>; 3] {
         let [inbound, outbound] = &self.mesh.fronts;
-        [("inbound", inbound, false), ("outbound", outbound, false), ("tunnel, as a member", inbound, true)]
-            .map(|(name, front, is_tunnel)| Surface { name, scene: self, front, is_tunnel })
+        // Not all of the scene can be shared between threads.
+        let member = &self.member;
+        let tunnel = Target {
+            dial: Box::new(|| member.dial((inbound.back.v4, INBOUND_PORT).into(), "web")),
+            fields: self.tunnel_fields.clone(),
+            answers: Answers::Anything,
+        };
+        [
+            ("inbound", inbound, Target::front(inbound), false),
+            ("outbound", outbound, Target::front(outbound), false),
+            ("tunnel, as a member", inbound, tunnel, true),
+        ]
+        .map(|(name, front, target, is_tunnel)| Surface { name, scene: self, front, target, is_tunnel })
     }
 }
 
 impl Surface<'_> {
-    /// A connection that has begun honestly.
-    fn dial(&self, settings: &[(u16, u32)]) -> Connection {
-        self.try_dial(settings).expect("a connection that begins honestly")
-    }
-
-    /// The same where it may be refused.
-    fn try_dial(&self, settings: &[(u16, u32)]) -> std::io::Result<Connection> {
-        let mut peer = if self.is_tunnel {
-            self.scene.member.dial((self.front.back.v4, INBOUND_PORT).into(), "web")?
-        } else {
-            Connection::dial(&self.front.client, self.front.addr)?
-        };
-        peer.begin(settings)?;
-        Ok(peer)
-    }
-
-    /// The fields of a request that this surface forwards, with another path.
-    fn fields<'a>(&'a self, path: &'a str) -> Vec<(&'a str, &'a str)> {
-        let own = self.scene.tunnel_fields.iter().map(|(name, value)| (name.as_str(), value.as_str()));
-        let request = GET.iter().map(|(name, value)| (*name, if *name == ":path" { path } else { *value }));
-        request.chain(own.filter(|_| self.is_tunnel)).collect()
-    }
-
     fn abuse(&self, reason: &str) -> f64 {
         self.scene.mesh.metric(self.front, "mesh_http2_abuse_total", &[("reason", reason)])
     }
 
-    fn process(&self) -> Process {
-        self.front.proxy
+    /// Connections that were ended because of what their peers did.
+    fn abuses(&self) -> f64 {
+        self.scene.mesh.metric(self.front, "mesh_http2_abuse_total", &[])
     }
 }
 
-/// Runs an attack with a bystander beside it. The KiB by which the process has grown at most, and the attack's own result.
-fn beside<T>(surface: &Surface<'_>, attack: impl FnOnce() -> T) -> (T, u64, String) {
-    let process = surface.process();
-    let bystander = Bystander::start(&surface.front.client, surface.front.addr);
-    let (files, threads, idle) = (process.files(), process.threads(), process.resident());
-    process.forget_peak();
-    let result = attack();
-    let grown = process.peak().saturating_sub(idle);
-    let polite = bystander.finish();
-    until(2 * LATE, || process.files() <= files + 5);
-    assert!(process.threads() <= threads, "{}: more threads", surface.name);
-    (result, grown, polite)
-}
-
-/// Waits until an abuse is counted, and asserts that it is once.
-fn counted_once(surface: &Surface<'_>, reason: &str, before: f64, case: &str) {
-    until(LATE, || surface.abuse(reason) > before);
-    assert_eq!(surface.abuse(reason), before + 1.0, "{case}: connections ended for {reason}");
+/// Floods a surface, as its row allows.
+fn flooded(surface: &Surface<'_>, flood: &Flood<'_>) -> Beside<Outcome> {
+    let what = format!("{}, {}", flood.name, surface.name);
+    let seen = beside(surface.front, || flood.run(&surface.target).expect("a connection that begins honestly"));
+    assert_eq!(flood.fault(&seen), None, "{what}: {seen:#?}");
+    seen
 }
 
 fn note(row: u8, surface: &Surface<'_>, case: &str, figure: &str) {
@@ -137,17 +116,4 @@ fn note(row: u8, surface: &Surface<'_>, case: &str, figure: &str) {
 
 fn of(count: &AtomicU64) -> u64 {
     count.load(Relaxed)
-}
-
-/// The word of an error code in the metric.
-fn word(goaway: Option<u32>) -> &'static str {
-    match goaway {
-        Some(code::ENHANCE_YOUR_CALM) => "enhance_your_calm",
-        Some(code::PROTOCOL_ERROR) => "protocol_error",
-        Some(code::FLOW_CONTROL_ERROR) => "flow_control_error",
-        Some(code::FRAME_SIZE_ERROR) => "frame_size_error",
-        Some(code::COMPRESSION_ERROR) => "compression_error",
-        Some(code::STREAM_CLOSED) => "stream_closed",
-        _ => "other",
-    }
 }

@@ -11,12 +11,13 @@ mod memory;
 mod slow;
 
 use std::net::SocketAddr;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use mesh_tests::mesh::App;
 use mesh_tests::netns::{Host, until};
 use mesh_tests::raw;
-use mesh_tests::yardstick::{Front, Mesh, count};
+use mesh_tests::yardstick::{Front, Mesh, count, torture};
 
 /// Where the apps listen.
 const APP: u16 = 8000;
@@ -35,6 +36,12 @@ fn recovery(host: &Host, addr: SocketAddr) -> Duration {
     let begin = Instant::now();
     until(LATE, || raw::send(host, addr, GET).is_ok_and(|answer| raw::status(&answer) == Some(200)));
     begin.elapsed()
+}
+
+/// For those that take most of the files that this process may have, one after another at full counts.
+fn alone() -> Option<MutexGuard<'static, ()>> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    torture().then(|| ALONE.lock().unwrap_or_else(PoisonError::into_inner))
 }
 
 /// A second, and more beside other tests.

@@ -6,7 +6,7 @@ use std::net::TcpStream;
 use mesh_tests::attacks::connections::hold;
 use mesh_tests::yardstick::{Front, Group, Mesh, count, record};
 
-use crate::{LATE, demo, recovery, soon};
+use crate::{LATE, alone, demo, recovery, soon};
 
 const LIMIT: u64 = 64 << 20;
 /// How long the app takes: all requests are in hand at once.
@@ -66,6 +66,7 @@ fn pressed(mesh: &Mesh, front: &Front, group: &Group) {
 
 #[test]
 fn r61_f18_a_load_that_does_not_fit_is_shed_before_the_kernel_kills() {
+    let _alone = alone();
     let groups = [std::sync::Arc::new(Group::new(LIMIT)), std::sync::Arc::new(Group::new(LIMIT))];
     let mesh = Mesh::start_with(
         |name, spec| {

@@ -8,7 +8,7 @@ use mesh_tests::mesh::{ADMIN_PORT, INBOUND_PORT};
 use mesh_tests::netns::until;
 use mesh_tests::yardstick::{Bystander, Front, Mesh, Process, Source, count, record};
 
-use crate::{APP, LATE};
+use crate::{APP, LATE, alone};
 
 /// A port of the app that is declared to speak HTTP/2.
 const DECLARED: u16 = 8001;
@@ -32,13 +32,19 @@ const PREFACE: Phase = Phase { name: "h2 preface", hello: b"PRI * HTTP/2.0\r\n",
 const HELLO: Phase = Phase { name: "TLS hello", hello: &[22, 3, 1, 2, 4, 1, 0, 2, 0, 3, 3], drip: &[7], reads: true };
 const SILENCE: Phase = Phase { name: "silence", hello: b"", drip: b"", reads: true };
 
+/// As many as fit: at both ends of a sidecar in this process, or at three daemons at once.
 fn clients() -> usize {
-    count(200, 10_000)
+    count(200, Process::most_connections(10_000, 3))
 }
 
 /// One byte of each client in so long.
 fn pace() -> Duration {
     Duration::from_millis(count(250, 5000))
+}
+
+/// Until the last one of them is ended: before that, all have to be opened.
+fn patience() -> Duration {
+    LATE + Duration::from_millis(10) * u32::try_from(clients()).unwrap_or(0)
 }
 
 fn mesh() -> Mesh {
@@ -61,7 +67,7 @@ fn attack(front: &Front, addr: SocketAddr, phase: Phase) -> (Ends, u64) {
     let process = front.proxy;
     let (idle, mut most) = (process.anonymous(), 0);
     let look = || most = most.max(process.anonymous());
-    let ends = drip(&front.client, addr, (phase, clients()), (pace(), LATE), look);
+    let ends = drip(&front.client, addr, (phase, clients()), (pace(), patience()), look);
     (ends, most.saturating_sub(idle))
 }
 
@@ -92,6 +98,7 @@ const TOO_SLOW: (&str, &[(&str, &str)]) = ("mesh_errors_total", &[("reason", "to
 
 #[test]
 fn r20_slow_clients_are_ended_in_each_phase_and_counted() {
+    let _alone = alone();
     let mesh = mesh();
     let _app = Source::start(&mesh.mesh.get("web").host, APP);
     for front in &mesh.fronts {
@@ -115,6 +122,7 @@ fn r20_slow_clients_are_ended_in_each_phase_and_counted() {
 /// The programs of the control plane, and admin ports: slow clients go, and do not keep others out.
 #[test]
 fn r20_slow_clients_keep_nobody_from_the_control_plane_and_from_admin_ports() {
+    let _alone = alone();
     let mut mesh = mesh();
     let [front, _] = mesh.fronts.clone();
     let control = mesh.mesh.control();
@@ -133,7 +141,7 @@ fn r20_slow_clients_keep_nobody_from_the_control_plane_and_from_admin_ports() {
             scope.spawn(move || {
                 let (idle, files) = (process.anonymous(), process.files());
                 let mut most = 0;
-                let ends = drip(client, addr, (phase, clients()), (pace(), 2 * LATE), || {
+                let ends = drip(client, addr, (phase, clients()), (pace(), LATE + patience()), || {
                     most = most.max(process.anonymous());
                 });
                 assert_eq!((ends.connected, ends.ended), (clients(), clients()), "{name}: connected, ended: {ends:?}");

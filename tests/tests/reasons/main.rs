@@ -19,6 +19,8 @@ use mesh_tests::raw::{self, Conversation, Server};
 
 const APP: u16 = 8000;
 const NOBODY: u16 = 8009;
+/// Of the service `limited`, which may be asked once a minute.
+const LIMITED: u16 = 8001;
 /// Destinations that a sidecar with `MESH_MAX_TARGETS=1` knows at most: it keeps some room beyond.
 const DESTINATIONS: f64 = 1001.0;
 
@@ -31,6 +33,11 @@ const ROUTE: &str = "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\n
 const FRAGILE: &str = "apiVersion: mesh.internal/v1alpha1\nkind: TrafficPolicy\nmetadata: {name: fragile}\nspec:\n  \
     targetRefs: [{kind: Service, name: fragile}]\n  \
     circuitBreaker: {consecutiveFailures: 1, ejection: {min: 60s, max: 60s, maxEndpointsPercent: 100}}\n";
+/// Of the service `faulty`: all of its requests fail; of `limited`: one a minute.
+const POLICIES: &str = "apiVersion: mesh.internal/v1alpha1\nkind: TrafficPolicy\nmetadata: {name: faulty}\nspec:\n  \
+    targetRefs: [{kind: Service, name: faulty}]\n  faults: [{abort: {percent: 100, httpStatus: 503}}]\n---\n\
+    apiVersion: mesh.internal/v1alpha1\nkind: TrafficPolicy\nmetadata: {name: limited}\nspec:\n  \
+    targetRefs: [{kind: Service, name: limited}]\n  rateLimits: {total: {requests: 1, per: 1m, burst: 1}}\n";
 
 /// Who asks, whose sidecar answers and on which side, and what is expected.
 struct Case {
@@ -53,10 +60,11 @@ struct World {
     impostor: Service,
     routed: Service,
     fragile: Service,
+    faulty: Service,
 }
 
 impl World {
-    fn start() -> (Self, [Server; 2]) {
+    fn start() -> (Self, [Server; 3]) {
         let mut mesh = Mesh::new();
         mesh.workload("outsider").plain().add();
         let client = mesh.workload("client").service_account("client");
@@ -69,6 +77,9 @@ impl World {
             [("web", APP), ("closed", NOBODY)].map(|(name, target)| mesh.service(name, 80, target).over("web").add());
         let empty = mesh.service("empty", 80, APP).add();
         let routed = mesh.service("routed", 80, APP).over("web").add();
+        let faulty = mesh.service("faulty", 80, APP).over("web").add();
+        mesh.service("limited", 80, LIMITED).over("web").add();
+        mesh.manifests.write("policies", POLICIES);
         mesh.manifests.write("route", ROUTE);
         let fragile = mesh.service("fragile", 80, APP).over("web").add();
         mesh.manifests.write("fragile", FRAGILE);
@@ -80,8 +91,9 @@ impl World {
         // One dial makes the sidecar follow it; how that is answered does not matter.
         let _ = raw::send(&mesh.get("client").host, at_impostor.v4, &request("GET", "/"));
         until(SOON, || mesh.get("client").state().to_string().contains("somebody"));
-        let servers = [&web, &impostor].map(|host| Server::start(host, APP, serve));
-        (Self { mesh, web: web_service, closed, empty, impostor: at_impostor, routed, fragile }, servers)
+        let servers = [(&web, APP), (&impostor, APP), (&web, LIMITED)];
+        let servers = servers.map(|(host, port)| Server::start(host, port, serve));
+        (Self { mesh, web: web_service, closed, empty, impostor: at_impostor, routed, fragile, faulty }, servers)
     }
 
     fn send(&self, from: &str, addr: SocketAddr, bytes: &[u8]) -> io::Result<Vec<u8>> {
@@ -147,7 +159,7 @@ fn serve(mut conversation: Conversation) -> io::Result<()> {
 type Provoke = fn(&World) -> io::Result<Vec<u8>>;
 
 /// Each reason on a side where it can arise.
-const PRODUCED: [(Case, Provoke); 16] = [
+const PRODUCED: [(Case, Provoke); 18] = [
     (by(Reason::NoEndpoints, 503, "client", "outbound"), |world| world.get("client", world.empty)),
     (by(Reason::AllEjected, 503, "client", "outbound"), |world| {
         let failed = world.send("client", world.fragile.v4, &request("GET", "/failing"))?;
@@ -183,6 +195,11 @@ const PRODUCED: [(Case, Provoke); 16] = [
     (by(Reason::NoRoute, 404, "client", "outbound"), |world| world.get("client", world.routed)),
     (by(Reason::BackendInvalid, 500, "client", "outbound"), |world| {
         world.send("client", world.routed.v4, &request("GET", "/lost"))
+    }),
+    (by(Reason::Fault, 503, "client", "outbound"), |world| world.get("client", world.faulty)),
+    (by(Reason::RateLimited, 429, "web", "inbound"), |world| {
+        world.send("outsider", world.mesh.get("web").at(LIMITED)[0], &request("GET", "/"))?;
+        world.send("outsider", world.mesh.get("web").at(LIMITED)[0], &request("GET", "/"))
     }),
     (by(Reason::NotLocal, 403, "web", "inbound"), |world| {
         let (web, outsider) = (&world.mesh.get("web").host, &world.mesh.get("outsider").host);

@@ -50,17 +50,7 @@ fn is_taken((case, outcome): &(&Case, &Outcome)) -> bool {
 #[test]
 fn r15_a_request_names_its_host_once() {
     let wire = Wire::start();
-    let request = |name: &str, hosts: &str, right: Right| {
-        Case::new(name, format!("GET /a HTTP/1.1\r\n{hosts}X: 1\r\n\r\n"), right)
-    };
-    let cases = [
-        request("none", "", Right::Refuse(&[])),
-        request("two that agree", "Host: web\r\nHost: web\r\n", Right::Refuse(&[])),
-        request("two that differ", "Host: web\r\nHost: other\r\n", Right::Refuse(&[])),
-        request("an empty one", "Host:\r\n", Right::Refuse(&[])),
-        request("an empty one and a good one", "Host: \r\nHost: web\r\n", Right::Refuse(&[])),
-        request("one", "Host: web\r\n", Right::Serve(&["/a"])),
-    ];
+    let cases = compliance::hosts();
     let recorders = [0, 2].map(|nth: usize| Recorder::start(&wire.fronts[nth].back, wire.fronts[nth].port));
     let mut all = Vec::new();
     for (nth, front) in wire.fronts.iter().enumerate() {

@@ -1,12 +1,13 @@
 //! Reads what changed below a directory, and says what that changes.
 //!
 //! Invariant: a file that is broken, unreadable or still being written keeps its last good objects; a directory that is
-//! lost, or has no manifest left, keeps all; only a file that is gone from among others takes its objects along. Of two
-//! declarations of an object the first by path counts. While a file is being written nothing is deleted, for a moment: an
-//! object that is gone from one file may be on its way into another. Unchanged files are not read again, and where it is known which files
-//! changed, and that suffices, no others are looked at. Non-goal: when to scan (`notice`), and the index.
+//! lost, or has no manifest left, keeps all; only a file that is gone from among others takes its objects along. The last
+//! good version of a route or a policy with an error stays alone. Of two declarations of an object the first by path
+//! counts. While a file is being written nothing is deleted, for a moment: an object that is gone from one file may be on
+//! its way into another. Unchanged files are not read again, and where it is known which files changed, and that
+//! suffices, no others are looked at. Non-goal: when to scan (`notice`), and the index.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt;
 use std::fs::{self, File, FileType, Metadata, OpenOptions};
 use std::io::{self, Read as _};
@@ -115,6 +116,8 @@ pub(super) struct Scanner {
 struct Manifest {
     stamp: Option<Stamp>,
     objects: Vec<Held>,
+    /// Routes and policies of it that cannot be used, and why.
+    rejected: Vec<(Key, String)>,
     broken: bool,
 }
 
@@ -201,10 +204,12 @@ impl Scanner {
     fn scan_files(&mut self, files: &BTreeSet<PathBuf>, writers: &Writers, now: SystemTime) -> Scan {
         let mut scan = Scan::default();
         let before: HashMap<_, _> = self.objects_of(files).collect();
+        // What stays in use of a file without being in it may have to go, so that all are to be seen together.
+        let are_rejected = self.rejected().next().is_some();
         for path in files {
             self.look_at(path.clone(), writers, now, &mut scan);
         }
-        if scan.held || !self.merge_files(files, &before, &mut scan) {
+        if scan.held || are_rejected || !self.merge_files(files, &before, &mut scan) {
             self.merge(now, &mut scan);
         }
         scan
@@ -225,6 +230,13 @@ impl Scanner {
     pub(super) fn broken(&self) -> impl Iterator<Item = &Path> {
         let manifests = self.manifests.iter().filter(|(_, manifest)| manifest.broken);
         manifests.map(|(path, _)| path.as_path()).chain(self.unreadable.iter().map(PathBuf::as_path))
+    }
+
+    /// Routes and policies that cannot be used, by path, with their place and why.
+    pub(super) fn rejected(&self) -> impl Iterator<Item = (&Path, &Key, &str)> {
+        self.manifests.iter().flat_map(|(path, manifest)| {
+            manifest.rejected.iter().map(move |(key, why)| (path.as_path(), key, why.as_str()))
+        })
     }
 
     /// How many objects there are.
@@ -263,6 +275,7 @@ impl Scanner {
                 let manifest = self.manifests.entry(path.clone()).or_insert(Manifest {
                     stamp: None,
                     objects: Vec::new(),
+                    rejected: Vec::new(),
                     broken: false,
                 });
                 let is_news = !manifest.broken || manifest.stamp != stamp;
@@ -281,16 +294,16 @@ impl Scanner {
             scan.push(&path, (1, 1), Severity::Warning, "the name has bytes that do not print".to_owned());
         }
         scan.reports.extend(parsed.findings.into_iter().map(|finding| Report { path: path.clone(), finding }));
-        let objects = if broken {
+        let (objects, rejected) = if broken {
             let before = self.manifests.remove(&path);
-            before.map(|manifest| manifest.objects).unwrap_or_default()
+            before.map(|manifest| (manifest.objects, manifest.rejected)).unwrap_or_default()
         } else {
             let before = self.manifests.get(&path).map(|manifest| &manifest.objects[..]).unwrap_or_default();
             let objects = parsed.objects.into_iter().enumerate();
-            objects.map(|(place, declared)| Held::new(declared, before.get(place))).collect()
+            (objects.map(|(place, declared)| Held::new(declared, before.get(place))).collect(), parsed.rejected)
         };
         let stamp = Some(stamp);
-        self.manifests.insert(path, Manifest { stamp, objects, broken });
+        self.manifests.insert(path, Manifest { stamp, objects, rejected, broken });
     }
 
     /// How the objects of some files differ from `before`. False, and nothing is done, if that depends on other files: on
@@ -303,7 +316,7 @@ impl Scanner {
                 return false;
             }
         }
-        if !self.clashes.is_empty() {
+        if !self.clashes.is_empty() || self.rejected().next().is_some() {
             return false;
         }
         for key in before.keys().filter(|key| !after.contains_key(key)) {
@@ -350,7 +363,11 @@ impl Scanner {
                 clashes.insert(clash);
             }
         }
-        let gone = self.current.iter().filter(|(key, _)| !merged.contains_key(key));
+        // The last good version of what cannot be used stays, wherever it was declared.
+        let rejected: HashSet<&Key> = self.rejected().map(|(_, key, _)| key).collect();
+        let kept = self.current.iter().filter(|(key, _)| !merged.contains_key(key) && rejected.contains(key));
+        let kept: Vec<_> = kept.map(|(key, object)| (key.clone(), Arc::clone(object))).collect();
+        let gone = self.current.iter().filter(|(key, _)| !merged.contains_key(key) && !rejected.contains(key));
         let gone: Vec<_> = gone.map(|(key, object)| (key.clone(), Arc::clone(object))).collect();
         for (key, (_, held)) in &merged {
             let before = self.current.get(key);
@@ -360,7 +377,7 @@ impl Scanner {
         }
         let objects = merged.into_iter();
         let current = objects.map(|(key, (_, held))| (key, Arc::clone(&held.object)));
-        self.current = current.collect();
+        self.current = current.chain(kept).collect();
         self.is_moving = may_be_moving && !gone.is_empty();
         if self.is_moving {
             self.current.extend(gone);

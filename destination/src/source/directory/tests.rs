@@ -1,5 +1,7 @@
 //! A real directory with real editors' habits: renames, symlink swaps, half-written files, deletions.
 
+mod rejected;
+
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::Write as _;

@@ -11,9 +11,9 @@ use std::time::Duration;
 
 use socket2::Socket;
 
-use super::Answers;
-use super::client_side::{ClientCase, Sent, go_on};
+use super::client_side::{App, ClientCase, Sent, go_on};
 use super::peer::{Peer, Seen};
+use super::{Answers, Case};
 use crate::client::PATIENCE;
 use crate::frames::{Connection, Frame, Read, flag, hpack, kind};
 use crate::netns::Host;
@@ -42,6 +42,27 @@ pub struct ClientOutcome {
     pub server: Seen,
     /// What the application has seen of the request to the bad server, and of the one after it.
     pub answers: [Answer; 2],
+}
+
+impl ClientOutcome {
+    /// What is wrong with it, whoever made the client: the bad server was not dealt with, the application was not told in some
+    /// way that fits the case, or the next request had to suffer.
+    #[must_use]
+    pub fn fault(&self) -> Option<String> {
+        let app = self.case.app;
+        let told = match &self.answers[0] {
+            Answer::Status(200, _) => matches!(app, App::Answered | App::Either | App::Refused),
+            Answer::Status(500.., _) | Answer::Reset(_) => app != App::Answered,
+            Answer::Broken(_) => matches!(app, App::Cut | App::Either),
+            Answer::Status(..) | Answer::Nothing => false,
+        };
+        let first = (!told).then(|| format!("{:?} in place of {app:?}", self.answers[0]));
+        let then = &self.answers[1];
+        let second = (!matches!(then, Answer::Status(200, _))).then(|| format!("afterwards {then:?}"));
+        let wrong: Vec<_> = [self.server.clone().err(), first, second].into_iter().flatten().collect();
+        let Case { rfc, name, .. } = &self.case.case;
+        (!wrong.is_empty()).then(|| format!("{rfc} {name}: {}", wrong.join("; ")))
+    }
 }
 
 /// Runs a case: the application on `client` dials `addr`, and what comes of that is for `accept` to take.

@@ -24,7 +24,7 @@ pub use client_side::{App, CLIENT_CASES, ClientCase, Sent};
 pub use peer::{Peer, Seen};
 
 use crate::client::PATIENCE;
-use crate::frames::Connection;
+use crate::frames::{Connection, GET};
 use crate::yardstick::Front;
 
 /// One case.
@@ -80,6 +80,13 @@ impl<'a> Target<'a> {
             fields: Vec::new(),
             answers: Answers::BackEnd,
         }
+    }
+
+    /// The fields of a GET for `path` that gets to the application.
+    #[must_use]
+    pub fn request<'b>(&'b self, path: &'b str) -> Vec<(&'b str, &'b str)> {
+        let plain = GET.iter().map(|(name, value)| (*name, if *name == ":path" { path } else { *value }));
+        plain.chain(self.fields.iter().map(|(name, value)| (name.as_str(), value.as_str()))).collect()
     }
 }
 

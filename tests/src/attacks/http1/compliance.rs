@@ -138,6 +138,22 @@ pub fn cases() -> Vec<Case> {
     LINES.iter().map(line).chain(FIELDS.iter().map(fields)).collect()
 }
 
+/// How many Host fields (R15): one.
+#[must_use]
+pub fn hosts() -> Vec<Case> {
+    let request = |name: &str, hosts: &str, right: Right| {
+        Case::new(name, format!("GET /a HTTP/1.1\r\n{hosts}X: 1\r\n\r\n"), right)
+    };
+    vec![
+        request("none", "", Right::Refuse(&[])),
+        request("two that agree", "Host: web\r\nHost: web\r\n", Right::Refuse(&[])),
+        request("two that differ", "Host: web\r\nHost: other\r\n", Right::Refuse(&[])),
+        request("an empty one", "Host:\r\n", Right::Refuse(&[])),
+        request("an empty one and a good one", "Host: \r\nHost: web\r\n", Right::Refuse(&[])),
+        request("one", "Host: web\r\n", Right::Serve(&["/a"])),
+    ]
+}
+
 /// What is hardly HTTP.
 #[must_use]
 pub fn malformed() -> Vec<Case> {

@@ -68,6 +68,21 @@ pub struct Seen {
     pub pooled: bool,
 }
 
+impl Seen {
+    /// Whether nothing went onward before it was agreed to, and the connection is nobody else's afterwards. What was agreed to
+    /// may go on or not: not all proxies pass upgrades on.
+    #[must_use]
+    pub fn is_clean(&self, case: &Early) -> bool {
+        self.early.is_empty() && !self.pooled && (case.agreed || !self.passed())
+    }
+
+    /// Whether the bytes went onward after the answer.
+    #[must_use]
+    pub fn passed(&self) -> bool {
+        self.later.windows(9).any(|bytes| bytes == b"/smuggled")
+    }
+}
+
 /// A back end that keeps apart what comes before its answer and after it.
 pub struct Switch {
     _server: Server,

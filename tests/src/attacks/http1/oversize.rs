@@ -1,11 +1,12 @@
 //! Heads and trailers that are larger than anybody needs.
 
+use std::fmt;
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 
-use super::{Case, Right};
+use super::{Case, Outcome, Right, Seen};
 use crate::client::PATIENCE;
-use crate::yardstick::Front;
+use crate::yardstick::{Front, count};
 
 const KIB: usize = 1 << 10;
 
@@ -58,9 +59,48 @@ pub fn oversize() -> Vec<Case> {
     targets.into_iter().chain(others).collect()
 }
 
-/// So many connections send `bytes` at the same time, and wait for the end. How many got an answer of any kind.
+/// Whether a head that is too large was refused with a status that says so. A client that goes on sending may see the reset
+/// before the answer.
 #[must_use]
-pub fn flood(front: &Front, connections: usize, bytes: &[u8]) -> usize {
+pub fn is_refused(seen: &Seen, case: &Case) -> bool {
+    let reset = seen.statuses.is_empty() && seen.closed && seen.arrived.is_empty() && seen.contaminated.is_none();
+    matches!(seen.outcome(case), Outcome::Refused(400 | 414 | 431)) || reset
+}
+
+/// What many large heads at once cost.
+#[derive(Clone, Copy, Debug)]
+pub struct Weight {
+    /// KiB for each of them.
+    pub each: u64,
+    /// How many there were.
+    pub all: usize,
+    /// How many got an answer of any kind.
+    pub answered: usize,
+}
+
+impl Weight {
+    /// The most that one may cost, KiB: twice the largest head that the mesh takes.
+    pub const MOST: u64 = 2 * 64;
+
+    /// Sends them.
+    #[must_use]
+    pub fn of(front: &Front) -> Self {
+        let (all, bytes) = (count(32, 200), cookie(KIB * KIB).bytes);
+        let before = front.proxy.resident();
+        front.proxy.forget_peak();
+        let answered = flood(front, all, &bytes);
+        Self { each: front.proxy.peak().saturating_sub(before) / all as u64, all, answered }
+    }
+}
+
+impl fmt::Display for Weight {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} KiB for each of {} heads at once, {} of them answered", self.each, self.all, self.answered)
+    }
+}
+
+/// So many connections send `bytes` at the same time, and wait for the end. How many got an answer of any kind.
+fn flood(front: &Front, connections: usize, bytes: &[u8]) -> usize {
     let one = || {
         let mut stream = TcpStream::connect_timeout(&front.addr, PATIENCE).ok()?;
         stream.set_read_timeout(Some(PATIENCE)).ok()?;

@@ -174,6 +174,6 @@ fn status(path: &str) -> Response<Body> {
             response
         }
         Some(code) => body::text(code, format!("{code}\n")),
-        None => body::text(StatusCode::NOT_FOUND, "no such path\n"),
+        None => body::text(StatusCode::NOT_FOUND, format!("no such path: {path}\n")),
     }
 }

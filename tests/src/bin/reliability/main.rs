@@ -1,13 +1,14 @@
 //! `reliability`: runs the attacks that are functions of a front against Envoy and HAProxy, and writes `tests/RELIABILITY.md`
 //! from their figures and from those that our own tests have recorded.
 //!
-//! Usage: `reliability RECORDS OUTPUT`; RECORDS is the file that `YARDSTICK` named while the tests ran, and is added to.
+//! Usage: `reliability RECORDS OUTPUT [--rows 1,2]`; RECORDS is the file that `YARDSTICK` named while the tests ran, and is added to.
 //! Invariant: every row of the yardstick has a line, also where nothing was recorded.
 
 #![forbid(unsafe_code)]
 
 mod attacks;
 mod rows;
+mod summary;
 mod table;
 
 use std::fs;
@@ -26,6 +27,12 @@ struct Options {
     /// Run nothing: the file has their figures, or they stay empty
     #[arg(long)]
     ours_only: bool,
+    /// What the last `make torture` and `make soak` have recorded; need not be there
+    #[arg(long)]
+    full: Option<PathBuf>,
+    /// Run these rows alone against the others, as 1,2,9
+    #[arg(long, value_delimiter = ',')]
+    rows: Vec<u8>,
 }
 
 fn main() -> anyhow::Result<()> {
@@ -33,11 +40,13 @@ fn main() -> anyhow::Result<()> {
     let ours = fs::read_to_string(&options.records).unwrap_or_default();
     let mut records = table::parse(&ours)?;
     if !options.ours_only {
-        let theirs = attacks::all()?;
+        let theirs = attacks::all(&options.rows)?;
         let lines: String = theirs.iter().map(|record| format!("{}\n", record.line())).collect();
         fs::write(&options.records, ours + &lines).with_context(|| options.records.display().to_string())?;
         records.extend(theirs);
     }
+    let full = options.full.and_then(|path| fs::read_to_string(path).ok()).unwrap_or_default();
+    records.extend(table::parse(&full)?.into_iter().map(table::Record::at_full_count));
     let text = table::render(&records);
     fs::write(&options.output, text).with_context(|| options.output.display().to_string())
 }

@@ -8,6 +8,7 @@ use std::fmt::Write as _;
 use serde_json::Value;
 
 use crate::rows::{ROWS, Row};
+use crate::summary::{self, Case};
 
 /// A figure of a row, as `yardstick::record` writes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,6 +21,11 @@ pub(crate) struct Record {
 }
 
 impl Record {
+    /// One of ours from a run at full counts, which has a column of its own.
+    pub(crate) fn at_full_count(self) -> Self {
+        Self { who: "full".to_owned(), ..self }
+    }
+
     /// As it was read.
     pub(crate) fn line(&self) -> Value {
         let Self { row, case, who, held, figure } = self;
@@ -46,13 +52,25 @@ const HEAD: &str = "\
 # Reliability
 
 What each row of the yardstick saw, and what two other proxies do under the same attack. Written by `make reliability`; do not
-edit. The figures are those of `make test`, whose counts are small; `make torture` runs the full ones. Envoy and HAProxy are
-plain reverse proxies here, with their makers' default limits; both can be set up more strictly. `n of m` counts the cases that
-went as the standards want; rows that another proxy has no part in, or whose attack is not aimed at it, are empty.
+edit.
 
-| row | what | ours | Envoy | HAProxy | command |
-|---|---|---|---|---|---|
+- *Ours* is from `make test`, whose counts are small, on a debug build; *at full counts* is from the last `make torture` and
+  `make soak` (`tests/torture.jsonl`), for the rows that it recorded.
+- A cell sums up its cases: `1 to 5` are the least and the most of them. [Cases](#cases) has them one by one.
+- `not held` means that the row's demand was not met, by the same measure for all three. `n of m` counts the cases that went as
+  the standards want.
+- The bystander is a polite client who sends 200 requests a second beside the attack.
+- Envoy and HAProxy are plain reverse proxies here (VERSIONS), on one thread, with their makers' default limits; both can be set up
+  more strictly. Where a row sets a limit, as R7 a time for answers that nobody takes, they have the same.
+- An empty cell: the row is about something that only a mesh has. WHY
+
+| row | what | ours | at full counts | Envoy | HAProxy | command |
+|---|---|---|---|---|---|---|
 ";
+
+/// The makers of the columns.
+const COLUMNS: [(&str, &str); 4] =
+    [("mesh", "ours"), ("full", "ours at full count"), ("envoy", "Envoy"), ("haproxy", "HAProxy")];
 
 /// The whole document.
 pub(crate) fn render(records: &[Record]) -> String {
@@ -69,20 +87,37 @@ pub(crate) fn render(records: &[Record]) -> String {
             (_, Row { waits_for: Some(feature), .. }) => format!("waits for {feature}"),
             _ => "not recorded".to_owned(),
         };
-        let (envoy, haproxy) = (cell("envoy"), cell("haproxy"));
+        let (full, envoy, haproxy) = (cell("full"), cell("envoy"), cell("haproxy"));
+        let (name, command) = (row.name(), row.command());
         // Writing to a String cannot fail.
-        let _ = writeln!(text, "| {} | {} | {ours} | {envoy} | {haproxy} | {} |", row.name(), row.what, row.command());
+        let _ = writeln!(text, "| {name} | {} | {ours} | {full} | {envoy} | {haproxy} | {command} |", row.what);
     }
-    text
+    text + &cases(&records)
 }
 
 fn cell(records: &[&Record], row: u8, who: &str) -> String {
-    let one = |record: &&Record| {
-        let verdict = if record.held { "" } else { "**not held**: " };
-        format!("{verdict}{}: {}", plain(&record.case), plain(&record.figure))
-    };
     let found = records.iter().filter(|record| record.row == row && record.who == who);
-    found.map(one).collect::<Vec<_>>().join("<br>")
+    let figures: Vec<_> = found.map(|record| Case { held: record.held, figure: &record.figure }).collect();
+    plain(&summary::of(&figures))
+}
+
+/// The list of all cases, row by row; a row of one case each is whole in the table.
+fn cases(records: &[&Record]) -> String {
+    let mut text = "\n## Cases\n".to_owned();
+    for row in &ROWS {
+        let of = |who: &str| records.iter().filter(|it| it.row == row.number && it.who == who).collect::<Vec<_>>();
+        if COLUMNS.iter().all(|(who, _)| of(who).len() < 2) {
+            continue;
+        }
+        let _ = writeln!(text, "\n### {}: {}\n", row.name(), row.what);
+        for (who, name) in COLUMNS {
+            for Record { held, case, figure, .. } in of(who) {
+                let verdict = if *held { "" } else { " **not held**:" };
+                let _ = writeln!(text, "- {name}, {}:{verdict} {}", plain(case), plain(figure));
+            }
+        }
+    }
+    text
 }
 
 /// Text that stays in its cell.
@@ -103,13 +138,25 @@ mod tests {
         let records = [
             seen(10, "mesh", "inbound", false, "1 of 2"),
             seen(10, "mesh", "inbound", true, "2 of 2"),
+            seen(10, "mesh", "inbound", true, "20 of 20").at_full_count(),
             seen(10, "envoy", "two readings", false, "1 of 2 | more"),
         ];
         let text = render(&records);
         assert_eq!(text.lines().filter(|line| line.starts_with("| R")).count(), 66, "{text}");
         let row = text.lines().find(|line| line.starts_with("| R10 |")).expect("a line");
-        assert!(row.contains("| inbound: 2 of 2 | **not held**: two readings: 1 of 2 / more |"), "{row}");
+        assert!(row.contains("| 2 of 2 | 20 of 20 | **not held**: 1 of 2 / more |"), "{row}");
         assert!(text.contains("| R63 | ") && text.contains("waits for"), "{text}");
+    }
+
+    #[test]
+    fn cases_of_a_row_are_one_line_each_below_the_table() {
+        let records = [seen(1, "mesh", "a", true, "1 of 2"), seen(1, "mesh", "b", false, "2 of 2")];
+        let text = render(&records);
+        assert!(text.contains("| **1 of 2 cases not held**: 1 to 2 of 2 |"), "{text}");
+        assert!(
+            text.contains("\n### R1: h2 rapid reset\n\n- ours, a: 1 of 2\n- ours, b: **not held**: 2 of 2\n"),
+            "{text}"
+        );
     }
 
     #[test]

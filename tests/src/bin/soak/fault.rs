@@ -101,6 +101,12 @@ impl Fault {
 }
 
 impl Happened {
+    /// One that took no time.
+    #[cfg(test)]
+    pub(crate) fn now(fault: Fault) -> Self {
+        Self { fault, from: Instant::now() - ECHO, to: Instant::now() }
+    }
+
     /// Whether it explains `failure`. A large body that is cut off is not sent again either.
     pub(crate) fn excuses(&self, failure: &Failure) -> bool {
         let during = (self.from..=self.to + ECHO).contains(&failure.at);

@@ -83,7 +83,16 @@ impl Gauges {
 }
 
 impl Gauge {
+    /// Whether the process runs; one that has died has no memory.
+    fn lives(&self) -> bool {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.0));
+        status.is_ok_and(|status| status.contains("\nRssAnon:"))
+    }
+
     fn sample(&mut self, mesh: &Mesh) {
+        if !self.lives() {
+            return;
+        }
         let page = mesh.get(&self.name).admin("GET", "/metrics").map(|(_, page)| page).unwrap_or_default();
         let series = page.lines().filter(|line| !line.starts_with('#')).count();
         let process = self.process;
@@ -156,5 +165,51 @@ impl fmt::Display for Figures {
             "{name:<8} RssAnon at least {:.0} -> {:.0} KiB ({slope:+.2} MiB/h), files {} -> {}, threads {} -> {}, series {} -> {}",
             kib.0, kib.1, files.0, files.1, threads.0, threads.1, series.0, series.1
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FLAT: Shown = Shown { kib: 3000, files: 20, threads: 3, series: 200 };
+
+    /// A sample without its time.
+    #[derive(Clone, Copy)]
+    struct Shown {
+        kib: u64,
+        files: usize,
+        threads: u64,
+        series: usize,
+    }
+
+    /// What is found after an hour of a sample each minute.
+    fn findings(of: impl Fn(u64) -> Shown) -> Vec<String> {
+        let begin = Instant::now();
+        let sample = |minute| {
+            let Shown { kib, files, threads, series } = of(minute);
+            Sample { at: begin + Duration::from_secs(60 * minute), kib, files, threads, series }
+        };
+        let gauge = Gauge { name: "web".to_owned(), process: Process(1), samples: (0..60).map(sample).collect() };
+        gauge.figures().findings()
+    }
+
+    #[test]
+    fn what_stays_and_what_only_swings_is_no_finding() {
+        assert_eq!(findings(|_| FLAT), Vec::<String>::new());
+        let swinging = |minute| Shown { kib: 3000 + 900 * (minute % 3), files: 20 + 3 * (minute as usize % 3), ..FLAT };
+        assert_eq!(findings(swinging), Vec::<String>::new());
+    }
+
+    #[test]
+    fn what_grows_is_found() {
+        let leak = findings(|minute| Shown { kib: 3000 + 40 * minute, ..FLAT });
+        assert!(leak.len() == 1 && leak[0].contains("memory grows by 2.3 MiB/h"), "{leak:?}");
+        let files = findings(|minute| Shown { files: 20 + minute as usize, ..FLAT });
+        assert!(files.len() == 1 && files[0].contains("files"), "{files:?}");
+        let threads = findings(|minute| Shown { threads: 3 + minute / 50, ..FLAT });
+        assert!(threads.len() == 1 && threads[0].contains("threads 3 -> 4"), "{threads:?}");
+        let series = findings(|minute| Shown { series: 200 + 2 * minute as usize, ..FLAT });
+        assert!(series.len() == 1 && series[0].contains("series"), "{series:?}");
     }
 }

@@ -46,7 +46,8 @@ struct Args {
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    let end = Instant::now() + Duration::from_secs_f64(args.hours * 3600.0);
+    let begin = Instant::now();
+    let end = begin + Duration::from_secs_f64(args.hours * 3600.0);
     println!("== a mesh of {} replicas for {} h, seed {}", REPLICAS.len(), args.hours, args.seed);
     let (mut mesh, kinds) = mesh();
     let onlooker = mesh.host("onlooker");
@@ -69,7 +70,9 @@ fn main() -> ExitCode {
     gauges.watch(&mesh, end.saturating_duration_since(Instant::now()).max(CALM));
     let said = talks.stop();
     let verdict = verdict::judge(&mesh, &gauges, &said, &faults);
+    println!("== after {:.2} h, seed {}", begin.elapsed().as_secs_f64() / 3600.0, args.seed);
     println!("{verdict}");
+    verdict.record(begin.elapsed());
     if verdict.holds() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 

@@ -26,8 +26,8 @@ const MESSAGES: usize = 25;
 const PAUSE: Duration = Duration::from_millis(40);
 /// A conversation that takes longer hangs.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// Failures that are kept.
-const KEPT: usize = 1000;
+/// Failures that are kept: some for each fault of 72 hours. A run that has more cannot be judged.
+pub(crate) const KEPT: usize = 100_000;
 
 /// What is spoken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,0 +1,62 @@
+//! Health checks that a sidecar makes of its own application: an endpoint that says that it is not well gets no requests.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use mesh_tests::mesh::{Mesh, SOON};
+use mesh_tests::netns::until;
+use mesh_tests::raw::Server;
+
+use super::{APP, ask, replica, values};
+
+/// Where `web-1` says how it is.
+const HEALTH: u16 = 8100;
+
+#[test]
+fn an_endpoint_that_says_that_it_is_not_well_gets_no_requests_until_it_is() {
+    let mut mesh = Mesh::new();
+    mesh.workload("client").service_account("client").add();
+    for name in ["web-1", "web-2"] {
+        replica(&mut mesh, name, "web", &[]);
+    }
+    let web = mesh.service("web", 80, APP).add().v4;
+    mesh.start();
+    let is_well = Arc::new(AtomicBool::new(true));
+    let _server = Server::start(&mesh.get("web-1").host, HEALTH, {
+        let is_well = Arc::clone(&is_well);
+        move |mut conversation| {
+            let head = conversation.head()?;
+            let status = if is_well.load(Ordering::Relaxed) && head.starts_with("GET /well ") { "200" } else { "503" };
+            conversation
+                .say(format!("HTTP/1.1 {status} x\r\ncontent-length: 0\r\nconnection: close\r\n\r\n").as_bytes())
+        }
+    });
+    let checks = format!(
+        "  healthChecks:\n    - {{port: {HEALTH}, http: {{path: /well}}, interval: 100ms, timeout: 5s, unhealthyAfter: 2, healthyAfter: 2}}\n    \
+         - {{port: {APP}, tcp: {{}}, interval: 100ms, timeout: 5s}}\n"
+    );
+    mesh.manifests.write("workload-web-1", &(mesh.get("web-1").manifest.clone() + &checks));
+    let reported = || mesh.get("web-1").state()["discovery"]["health"].clone();
+    until(SOON, || reported()["is_healthy"] == true);
+
+    let client = mesh.get("client");
+    let served = || values(&ask(client, web, "/", &[]), "x-served-by").concat();
+    let by_web_1 = || (0..24).filter(|_| served() == "web-1").count();
+    until(SOON, || by_web_1() > 0);
+    for well in [false, true] {
+        is_well.store(well, Ordering::Relaxed);
+        let began = Instant::now();
+        until(SOON, || reported()["is_healthy"] == well);
+        let told = began.elapsed();
+        until(SOON, || (by_web_1() > 0) == well);
+        println!("well: {well}; reported after {told:?}, seen after {:?} at most", began.elapsed());
+    }
+    assert_eq!(reported()["detail"], "");
+    is_well.store(false, Ordering::Relaxed);
+    until(SOON, || reported()["detail"] == format!("HTTP {HEALTH}/well: status 503"));
+
+    // Checks that are gone have no say.
+    mesh.publish("web-1");
+    until(SOON, || reported()["is_healthy"] == true && by_web_1() > 0);
+}
