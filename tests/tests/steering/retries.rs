@@ -38,7 +38,7 @@ fn what_a_policy_names_is_sent_again_whole() {
         let path = format!("/{what}/case");
         let seen = world.send(addr, &path, fields, body);
         let arrived = world.arrivals.of(&path);
-        let tries: usize = what.rsplit('-').next().and_then(|n| n.parse().ok()).expect("a number") + 1;
+        let tries: usize = what.rsplit('-').next().and_then(|n| n.parse::<usize>().ok()).expect("a number") + 1;
         let good = seen.as_ref().is_ok_and(|seen| seen.status == 200 && seen.body.as_deref() == Ok(body))
             && arrived.len() == tries
             && arrived.last().is_some_and(|last| last.body.as_deref() == Some(body));
