@@ -68,6 +68,7 @@ struct Request {
     tried: Tried,
 }
 
+#[expect(clippy::large_enum_variant, reason = "few are waited for at a time")]
 enum Event {
     Arrives,
     Ends { request: Request, load: Load, endpoint: usize, mood: Mood },
