@@ -8,7 +8,7 @@ use mesh_tests::mesh::SOON;
 use mesh_tests::netns::until;
 
 use crate::switchable::Endpoint;
-use crate::{APP, World, name, of};
+use crate::{APP, Tally, World, name, of, tally};
 
 #[test]
 fn a_key_stays_with_its_endpoint_and_only_keys_of_one_that_goes_move() {
@@ -49,7 +49,7 @@ fn a_key_stays_with_its_endpoint_and_only_keys_of_one_that_goes_move() {
 #[test]
 fn the_own_zone_goes_first_and_what_is_too_much_for_it_goes_elsewhere() {
     let (world, [anywhere]) = World::start(4, ["anywhere"]);
-    world.policy("anywhere", "  balancing: {ignoreZones: true}\n");
+    world.policy("anywhere", "  balancing: {policy: RoundRobin, ignoreZones: true}\n");
     for (workload, zone) in [("client", "a"), ("web-1", "a"), ("web-2", "a"), ("web-3", "b"), ("web-4", "b")] {
         let manifest = world.mesh.get(workload).manifest.replace("spec:\n", &format!("spec:\n  zone: {zone}\n"));
         world.mesh.manifests.write(&format!("workload-{workload}"), &manifest);
@@ -60,15 +60,20 @@ fn the_own_zone_goes_first_and_what_is_too_much_for_it_goes_elsewhere() {
         let near = |it: &serde_json::Value| it["near"] == (it["zone"] == "a") && !it["near"].is_null();
         world.state(web)["endpoints"].as_array().is_some_and(|all| all.len() == 4 && all.iter().all(near))
     });
-    let far = |tally: &BTreeMap<_, _>| of(tally, "web-3") + of(tally, "web-4");
+    let far = |tally: &Tally| of(tally, "web-3") + of(tally, "web-4");
     let calm = world.tally(web, 100);
     assert!(far(&calm) <= 5, "what may be looked at now and then: {calm:?}");
+    until(SOON, || {
+        world.get(anywhere.v4, "/", "");
+        world.state(anywhere.v4)["balancing"] == "RoundRobin"
+    });
     let all = world.tally(anywhere.v4, 100);
-    assert!(far(&all) >= 20, "a policy may ignore zones: {all:?}");
+    assert_eq!(far(&all), 50, "a policy may ignore zones: {all:?}");
     // Two workers for sixteen clients: the own zone is overloaded.
     world.endpoints[..2].iter().for_each(|near| near.takes(Duration::from_millis(50), 1));
+    let host = world.mesh.get("client").host.clone();
     let spilled: usize = thread::scope(|scope| {
-        let clients: Vec<_> = (0..16).map(|_| scope.spawn(|| far(&world.tally(web, 20)))).collect();
+        let clients: Vec<_> = (0..16).map(|_| scope.spawn(|| far(&tally(&host, web, 20)))).collect();
         clients.into_iter().map(|client| client.join().expect("a client")).sum()
     });
     assert!((60..320).contains(&spilled), "{spilled} of 320 went to the other zone");

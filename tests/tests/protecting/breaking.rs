@@ -51,6 +51,12 @@ fn at_most_half_are_out_and_refusals_of_a_request_are_no_failures() {
         world.tally(world.web.v4, 60);
     }
     assert!(ejections() < 0.5, "refusals eject nobody");
+    // By turns, so that each one has its share whatever its latency.
+    world.policy("web", "  balancing: {policy: RoundRobin}\n");
+    until(SOON, || {
+        world.get(world.web.v4, "/", "");
+        world.state(world.web.v4)["balancing"] == "RoundRobin"
+    });
     world.endpoints.iter().for_each(|endpoint| endpoint.answers(500));
     let seen: Vec<_> = world.endpoints.iter().map(|endpoint| endpoint.requests()).collect();
     world.tally(world.web.v4, 400);

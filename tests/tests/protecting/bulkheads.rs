@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use mesh_tests::mesh::SOON;
 use mesh_tests::netns::until;
 
-use crate::World;
+use crate::{World, get};
 
 /// Longer than the test.
 const FOREVER: Duration = Duration::from_secs(30);
@@ -27,8 +27,9 @@ fn what_overflows_is_answered_at_once_and_a_dead_dependency_does_not_slow_anothe
     limited(dead.v4);
     limited(patient.v4);
     let calm = world.median(world.web.v4);
+    let host = world.mesh.get("client").host.clone();
     thread::scope(|scope| {
-        let held: Vec<_> = (0..3).map(|_| scope.spawn(|| world.get(dead.v4, "/hang", ""))).collect();
+        let held: Vec<_> = (0..3).map(|_| scope.spawn(|| get(&host, dead.v4, "/hang", ""))).collect();
         until(SOON, || world.state(dead.v4)["limits"]["requests"] == 3);
         let began = Instant::now();
         let answer = world.get(dead.v4, "/hang", "");
@@ -57,11 +58,12 @@ fn what_overflows_is_answered_at_once_and_a_dead_dependency_does_not_slow_anothe
 /// One is served, one waits, and the third is refused at once.
 fn queue(world: &World, to: SocketAddr) {
     world.endpoints.iter().for_each(crate::switchable::Endpoint::hold);
+    let host = world.mesh.get("client").host.clone();
     thread::scope(|scope| {
-        let get = || scope.spawn(|| world.get(to, "/hang", ""));
-        let first = get();
+        let one = || scope.spawn(|| get(&host, to, "/hang", ""));
+        let first = one();
         until(SOON, || world.state(to)["limits"]["requests"] == 1);
-        let second = get();
+        let second = one();
         until(SOON, || world.state(to)["limits"]["pending"] == 1);
         let third = world.get(to, "/hang", "");
         assert_eq!(third.status, 503);

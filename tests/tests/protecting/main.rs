@@ -13,6 +13,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use mesh_tests::mesh::{Mesh, Service};
+use mesh_tests::netns::Host;
 use mesh_tests::raw;
 
 use switchable::Endpoint;
@@ -26,6 +27,9 @@ struct World {
     web: Service,
     endpoints: Vec<Endpoint>,
 }
+
+/// Answers by status and name.
+type Tally = BTreeMap<(u16, String), usize>;
 
 /// An answer: its status, its head and who gave it.
 struct Answer {
@@ -58,22 +62,12 @@ impl World {
 
     /// A request with `fields`, on a connection of its own.
     fn get(&self, to: SocketAddr, path: &str, fields: &str) -> Answer {
-        let request = format!("GET {path} HTTP/1.1\r\nhost: web\r\nconnection: close\r\n{fields}\r\n");
-        let answer = raw::send(&self.mesh.get("client").host, to, request.as_bytes());
-        let answer = answer.unwrap_or_else(|error| panic!("no answer from {to}: {error}"));
-        let text = String::from_utf8_lossy(&answer).into_owned();
-        let (head, body) = text.split_once("\r\n\r\n").unwrap_or((&text, ""));
-        Answer { status: raw::status(&answer).unwrap_or(0), head: head.to_lowercase(), body: body.trim().to_owned() }
+        get(&self.mesh.get("client").host, to, path, fields)
     }
 
     /// How many of so many requests each endpoint has answered, by status and name.
-    fn tally(&self, to: SocketAddr, requests: usize) -> BTreeMap<(u16, String), usize> {
-        let mut tally = BTreeMap::new();
-        for _ in 0..requests {
-            let answer = self.get(to, "/", "");
-            *tally.entry((answer.status, answer.body)).or_default() += 1;
-        }
-        tally
+    fn tally(&self, to: SocketAddr, requests: usize) -> Tally {
+        tally(&self.mesh.get("client").host, to, requests)
     }
 
     /// Who gets a request with `fields`.
@@ -91,11 +85,31 @@ impl World {
     }
 }
 
+/// See [`World::get`].
+fn get(from: &Host, to: SocketAddr, path: &str, fields: &str) -> Answer {
+    let request = format!("GET {path} HTTP/1.1\r\nhost: web\r\nconnection: close\r\n{fields}\r\n");
+    let answer = raw::send(from, to, request.as_bytes());
+    let answer = answer.unwrap_or_else(|error| panic!("no answer from {to}: {error}"));
+    let text = String::from_utf8_lossy(&answer).into_owned();
+    let (head, body) = text.split_once("\r\n\r\n").unwrap_or((&text, ""));
+    Answer { status: raw::status(&answer).unwrap_or(0), head: head.to_lowercase(), body: body.trim().to_owned() }
+}
+
+/// See [`World::tally`].
+fn tally(from: &Host, to: SocketAddr, requests: usize) -> Tally {
+    let mut tally = Tally::new();
+    for _ in 0..requests {
+        let answer = get(from, to, "/", "");
+        *tally.entry((answer.status, answer.body)).or_default() += 1;
+    }
+    tally
+}
+
 fn name(i: usize) -> String {
     format!("web-{i}")
 }
 
 /// Answers of `name`, whatever their status.
-fn of(tally: &BTreeMap<(u16, String), usize>, name: &str) -> usize {
+fn of(tally: &Tally, name: &str) -> usize {
     tally.iter().filter(|((_, who), _)| who == name).map(|(_, count)| count).sum()
 }
