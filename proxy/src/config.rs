@@ -233,7 +233,7 @@ fn stories(
             targets,
             own_ports: own_ports.clone(),
             sniff: sniff.clone(),
-            copy: copy.clone(),
+            copy,
         },
         inbound::Settings { tunnel_port, tunnel_liveness, own_ports, apps: targets, sniff, copy },
     )

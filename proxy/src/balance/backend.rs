@@ -142,7 +142,7 @@ impl Backend {
 
     /// Whether there is an endpoint that can be expected to answer.
     pub fn is_well(&self) -> bool {
-        self.endpoints().is_well()
+        self.endpoints().is_well(Instant::now())
     }
 
     /// How it is used; `None` is the proxy's defaults.

@@ -84,7 +84,7 @@ impl Endpoint {
         model: model::Endpoint,
         reach: std::sync::Arc<Reach>,
         latency: Ewma,
-        since: Instant,
+        since: (Instant, bool),
         fleet: Arc<Fleet>,
     ) -> Arc<Self> {
         Arc::new(Self {

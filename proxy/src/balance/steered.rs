@@ -246,7 +246,13 @@ impl<'a> Tries<'a> {
             }
             result
         };
-        let sent = pin!(unless_silent(self.activity.as_ref(), sent));
+        let sent = pin!(async {
+            let result = unless_silent(self.activity.as_ref(), sent).await;
+            if let Err(Failure::Late(late @ Late::Idle(_))) = &result {
+                metrics.timeouts().count(late.kind());
+            }
+            result
+        });
         let Some(limit) = timeouts.backend.flatten() else { return sent.await };
         let result = tokio::time::timeout(limit, sent).await;
         result.unwrap_or_else(|_| {

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use h2::client::{Builder, SendRequest};
 use http::{Method, Request, StatusCode, Uri};
-use mesh_mtls::cork::cork;
+use mesh_mtls::cork::{Queue, cork};
 use mesh_mtls::tls;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::timeout;
@@ -61,6 +61,7 @@ struct Open {
 struct Connection {
     sender: SendRequest<Bytes>,
     state: Arc<State>,
+    queue: Queue,
 }
 
 /// What is known of a connection.
@@ -86,6 +87,7 @@ impl Default for State {
 pub struct Ready {
     pub(super) sender: SendRequest<Bytes>,
     pub(super) slot: Slot,
+    pub(super) queue: Queue,
 }
 
 /// A stream's place on its connection, until dropped.
@@ -184,7 +186,7 @@ impl Pool {
                     Err(failure) => self.usable(Room::ForOne).ok_or(failure)?,
                 },
             };
-            let Connection { mut sender, state } = connection;
+            let Connection { mut sender, state, queue } = connection;
             if state.worn.is_out(wear, Instant::now) {
                 state.close();
                 continue;
@@ -192,7 +194,7 @@ impl Pool {
             let counted = self.tunnels.as_ref().map(|tunnels| tunnels.stream(Direction::Outbound));
             let slot = Slot::new(Arc::clone(&state), counted);
             match poll_fn(|cx| sender.poll_ready(cx)).await {
-                Ok(()) => return Ok(Ready { sender, slot }),
+                Ok(()) => return Ok(Ready { sender, slot, queue }),
                 // GOAWAY, or broken since: not for new streams.
                 Err(_) => state.close(),
             }
@@ -206,7 +208,7 @@ impl Pool {
         protocol: Option<Protocol>,
         wear: Wear,
     ) -> Result<Stream, Failure> {
-        let Ready { mut sender, slot } = self.ready(wear).await?;
+        let Ready { mut sender, slot, .. } = self.ready(wear).await?;
         let authority = Uri::try_from(destination.to_string()).expect("an address is an authority");
         let mut request = Request::new(());
         *request.method_mut() = Method::CONNECT;
@@ -323,15 +325,16 @@ impl Pool {
             .initial_max_send_streams(AT_FIRST)
             .initial_window_size(self.settings.tunnel_stream_window)
             .initial_connection_window_size(self.settings.tunnel_window())
+            .data_frame_budget(super::h2_server::TINY_DATA)
             // Many clients share the connection.
             .max_local_error_reset_streams(Some(1 << 20))
             .max_send_buffer_size(self.settings.send_buffer)
             .max_header_list_size(self.settings.tunnel_head());
         let (io, uncork) = cork(io);
         let (sender, connection) = builder.handshake::<_, Bytes>(io).await?;
-        let state = Arc::new(State::default());
+        let (state, queue) = (Arc::new(State::default()), uncork.queue());
         let driver = Driver::new(connection, uncork, &state);
-        Ok((Connection { sender, state }, driver))
+        Ok((Connection { sender, state, queue }, driver))
     }
 
     fn start<IO>(self: &Arc<Self>, connection: Connection, driver: Driver<IO>) -> Connection

@@ -13,9 +13,11 @@ fn a_policy_changes_under_load_without_one_failed_request() {
     const CHANGES: usize = 20;
     let world = World::start(&[("live", "timeouts: {request: 20s}")]);
     let (addr, stop, answered) = (world.addr("live"), AtomicBool::new(false), AtomicUsize::new(0));
+    let host = &world.mesh.get("client").host;
     let failures = std::thread::scope(|scope| {
-        let load = scope.spawn(|| {
-            within(&world.mesh.get("client").host, async {
+        let (stop, answered) = (&stop, &answered);
+        let load = scope.spawn(move || {
+            within(host, async {
                 let sender = streams::connect(addr).await.expect("a connection");
                 let mut failures = Vec::new();
                 while !stop.load(Ordering::Relaxed) {

@@ -91,8 +91,9 @@ fn deadlines(world: &World) {
     assert!(micros(&told) < 5_000_000 && micros(&further) < micros(&told), "{told}, then {further}");
     // The serving side by itself: its client has no sidecar.
     let (web, outsider) = (world.mesh.get("one"), &world.mesh.get("outsider").host);
+    let app = web.at(super::APP)[0];
     let direct = mesh_tests::client::within(outsider, async {
-        let sender = mesh_tests::streams::connect(web.at(super::APP)[0]).await.map_err(|_| Reason::CONNECT_ERROR)?;
+        let sender = mesh_tests::streams::connect(app).await.map_err(|_| Reason::CONNECT_ERROR)?;
         super::app::ask(&sender, "/silent/direct", &[GRPC, ("grpc-timeout", "500m")], b"").await
     });
     assert_eq!(direct.expect("an answer").grpc.as_deref(), Some("4"));

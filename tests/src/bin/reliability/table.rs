@@ -63,11 +63,15 @@ edit.
 - VERSIONS are plain reverse proxies here, on one thread, with their makers' default limits; both can be set up more strictly.
   Where a row sets a limit for the mesh, they have the same: in R7 a stream that does not move is given up after 3 s.
 - The back end of R1 to R7 is the same for all three. It speaks HTTP/2 and defends itself: where a proxy passes an attack on to it,
-  it ends the connection that others' requests share. In R1, R2 and R6 they have a second one, which speaks HTTP/1.1.
+  it ends the connection that others' requests share. In R1, R2 and R6 Envoy has a second one, which speaks HTTP/1.1, and HAProxy
+  that one alone: how it treats requests on a connection that its back end ends is not understood yet.
 - R7: Envoy's window of a stream, and with it what it keeps of an answer that nobody takes, is 16 MiB unless it is told otherwise.
+- R9: HAProxy 2.6.12 ends itself, by a check of its own, when a server sends DATA before HEADERS; the cases after that one had
+  nobody to answer them.
 - R10 counts the requests of which proxy and back end had different readings. R10, R11, R12 and R15 also count how many cases went
   as the mesh has to treat them: refused, where the RFCs let a proxy mend what is wrong (a folded line, LF alone) or leave a choice
   (a method that nobody knows, HTTP/1.0).
+- R13 counts a list of equal lengths, which the RFCs let a proxy take, among what was passed on.
 - R16: who refuses an upgrade or CONNECT passes nothing on, and holds.
 - R17: the back end takes the rest of a body for a request. A proxy that uses such a connection again gives the second answer to
   the next client.
