@@ -119,7 +119,10 @@ impl fmt::Display for Key {
 }
 
 /// Anything that a source feeds to the index.
-#[expect(clippy::large_enum_variant, reason = "objects are on their way when they are this: the index keeps each kind by itself")]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "objects are on their way when they are this: the index keeps each kind by itself"
+)]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Object {
     /// A name and addresses for a set of endpoints.
