@@ -1,15 +1,14 @@
 //! R1 to R6 on the servers of the control plane, by a member.
 
-use std::time::Duration;
-
-use mesh_tests::attacks::floods::{self, BOMBS, CONTROL, MADE_RESETS, Outcome, flood, request};
-use mesh_tests::frames::{Frame, code, flag, hpack, setting};
+use mesh_tests::attacks::floods::{self, Flood};
+use mesh_tests::attacks::h2spec::{Answers, Target};
+use mesh_tests::frames::{Frame, Read, flag, hpack};
 use mesh_tests::netns::until;
 use mesh_tests::yardstick::count;
 
 use crate::{LATE, Scene, Surface, note};
 
-/// KiB that any of it may cost.
+/// KiB that all floods of a row may cost together.
 const MOST: u64 = 8 << 10;
 
 /// Connections that have been ended because of what their peer did.
@@ -17,30 +16,42 @@ fn abuses(scene: &Scene, surface: Surface) -> f64 {
     scene.metric(surface, "http2_abuse_total", &[])
 }
 
-/// An attack that ends its connection, which is counted once.
-fn ended(scene: &Scene, surface: Surface, (row, case): (u8, &str), attack: impl FnOnce() -> Outcome) -> Outcome {
+/// Identity bears requests that are begun and reset one by one: to most of many it says no (R46).
+fn must_end(flood: &Flood<'_>, surface: Surface) -> bool {
+    flood.must_end && !(surface.name == "identity" && flood.name == "paced reset")
+}
+
+/// One flood: what has to end its connection does, and is counted once.
+fn flooded(scene: &Scene, surface: Surface, target: &Target<'_>, flood: &Flood<'_>) {
     let before = abuses(scene, surface);
-    let outcome = attack();
-    let what = format!("{case}, {}", surface.name);
-    assert!(outcome.closed.is_some(), "{what}: still open: {outcome:?}");
-    until(LATE, || abuses(scene, surface) > before);
-    assert_eq!(abuses(scene, surface), before + 1.0, "{what}: connections ended; {outcome:?}");
-    let figure = format!("ended with {:?} after {}, {} resets", outcome.goaway, outcome.done, outcome.resets);
-    note(row, surface.name, case, &figure);
-    outcome
+    let outcome = flood.run(target).unwrap_or_else(|error| panic!("{}, {}: {error}", flood.name, surface.name));
+    let what = format!("{}, {}: {outcome:?}", flood.name, surface.name);
+    assert!(outcome.resets <= flood.resets, "{what}: more than {} resets", flood.resets);
+    if must_end(flood, surface) {
+        assert!(outcome.closed.is_some(), "{what}: still open");
+        until(LATE, || abuses(scene, surface) > before);
+        assert_eq!(abuses(scene, surface), before + 1.0, "{what}: connections ended");
+    }
+    let figure = format!("{} after {} of {}, {} resets", outcome.end(), outcome.done, flood.rounds, outcome.resets);
+    note(flood.row, surface.name, &flood.name, &figure);
 }
 
-/// One that need not end it, and costs little.
-fn borne(surface: Surface, (row, case): (u8, &str), outcome: &Outcome) {
-    let end = if outcome.closed.is_some() { "ended" } else { "borne" };
-    note(row, surface.name, case, &format!("{end} after {}", outcome.done));
-}
-
-/// Attacks on each surface, beside a polite client; all of them together cost little.
-fn attacked(row: u8, attacks: impl Fn(&Scene, Surface)) {
+/// The floods of a row on each surface, beside a polite client.
+fn attacked(row: u8, all: impl for<'a> Fn(&'a Target<'a>) -> Vec<Flood<'a>>) {
     let mut scene = Scene::start();
     for surface in scene.surfaces {
-        let ((), grown, polite) = scene.beside(surface, |scene| attacks(scene, surface));
+        let ((), grown, polite) = scene.beside(surface, |scene| {
+            let member = &scene.member;
+            let fields = [("content-type", "application/grpc"), ("te", "trailers")];
+            let target = Target {
+                dial: Box::new(move || member.dial_in("mesh-system", surface.addr, surface.name)),
+                fields: fields.map(|(name, value)| (name.to_owned(), value.to_owned())).into(),
+                answers: Answers::Anything,
+            };
+            for flood in all(&target) {
+                flooded(scene, surface, &target, &flood);
+            }
+        });
         assert!(grown <= MOST, "R{row}, {}: {grown} KiB", surface.name);
         note(row, surface.name, "all", &format!("{grown} KiB; {polite}"));
     }
@@ -48,79 +59,48 @@ fn attacked(row: u8, attacks: impl Fn(&Scene, Surface)) {
 
 #[test]
 fn r01_a_rapid_reset_ends_its_connection() {
-    let rounds = count(5_000, 200_000);
-    attacked(1, |scene, surface| {
-        let fields = surface.fields();
-        let rapid = |batch| {
-            let mut peer = scene.dial(surface, &[]);
-            flood(&mut peer, rounds, batch, false, |nth| floods::rapid_reset(nth, &fields))
-        };
-        let outcome = ended(scene, surface, (1, "rapid reset"), || rapid(200));
-        assert_eq!(outcome.goaway, Some(code::ENHANCE_YOUR_CALM), "{outcome:?}");
-        // Each stream is accepted before its reset comes: of many requests, identity says no to most (R46).
-        match surface.name {
-            "identity" => borne(surface, (1, "paced reset"), &rapid(2)),
-            _ => drop(ended(scene, surface, (1, "paced reset"), || rapid(2))),
-        }
-        ended(scene, surface, (1, "malformed heads"), || {
-            flood(&mut scene.dial(surface, &[]), rounds, 200, false, |nth| floods::malformed(nth, &fields))
-        });
-    });
+    attacked(1, |target| floods::resets(target));
 }
 
 #[test]
 fn r02_made_resets_end_their_connection() {
-    let rounds = count(3_000, 100_000);
-    attacked(2, |scene, surface| {
-        let fields = surface.fields();
-        for way in MADE_RESETS {
-            let outcome = ended(scene, surface, (2, way), || {
-                let made = |nth| floods::made_reset(way, nth, &fields);
-                flood(&mut scene.dial(surface, &[]), rounds, 100, false, made)
-            });
-            assert!(outcome.resets <= 1024, "{way}, {}: {outcome:?}", surface.name);
-        }
-    });
+    attacked(2, |target| floods::made_resets(target, count(3_000, 100_000), 1024));
 }
 
 #[test]
-fn r03_r04_heads_without_end_and_heads_that_unfold_cost_little() {
-    attacked(3, |scene, surface| {
-        let (fields, cpu) = (surface.fields(), surface.process.cpu());
-        ended(scene, surface, (3, "CONTINUATION"), || {
-            let mut peer = scene.dial(surface, &[]);
-            peer.send(&Frame::headers(1, flag::END_STREAM, &hpack::literal(&fields)));
-            let more = hpack::literal(&[("x-more", &"x".repeat(1000))]);
-            flood(&mut peer, count(16 << 10, 1 << 20), 4, false, |_| Frame::continuation(1, 0, &more).bytes())
-        });
-        let spent = surface.process.cpu().saturating_sub(cpu);
-        assert!(spent < Duration::from_secs(count(20, 2)), "{}: {spent:?} of CPU", surface.name);
-        for name in BOMBS {
-            for size in [12 << 10, 1 << 20] {
-                let mut peer = scene.dial(surface, &[(setting::INITIAL_WINDOW_SIZE, 0)]);
-                let outcome = flood(&mut peer, 100, 10, false, |nth| floods::bomb(name, nth, size, &fields));
-                borne(surface, (4, &format!("{name} of {} KiB", size >> 10)), &outcome);
+fn r03_a_head_without_end_ends_its_connection() {
+    attacked(3, |target| vec![floods::continuation(target)]);
+}
+
+#[test]
+fn r04_heads_that_unfold_cost_little() {
+    attacked(4, |target| floods::bombs(target));
+}
+
+#[test]
+fn r05_control_frames_of_a_deaf_peer_cost_little() {
+    attacked(5, |_| floods::control());
+}
+
+/// In the message of a call that the server waits for.
+#[test]
+fn r06_a_message_of_empty_frames_ends_its_connection() {
+    let mut scene = Scene::start();
+    for surface in scene.surfaces {
+        let (sent, grown, polite) = scene.beside(surface, |scene| {
+            let (before, mut peer, mut sent) = (abuses(scene, surface), scene.dial(surface, &[]), 0);
+            peer.send(&Frame::headers(1, flag::END_HEADERS, &hpack::literal(&surface.fields())));
+            let pieces = Frame::data(1, 0, *b"").bytes().repeat(1000);
+            while sent < count(50_000, 1_000_000) && peer.write(&pieces) {
+                sent += 1000;
             }
-        }
-    });
-}
-
-#[test]
-fn r05_r06_frames_that_ask_for_nothing_cost_little() {
-    let rounds = count(50_000, 1_000_000);
-    attacked(5, |scene, surface| {
-        for name in CONTROL {
-            let frame = floods::control(name);
-            let outcome = flood(&mut scene.dial(surface, &[]), rounds, 1000, true, |_| frame.clone());
-            borne(surface, (5, name), &outcome);
-        }
-        let fields = surface.fields();
-        let data = |bytes: &[u8]| {
-            let mut peer = scene.dial(surface, &[]);
-            peer.send(&request(0, 0, &fields));
-            flood(&mut peer, rounds, 1000, false, |_| Frame::data(floods::stream(0), 0, bytes).bytes())
-        };
-        ended(scene, surface, (6, "empty DATA"), || data(b""));
-        borne(surface, (6, "DATA of one byte"), &data(b"x"));
-    });
+            let end = peer.until(|_| false);
+            assert!(matches!(end, Read::Closed(_)), "{}: {end:?}", surface.name);
+            until(LATE, || abuses(scene, surface) > before);
+            assert_eq!(abuses(scene, surface), before + 1.0, "{}: connections ended", surface.name);
+            sent
+        });
+        assert!(grown <= MOST, "{}: {grown} KiB", surface.name);
+        note(6, surface.name, "empty DATA", &format!("ended after {sent} at most, {grown} KiB; {polite}"));
+    }
 }
