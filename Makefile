@@ -74,6 +74,10 @@ soak: root ## a mixed load with faults for HOURS=8: nothing may fail, grow or le
 	cargo build --workspace --bins --locked --profile torture
 	@YARDSTICK=$(FULL) target/torture/soak --hours $(HOURS)
 
+.PHONY: simulate
+simulate: ## the table of balancers and breakers in ARCHITECTURE.md, in virtual time
+	cargo test -p mesh-tests --locked --test simulation -- steering::the_table --nocapture
+
 .PHONY: fuzz
 fuzz: ## all fuzz targets, SECONDS=60 each (installs a nightly toolchain and cargo-fuzz)
 	@tests/tools.sh fuzz

@@ -188,7 +188,8 @@ async fn serve_proxies(
     let mut servers = JoinSet::new();
     for listener in listeners {
         let incoming = grpc::incoming(listener, acceptor.clone())
-            .on_refused(|_, error| metrics::connection_refused(error.reason()));
+            .on_refused(metrics::connection_refused)
+            .on_accept_error(metrics::accept_failed);
         servers.spawn(serve_listener(incoming, discovery.clone(), admission.clone(), shutdown.clone()));
     }
     while let Some(served) = servers.join_next().await {

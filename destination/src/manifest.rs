@@ -123,7 +123,7 @@ fn document_of(node: &Node, inherited: Inherited<'_>, findings: &mut Findings, m
         Kind::Workload => workload::read(&mut fields).map(Object::Workload),
         Kind::HttpRoute => route::read(&mut fields, route::Kind::Http).map(Object::HttpRoute),
         Kind::GrpcRoute => route::read(&mut fields, route::Kind::Grpc).map(Object::GrpcRoute),
-        Kind::TrafficPolicy => policy::read(&mut fields).map(Object::TrafficPolicy),
+        Kind::TrafficPolicy => policy::read(&mut fields).map(Box::new).map(Object::TrafficPolicy),
     };
     let text = node.text_bytes();
     if known.is_rejected_alone() && text > MAX_TEXT {

@@ -119,6 +119,7 @@ impl fmt::Display for Key {
 }
 
 /// Anything that a source feeds to the index.
+#[expect(clippy::large_enum_variant, reason = "objects are on their way when they are this: the index keeps each kind by itself")]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Object {
     /// A name and addresses for a set of endpoints.
@@ -132,7 +133,7 @@ pub enum Object {
     /// Where gRPC calls to a Service go.
     GrpcRoute(Route),
     /// How requests to a Service are steered and protected.
-    TrafficPolicy(TrafficPolicy),
+    TrafficPolicy(Box<TrafficPolicy>),
 }
 
 impl Object {

@@ -5,7 +5,7 @@
 //! Non-goal: decisions; they are in the pure rooms.
 
 use std::sync::Mutex;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use anyhow::Context as _;
 use mesh_kit::admin::Admin;
@@ -21,11 +21,12 @@ use mesh_proto::identity::identity_server::IdentityServer;
 use tokio::net::TcpListener;
 
 use crate::cli::Serve;
-use crate::connections::{self, Bounded};
+use crate::connections::{self, Places};
 use crate::csr;
 use crate::init::{self, Outcome};
 use crate::limiter::{self, Limiter};
 use crate::metrics::Metrics;
+use crate::server::Server;
 use crate::service::{Service, TOKEN_LIMIT};
 
 mod watch;
@@ -33,14 +34,6 @@ mod watch;
 /// Bytes of a request: the largest token and CSR, a name, and a bit. Anybody may send that much before it is judged.
 const MESSAGE_LIMIT: usize = 24 * 1024;
 const _: () = assert!(TOKEN_LIMIT + csr::SIZE_LIMIT + 2048 < MESSAGE_LIMIT);
-/// Requests of one connection at a time. A caller has two: its certificate, and the trust bundle.
-const STREAMS: u32 = 4;
-/// Bytes on the way in, of a stream and of a connection.
-const WINDOW: u32 = 65_535;
-/// Bytes of a request's headers.
-const HEADER_LIMIT: u32 = 16 * 1024;
-/// From a request's headers to its answer's.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// Sources that the rate limiter knows at a time.
 const SOURCES: usize = 16 * 1024;
 
@@ -116,26 +109,22 @@ async fn serve_grpc(
         metrics: metrics.clone(),
         shutdown: shutdown.clone(),
     };
-    let incoming = grpc::incoming(listener, acceptor(&cells.credentials)).on_refused({
-        let metrics = metrics.clone();
-        move |_, error| metrics.handshake_failed(error.reason())
-    });
-    let places = connections::Settings {
+    let incoming = grpc::incoming(listener, acceptor(&cells.credentials))
+        .on_refused({
+            let metrics = metrics.clone();
+            move |reason| metrics.came_to_nothing(reason)
+        })
+        .on_accept_error({
+            let metrics = metrics.clone();
+            move || metrics.accept_failed()
+        });
+    let places = Places::new(connections::Settings {
         total: usize::try_from(settings.connections)?,
         per_source: usize::try_from(settings.source_connections)?,
-    };
-    grpc::server()
-        .max_concurrent_streams(STREAMS)
-        .initial_stream_window_size(WINDOW)
-        .initial_connection_window_size(WINDOW)
-        .http2_max_header_list_size(HEADER_LIMIT)
-        .timeout(REQUEST_TIMEOUT)
-        .add_service(IdentityServer::new(service).max_decoding_message_size(MESSAGE_LIMIT))
-        .serve_with_incoming_shutdown(Bounded::new(incoming, places, metrics), async move {
-            shutdown.requested().await;
-        })
-        .await
-        .context("serve gRPC")
+    });
+    let service = IdentityServer::new(service).max_decoding_message_size(MESSAGE_LIMIT);
+    Server { service, places, metrics, shutdown }.serve(incoming).await;
+    Ok(())
 }
 
 /// Callers have tokens; a certificate is what they come for.

@@ -1,7 +1,7 @@
 //! The mesh's certificate authority.
 //!
-//! Read in this order: [`cli`] (what was asked), [`app`] (how the parts are put together), [`service`] (the story of
-//! one request). The decisions are pure and stand alone: [`tokens`] (who asks), [`csr`] (what is asked), [`issuer`]
+//! Read in this order: [`cli`] (what was asked), [`app`] (how the parts are put together), [`server`] (the life
+//! of a connection), [`service`] (the story of one request). The decisions are pure and stand alone: [`tokens`] (who asks), [`csr`] (what is asked), [`issuer`]
 //! (what is given), [`authority`] (which files come into force), [`limiter`] (how often). [`init`] makes a CA for a
 //! first start.
 //!
@@ -20,6 +20,7 @@ pub mod init;
 pub mod issuer;
 pub mod limiter;
 pub mod metrics;
+pub mod server;
 pub mod service;
 pub mod tokens;
 

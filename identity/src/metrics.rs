@@ -6,11 +6,13 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use mesh_mtls::grpc;
 use metrics::{
     Counter, Gauge, Histogram, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
 };
 
 use crate::authority::Authority;
+use crate::connections::Full;
 use crate::issuer;
 
 const ISSUED: &str = "mesh_identity_certificates_issued_total";
@@ -24,6 +26,8 @@ const SUBSCRIBERS: &str = "mesh_identity_bundle_subscribers";
 const RELOADS: &str = "mesh_identity_reloads_total";
 const RELOAD_ERRORS: &str = "mesh_identity_reload_errors_total";
 const HANDSHAKES_FAILED: &str = "mesh_identity_handshakes_failed_total";
+const ACCEPT_ERRORS: &str = "mesh_identity_accept_errors_total";
+const HTTP2_ABUSE: &str = "mesh_identity_http2_abuse_total";
 const CONNECTIONS: &str = "mesh_identity_connections";
 const CONNECTIONS_REFUSED: &str = "mesh_identity_connections_refused_total";
 
@@ -61,8 +65,8 @@ impl Metrics {
     #[must_use]
     pub fn new() -> Self {
         describe();
-        for reason in ["total", "source"] {
-            counter!(CONNECTIONS_REFUSED, "limit" => reason).absolute(0);
+        for full in [Full::Total, Full::Source] {
+            counter!(CONNECTIONS_REFUSED, "reason" => full.word()).absolute(0);
         }
         for source in [Source::Authority, Source::Tokens] {
             counter!(RELOADS, "source" => source.word()).absolute(0);
@@ -121,14 +125,28 @@ impl Metrics {
         counter!(RELOAD_ERRORS, "source" => source.word()).increment(1);
     }
 
-    /// A TLS handshake failed.
-    pub fn handshake_failed(&self, reason: &'static str) {
+    /// A connection was refused before its handshake, or that failed.
+    pub fn came_to_nothing(&self, reason: &'static str) {
+        if reason == grpc::DESCRIPTORS { self.connection_refused(reason) } else { self.handshake_failed(reason) }
+    }
+
+    fn handshake_failed(&self, reason: &'static str) {
         counter!(HANDSHAKES_FAILED, "reason" => reason).increment(1);
     }
 
-    /// A connection was closed because there are too many, over all or of its source.
-    pub fn connection_refused(&self, limit: &'static str) {
-        counter!(CONNECTIONS_REFUSED, "limit" => limit).increment(1);
+    /// A connection came to nothing, though its handshake did not fail.
+    pub fn connection_refused(&self, reason: &'static str) {
+        counter!(CONNECTIONS_REFUSED, "reason" => reason).increment(1);
+    }
+
+    /// A connection was ended because of what its peer did.
+    pub fn http2_abuse(&self, reason: &'static str) {
+        counter!(HTTP2_ABUSE, "reason" => reason).increment(1);
+    }
+
+    /// accept(2) failed for want of something.
+    pub fn accept_failed(&self) {
+        counter!(ACCEPT_ERRORS).increment(1);
     }
 
     /// Counts a connection.
@@ -185,7 +203,12 @@ fn describe() {
     describe_counter!(RELOAD_ERRORS, "Changed files that were refused in whole or part, by source");
     describe_counter!(HANDSHAKES_FAILED, "TLS handshakes that failed, by reason");
     describe_gauge!(CONNECTIONS, "Open connections");
-    describe_counter!(CONNECTIONS_REFUSED, "Connections closed at a limit, by limit");
+    describe_counter!(CONNECTIONS_REFUSED, "Connections that came to nothing, by reason");
+    describe_counter!(
+        HTTP2_ABUSE,
+        "HTTP/2 connections ended because of what the peer did, by the code that it was told"
+    );
+    describe_counter!(ACCEPT_ERRORS, "Connections that could not be accepted");
 }
 
 #[allow(clippy::cast_precision_loss)]

@@ -18,7 +18,7 @@ use tokio::net::{TcpStream, lookup_host};
 use tokio::time::{Instant, timeout_at};
 use tonic::transport::{Channel, Endpoint, Server, Uri};
 
-pub use incoming::{Connection, Incoming, Peer, incoming};
+pub use incoming::{Connection, DESCRIPTORS, Incoming, Peer, incoming};
 pub use places::Source;
 
 use crate::spiffe::Id;

@@ -129,13 +129,15 @@ fn read(env: &mut Env) -> Option<Config> {
     let help = "worker threads";
     let workers = count(env, "MESH_WORKERS", "1", 1, 256, help);
     let liveness = liveness(env);
-    let (connect_out, connect_in) = connect_settings(env, liveness);
-    let (outbound_listen, inbound_listen, admin_listen) = listeners(env, workers, liveness);
+    // The application, on this host or in front of an inbound port, may take nothing for as long as it likes.
+    let patient = LivenessSettings { user_timeout: None, ..liveness };
+    let (connect_out, connect_in) = connect_settings(env, liveness, patient);
+    let (outbound_listen, inbound_listen, admin_listen) = listeners(env, workers, patient);
     let own_ports = ports(&[&outbound_listen, &inbound_listen, &admin_listen]);
     let tunnel_port = inbound_listen.addrs.first().map_or(4143, SocketAddr::port);
     let control_plane = control_plane(env);
     let workload = workload(env);
-    let (outbound, inbound) = stories(env, own_ports, tunnel_port);
+    let (outbound, inbound) = stories(env, own_ports, (tunnel_port, liveness));
     let http = http_settings(env);
     let balance = balance_settings(env);
     let log = log_settings(env);
@@ -209,7 +211,11 @@ fn workload(env: &mut Env) -> Workload {
     Workload { namespace, name, addresses: addresses.map(|addresses| addresses.0).unwrap_or_default() }
 }
 
-fn stories(env: &mut Env, own_ports: Vec<u16>, tunnel_port: u16) -> (outbound::Settings, inbound::Settings) {
+fn stories(
+    env: &mut Env,
+    own_ports: Vec<u16>,
+    (tunnel_port, tunnel_liveness): (u16, LivenessSettings),
+) -> (outbound::Settings, inbound::Settings) {
     let help = "a client silent for so long gets its upstream connection; then the first speaker decides";
     let silence = millis(env, "MESH_DETECT_SILENCE", "20ms", 1, 10_000, help);
     let help = "from a client's first byte to one that decides; then it is opaque";
@@ -227,9 +233,9 @@ fn stories(env: &mut Env, own_ports: Vec<u16>, tunnel_port: u16) -> (outbound::S
             targets,
             own_ports: own_ports.clone(),
             sniff: sniff.clone(),
-            copy: copy.clone(),
+            copy,
         },
-        inbound::Settings { tunnel_port, own_ports, apps: targets, sniff, copy },
+        inbound::Settings { tunnel_port, tunnel_liveness, own_ports, apps: targets, sniff, copy },
     )
 }
 
@@ -343,16 +349,21 @@ fn balance_settings(env: &mut Env) -> balance::Settings {
 
 fn liveness(env: &mut Env) -> LivenessSettings {
     let keepalive = seconds(env, "MESH_TCP_KEEPALIVE", "10s", "silence before the first TCP keep-alive probe");
-    let user_timeout = seconds(env, "MESH_TCP_USER_TIMEOUT", "20s", "how long sent data may stay unacknowledged");
-    LivenessSettings { keepalive, user_timeout }
+    let help = "how long another host may leave sent data unacknowledged, or a plain endpoint take nothing";
+    let user_timeout = seconds(env, "MESH_TCP_USER_TIMEOUT", "20s", help);
+    LivenessSettings { keepalive, user_timeout: Some(user_timeout) }
 }
 
-fn connect_settings(env: &mut Env, liveness: LivenessSettings) -> (connect::Settings, connect::Settings) {
+fn connect_settings(
+    env: &mut Env,
+    others: LivenessSettings,
+    application: LivenessSettings,
+) -> (connect::Settings, connect::Settings) {
     let help = "to connect to another sidecar or endpoint";
     let out = millis(env, "MESH_OUTBOUND_CONNECT_TIMEOUT", "1s", 1, 60_000, help);
     let inb = millis(env, "MESH_INBOUND_CONNECT_TIMEOUT", "300ms", 1, 60_000, "to connect to the application");
-    let settings = |timeout| connect::Settings { timeout, liveness };
-    (settings(out), settings(inb))
+    let settings = |timeout, liveness| connect::Settings { timeout, liveness };
+    (settings(out, others), settings(inb, application))
 }
 
 /// Address and identity of a control-plane service.

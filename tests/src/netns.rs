@@ -7,6 +7,7 @@
 
 mod filter;
 mod proc;
+mod reorder;
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -25,6 +26,7 @@ use nix::unistd::{Pid, geteuid};
 
 pub use filter::{Attempts, Filter};
 pub use proc::{Proc, until};
+pub use reorder::Reorder;
 
 const PREFIX: &str = "mesh-test";
 const RUN: &str = "/run/netns";

@@ -119,7 +119,7 @@ impl Objects {
             }
             Object::TrafficPolicy(policy) => {
                 self.link_policy(Link::Add, &policy, touched);
-                self.policies.insert(policy.name.clone(), Arc::new(policy));
+                self.policies.insert(policy.name.clone(), Arc::from(policy));
             }
         }
     }
@@ -193,7 +193,7 @@ impl Objects {
             }
             Object::TrafficPolicy(new) => {
                 let old = self.policies.get(&new.name);
-                old.is_some_and(|old| **old == *new)
+                old.is_some_and(|old| **old == **new)
             }
         }
     }

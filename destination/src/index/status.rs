@@ -103,7 +103,7 @@ pub struct Condition {
 pub struct Status {
     /// Which.
     pub key: Key,
-    /// A version of it is in force: the newest, or the last that was good.
+    /// A version of it, the newest or the last that was good, does something: it is attached to a port, or counts for a target.
     pub is_in_force: bool,
     /// At least one for each question.
     pub conditions: Vec<Condition>,
@@ -116,38 +116,35 @@ impl Status {
     }
 }
 
+/// Why, and in words.
+type Trouble = (Reason, String);
+
 impl Objects {
     /// Of all routes and policies, in the order of their names; `rejected` are those whose newest version cannot be used.
     pub(super) fn statuses(&self, rejected: &BTreeMap<Key, String>) -> Vec<Status> {
-        let mut conditions: BTreeMap<Key, Vec<Condition>> = BTreeMap::new();
+        let mut statuses: BTreeMap<Key, Status> = BTreeMap::new();
         for (key, route) in &self.routes {
-            conditions.insert(key.clone(), self.of_route(route));
+            statuses.insert(key.clone(), self.of_route(key, route));
         }
         for (name, policy) in &self.policies {
             let key = Key { kind: Kind::TrafficPolicy, name: name.clone() };
-            conditions.insert(key, self.of_policy(policy));
+            statuses.insert(key.clone(), self.of_policy(key, policy));
         }
         for (key, why) in rejected {
-            let is_in_force = conditions.contains_key(key);
-            let stays = if is_in_force { "; the last good version stays in force" } else { "" };
+            let none = || Status { key: key.clone(), is_in_force: false, conditions: Vec::new() };
+            let stays = if statuses.contains_key(key) { "; the last good version stays in force" } else { "" };
             let reason = if key.kind == Kind::TrafficPolicy { Reason::Invalid } else { Reason::UnsupportedValue };
             let condition = Condition { about: About::Accepted, reason, message: format!("{why}{stays}") };
-            let of = conditions.entry(key.clone()).or_default();
-            of.retain(|condition| condition.reason != Reason::Accepted);
-            of.insert(0, condition);
+            let conditions = &mut statuses.entry(key.clone()).or_insert_with(none).conditions;
+            conditions.retain(|condition| condition.reason != Reason::Accepted);
+            conditions.insert(0, condition);
         }
-        let in_force = |key: &Key| match key.kind {
-            Kind::TrafficPolicy => self.policies.contains_key(&key.name),
-            _ => self.routes.contains_key(key),
-        };
-        let statuses = conditions.into_iter();
-        statuses.map(|(key, conditions)| Status { is_in_force: in_force(&key), conditions, key }).collect()
+        statuses.into_values().collect()
     }
 
-    fn of_route(&self, route: &Route) -> Vec<Condition> {
-        let attached =
-            route.parents.iter().filter_map(|parent| Some((Reason::NoMatchingParent, self.why_no_parent(parent)?)));
-        let attached = conditions(About::Accepted, attached);
+    fn of_route(&self, key: &Key, route: &Route) -> Status {
+        let why = |parent| Some((Reason::NoMatchingParent, self.why_no_parent(parent)?));
+        let parents: Vec<_> = route.parents.iter().map(why).collect();
         let led = route.rules.iter().flat_map(Rule::leads_to);
         let led = led.filter_map(|to| {
             let reason = match to {
@@ -157,7 +154,7 @@ impl Objects {
             let why = self.backend(to).err()?;
             Some((reason, format!("{why}: requests for that backend are answered with 500")))
         });
-        attached.into_iter().chain(conditions(About::ResolvedRefs, led)).collect()
+        status(key.clone(), parents, led)
     }
 
     fn why_no_parent(&self, Parent { service, port, section }: &Parent) -> Option<String> {
@@ -171,17 +168,16 @@ impl Objects {
         (!fits).then(|| format!("Service {service} has no such port to attach to"))
     }
 
-    fn of_policy(&self, policy: &TrafficPolicy) -> Vec<Condition> {
-        let troubles = policy.targets.iter().filter_map(|target| {
+    fn of_policy(&self, key: Key, policy: &TrafficPolicy) -> Status {
+        let why = |target| {
             let missing = self.why_no_target(target).map(|why| (Reason::TargetNotFound, why));
             missing.or_else(|| Some((Reason::Conflicted, self.why_conflicted(policy, target)?)))
-        });
+        };
         let failover = policy.spec.failover.iter().flatten().filter_map(|port| {
             let to = BackendTo::Service { service: port.service.clone(), port: port.port };
             Some((Reason::BackendNotFound, format!("failover: {}", self.backend(&to).err()?)))
         });
-        let accepted = conditions(About::Accepted, troubles);
-        accepted.into_iter().chain(conditions(About::ResolvedRefs, failover)).collect()
+        status(key, policy.targets.iter().map(why).collect(), failover)
     }
 
     fn why_no_target(&self, Target { subject, section }: &Target) -> Option<String> {
@@ -239,8 +235,16 @@ fn shown(section: &Section) -> String {
     }
 }
 
+/// `attached` has the trouble with each thing that the object is for, or that there is none.
+fn status(key: Key, attached: Vec<Option<Trouble>>, refs: impl Iterator<Item = Trouble>) -> Status {
+    let is_in_force = attached.iter().any(Option::is_none);
+    let mut of = conditions(About::Accepted, attached.into_iter().flatten());
+    of.extend(conditions(About::ResolvedRefs, refs));
+    Status { key, is_in_force, conditions: of }
+}
+
 /// The troubles, each once, or that there are none.
-fn conditions(about: About, troubles: impl Iterator<Item = (Reason, String)>) -> Vec<Condition> {
+fn conditions(about: About, troubles: impl Iterator<Item = Trouble>) -> Vec<Condition> {
     let mut found: Vec<Condition> = Vec::new();
     for (reason, message) in troubles {
         let condition = Condition { about, reason, message };

@@ -11,9 +11,10 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use h2::RecvStream;
 use h2::server::{self, SendResponse};
+use h2::{Reason, RecvStream};
 use http::{Request, Response};
+use mesh_mtls::abuse;
 use mesh_mtls::clock;
 use mesh_mtls::cork::{Corked, Uncork, cork};
 use mesh_mtls::spiffe;
@@ -34,6 +35,8 @@ const FAREWELL: Duration = Duration::from_secs(1);
 const ROUNDS: usize = 8;
 /// Most bytes of one stream that wait for the socket; they are shared with all others.
 const SEND_BUFFER: usize = 64 * 1024;
+/// Streams that a connection may begin within so long. A proxy begins one, and the next when it was refused.
+const BEGUN: (u32, Duration) = (500, Duration::from_secs(10));
 
 /// Who is at the other end.
 #[derive(Clone, Debug)]
@@ -72,7 +75,7 @@ where
         let handshake = Box::pin(handshake(&shared.settings, io, &uncork));
         let mut connection = match timeout_at(by.into(), handshake).await {
             Ok(Ok(h2)) => Connection::new(shared, h2, uncork, client, by),
-            Ok(Err(error)) => return tracing::debug!(addr = %client.addr, "no HTTP/2: {error}"),
+            Ok(Err(error)) => return broken(client.addr, &error),
             Err(_) => return metrics::connection_refused("no_stream"),
         };
         let shutdown = connection.shared.shutdown.clone();
@@ -84,6 +87,17 @@ where
         });
         over.await;
         drop(place);
+    }
+}
+
+/// Counts an end that was the peer's doing.
+fn broken(addr: SocketAddr, error: &h2::Error) {
+    match abuse::reason(error) {
+        Some(reason) => {
+            metrics::http2_abuse(reason);
+            tracing::warn!(%addr, reason, %error, "HTTP/2 connection of a proxy ended");
+        }
+        None => tracing::debug!(%addr, %error, "connection broken"),
     }
 }
 
@@ -110,6 +124,10 @@ struct Connection<IO> {
     stream_by: Option<Instant>,
     /// The end is asked for; then it has come at last.
     drained_by: Option<Instant>,
+    /// Streams begun since then, see [`BEGUN`].
+    begun: (u32, Instant),
+    /// They were too many.
+    abused: bool,
 }
 
 impl<IO: AsyncRead + AsyncWrite + Unpin> Connection<IO> {
@@ -123,7 +141,8 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Connection<IO> {
         let keepalive = h2.ping_pong().map(|pings| Keepalive::new(pings, &shared.settings, clock::steady()));
         // A proxy opens one.
         let (streams, stream_by) = (Vec::with_capacity(1), Some(stream_by));
-        Self { shared, h2, uncork, client, streams, keepalive, stream_by, drained_by: None }
+        let (drained_by, begun) = (None, (0, clock::steady()));
+        Self { shared, h2, uncork, client, streams, keepalive, stream_by, drained_by, begun, abused: false }
     }
 
     /// Tells the peer to go elsewhere once the end is asked for.
@@ -172,15 +191,33 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Connection<IO> {
     fn accept(&mut self, now: Instant, cx: &mut Context<'_>) -> ControlFlow<()> {
         while let Poll::Ready(accepted) = self.h2.poll_accept(cx) {
             match accepted {
+                // Told already, and on its way out.
+                Some(_) if self.abused => {}
+                Some(Ok(_)) if self.is_hurried(now) => {
+                    self.abused = true;
+                    broken(self.client.addr, &Reason::ENHANCE_YOUR_CALM.into());
+                    self.h2.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
+                }
                 Some(Ok((request, respond))) => self.open(request, respond, now),
                 Some(Err(error)) => {
-                    tracing::debug!(addr = %self.client.addr, "connection broken: {error}");
+                    broken(self.client.addr, &error);
                     return ControlFlow::Break(());
                 }
                 None => return ControlFlow::Break(()),
             }
         }
         ControlFlow::Continue(())
+    }
+
+    /// One more stream begins. Whether there were too many: a rapid reset keeps under the library's limit when each stream is
+    /// accepted before its reset comes.
+    fn is_hurried(&mut self, now: Instant) -> bool {
+        let (most, within) = BEGUN;
+        if now.saturating_duration_since(self.begun.1) >= within {
+            self.begun = (0, now);
+        }
+        self.begun.0 += 1;
+        self.begun.0 > most
     }
 
     fn open(&mut self, request: Request<RecvStream>, mut respond: SendResponse<Message>, now: Instant) {

@@ -2,7 +2,8 @@
 //!
 //! Invariant: the stream never ends and never yields an error, so that no client and no lack of descriptors can stop a
 //! server; handshakes are bounded in time (by the acceptor) and number, and silent clients cannot hold all places for
-//! long, see [`super::places`]. Non-goal: a bound on finished connections; that is the server's.
+//! long, see [`super::places`]. The last descriptors are never given to connections, so health checks go on.
+//! Non-goal: a bound on finished connections; that is the server's.
 
 use std::fmt;
 use std::io;
@@ -11,6 +12,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use mesh_kit::limits;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{AbortHandle, Id as TaskId, JoinSet};
@@ -24,6 +26,11 @@ use crate::tls::{self, Acceptor};
 
 /// How long to let others close descriptors when there are none left.
 const PAUSE: Duration = Duration::from_millis(100);
+/// Connections leave twice as many descriptors free as the daemon keeps for itself: the other half is for files that it reads
+/// again.
+const LEAVE_FREE: u64 = 2;
+/// The reason of a connection that would have taken one of those.
+pub const DESCRIPTORS: &str = "descriptors";
 
 /// Who asks; found in `request.extensions()`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,7 +50,8 @@ pub fn incoming(listener: TcpListener, acceptor: Acceptor) -> Incoming {
         places: Places::new(),
         pause: None,
         patience: None,
-        refused: Box::new(|_, _| {}),
+        refused: Box::new(|_| {}),
+        accept_failed: Box::new(|| {}),
     }
 }
 
@@ -58,10 +66,9 @@ pub struct Incoming {
     pause: Option<Pin<Box<Sleep>>>,
     /// All places are taken; then one of them will have had its time.
     patience: Option<Pin<Box<Sleep>>>,
-    refused: Refused,
+    refused: Box<dyn Fn(&'static str) + Send + Sync>,
+    accept_failed: Box<dyn Fn() + Send + Sync>,
 }
-
-type Refused = Box<dyn Fn(SocketAddr, &tls::Error) + Send + Sync>;
 
 #[derive(Debug)]
 struct Started {
@@ -75,10 +82,24 @@ struct Failed {
 }
 
 impl Incoming {
-    /// Calls `refused` for each failed handshake, so that the caller can count by [`tls::Error::reason`].
+    /// Calls `refused` for each connection that comes to nothing, with the reason: that of a failed handshake
+    /// ([`tls::Error::reason`]), or `descriptors`.
     #[must_use]
-    pub fn on_refused(self, refused: impl Fn(SocketAddr, &tls::Error) + Send + Sync + 'static) -> Self {
+    pub fn on_refused(self, refused: impl Fn(&'static str) + Send + Sync + 'static) -> Self {
         Self { refused: Box::new(refused), ..self }
+    }
+
+    /// Calls `failed` each time that accept(2) fails for want of something.
+    #[must_use]
+    pub fn on_accept_error(self, failed: impl Fn() + Send + Sync + 'static) -> Self {
+        Self { accept_failed: Box::new(failed), ..self }
+    }
+
+    fn refuse(&self, tcp: &TcpStream, addr: SocketAddr) {
+        tracing::warn!(peer = %addr, reason = DESCRIPTORS, "connection refused");
+        // Fails only on a socket that is dead already.
+        let _ = tcp.set_zero_linger();
+        (self.refused)(DESCRIPTORS);
     }
 
     fn start(&mut self, tcp: TcpStream, addr: SocketAddr) {
@@ -121,7 +142,7 @@ impl Incoming {
 
     fn report(&self, failed: &Failed) {
         tracing::warn!(peer = %failed.addr, reason = failed.error.reason(), error = %failed.error, "handshake refused");
-        (self.refused)(failed.addr, &failed.error);
+        (self.refused)(failed.error.reason());
     }
 }
 
@@ -152,10 +173,12 @@ impl Stream for Incoming {
             }
             ready!(self.poll_place(cx));
             match ready!(self.listener.poll_accept(cx)) {
+                Ok((tcp, addr)) if limits::is_among_last(&tcp, LEAVE_FREE) => self.refuse(&tcp, addr),
                 Ok((tcp, addr)) => self.start(tcp, addr),
                 Err(error) if is_of_the_connection(&error) => {}
                 Err(error) => {
                     tracing::warn!("cannot accept: {error}");
+                    (self.accept_failed)();
                     self.pause = Some(Box::pin(sleep_until(Instant::now() + PAUSE)));
                 }
             }
@@ -197,6 +220,12 @@ pub struct Connection {
 }
 
 impl Connection {
+    /// Who is at the other end.
+    #[must_use]
+    pub fn peer(&self) -> &Peer {
+        &self.peer
+    }
+
     /// The stream, and who is at its other end: for a server other than tonic's.
     #[must_use]
     pub fn into_parts(self) -> (tls::Stream<TcpStream>, Peer) {

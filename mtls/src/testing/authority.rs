@@ -108,7 +108,7 @@ impl Authority {
             let acceptor = Acceptor::new(shared.credentials.clone(), ClientAuth::Optional, grpc::ALPN);
             let counted = Arc::clone(&shared);
             let incoming = grpc::incoming(listener, acceptor)
-                .on_refused(move |_, error| counted.refused.send_modify(|all| all.push(error.reason())));
+                .on_refused(move |reason| counted.refused.send_modify(|all| all.push(reason)));
             let service = IdentityServer::new(Service(shared));
             grpc::server().add_service(service).serve_with_incoming(incoming).await.unwrap();
         });

@@ -76,6 +76,16 @@ impl Default for Tried {
 }
 
 impl Tried {
+    /// Nowhere yet; the time runs from a moment that a simulation names.
+    pub fn at(since: Instant) -> Self {
+        Self { since, ..Self::default() }
+    }
+
+    /// Another endpoint is to be tried next.
+    pub fn note(&mut self, load: &Load) {
+        self.endpoints.push(Arc::clone(load.endpoint()));
+    }
+
     /// Nowhere yet, and as often as its owner likes.
     pub(super) fn without_end() -> Self {
         Self { most: Some(usize::MAX), ..Self::default() }
@@ -132,7 +142,7 @@ impl Backend {
 
     /// Whether there is an endpoint that can be expected to answer.
     pub fn is_well(&self) -> bool {
-        self.endpoints().is_well()
+        self.endpoints().is_well(Instant::now())
     }
 
     /// How it is used; `None` is the proxy's defaults.
@@ -179,7 +189,7 @@ impl Backend {
             let mut load = self.pick_next(&tried, wish)?;
             on_pick(load.endpoint());
             let limit = request.patience(load.endpoint().http());
-            let failure = match once(load.endpoint(), &mut request, caller, limit).await {
+            let failure = match once(&load, &mut request, caller, limit).await {
                 Ok(response) => {
                     load.keep(place);
                     return Ok(load.carry(response));
@@ -203,7 +213,7 @@ impl Backend {
         let mut tried = self.begin();
         loop {
             let mut load = self.pick_next(&tried, wish)?;
-            match load.endpoint().open(protocol).await {
+            match load.open(protocol).await {
                 Ok(stream) => {
                     load.keep(place);
                     load.opened(Instant::now());
@@ -376,12 +386,13 @@ impl Backend {
 
 /// One try. A request that was not sent stays in `request`.
 pub(super) async fn once(
-    endpoint: &Endpoint,
+    load: &Load,
     request: &mut Repeatable,
     caller: &Caller,
     limit: Option<Duration>,
 ) -> Result<Response<Body>, Failure> {
-    let line = endpoint.line(request.version()).await?;
+    let line = load.line(request.version()).await?;
+    let endpoint = load.endpoint();
     let Some(next) = request.take() else { return Err(Failure::Unprocessed) };
     let sent = pin!(endpoint.send(line, next, caller));
     let response = patience::within(limit, || request.out_for(), sent).await?;

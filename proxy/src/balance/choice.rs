@@ -50,13 +50,14 @@ pub(super) struct Asked<'a, F> {
 /// Chooses among `list`.
 pub(super) fn choose(list: &mut List, asked: &Asked<'_, impl Fn(&List, usize) -> bool>) -> Choice {
     let breaker = list.breaker();
-    let heeds = list.has_ejected() && breaker.is_enabled && !list.is_in_panic(&breaker);
+    let breaks = list.has_ejected() && breaker.is_enabled;
+    let heeds = breaks && !list.is_in_panic(&breaker);
     let look = Look { list, asked, breaker, heeds };
     if let Some(i) = look.sticks_to() {
         return Choice::Endpoint(i);
     }
     let hash = asked.wish.hash.filter(|_| matches!(look.list.kind(), Some(BalancingKind::ConsistentHash { .. })));
-    if heeds
+    if breaks
         && hash.is_none()
         && let Some(i) = look.due()
     {

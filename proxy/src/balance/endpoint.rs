@@ -17,11 +17,13 @@ use super::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use super::sync::{Arc, Mutex, PoisonError};
 use super::vitals::{Fleet, Vitals, breaker_of};
 use crate::http::body::Witness;
+use crate::http::wear::Wear;
 use crate::http::{self as web, Body, BoxedRequest, Caller, Failure, h1_pool, h2_client, h2_pool, headers};
 use crate::metrics::Tls;
 use crate::model::policy::BackendPolicy;
 use crate::model::{self, Protocol};
 use crate::net::Stream;
+use crate::net::connect::ConnectError;
 use crate::resilience::backoff::Backoff;
 use crate::resilience::breaker::{Change, Outcome};
 
@@ -82,7 +84,7 @@ impl Endpoint {
         model: model::Endpoint,
         reach: std::sync::Arc<Reach>,
         latency: Ewma,
-        since: Instant,
+        since: (Instant, bool),
         fleet: Arc<Fleet>,
     ) -> Arc<Self> {
         Arc::new(Self {
@@ -167,11 +169,11 @@ impl Endpoint {
     }
 
     /// A connection for one request of `version`.
-    pub(super) async fn line(&self, version: Version) -> Result<Line, Failure> {
+    async fn line(&self, version: Version, wear: Wear) -> Result<Line, Failure> {
         match self.way() {
-            Way::Mesh(tunnels) => tunnels.ready().await.map(Line::Mesh),
-            Way::Plain { h1, .. } if version < Version::HTTP_2 => h1.lease().await.map(Line::H1),
-            Way::Plain { h2, .. } => h2.ready().await.map(Line::H2),
+            Way::Mesh(tunnels) => tunnels.ready(wear).await.map(Line::Mesh),
+            Way::Plain { h1, .. } if version < Version::HTTP_2 => h1.lease(wear).await.map(Line::H1),
+            Way::Plain { h2, .. } => h2.ready(wear).await.map(Line::H2),
         }
     }
 
@@ -205,9 +207,9 @@ impl Endpoint {
     }
 
     /// Opens a byte stream to the application.
-    pub(super) async fn open(&self, protocol: Option<Protocol>) -> Result<Stream, Failure> {
+    async fn open(&self, protocol: Option<Protocol>, wear: Wear) -> Result<Stream, Failure> {
         match self.way() {
-            Way::Mesh(tunnels) => tunnels.tunnel(self.model.addr, protocol).await,
+            Way::Mesh(tunnels) => tunnels.tunnel(self.model.addr, protocol, wear).await,
             Way::Plain { .. } => Ok(self.reach.connector.connect(self.model.addr).await?.into()),
         }
     }
@@ -222,7 +224,7 @@ impl Endpoint {
     /// An attempt to connect. Boxed, so that the many that only wait for their next one do not keep room for it.
     async fn is_reached(&self) -> bool {
         match self.way() {
-            Way::Mesh(tunnels) => Box::pin(tunnels.ready()).await.is_ok(),
+            Way::Mesh(tunnels) => Box::pin(tunnels.ready(Wear::default())).await.is_ok(),
             Way::Plain { .. } => Box::pin(self.reach.connector.connect(self.model.addr)).await.is_ok(),
         }
     }
@@ -250,6 +252,35 @@ impl Load {
     /// The endpoint that carries the load.
     pub fn endpoint(&self) -> &Arc<Endpoint> {
         &self.endpoint
+    }
+
+    /// A connection for its request, as its backend's policy bounds it.
+    pub(super) async fn line(&self, version: Version) -> Result<Line, Failure> {
+        match &self.policy {
+            None => self.endpoint.line(version, Wear::default()).await,
+            // Boxed: few backends have a policy.
+            Some(policy) => Box::pin(self.in_time(policy, self.endpoint.line(version, wear(policy)))).await,
+        }
+    }
+
+    /// A byte stream to the application.
+    pub(super) async fn open(&self, protocol: Option<Protocol>) -> Result<Stream, Failure> {
+        match &self.policy {
+            None => self.endpoint.open(protocol, Wear::default()).await,
+            Some(policy) => Box::pin(self.in_time(policy, self.endpoint.open(protocol, wear(policy)))).await,
+        }
+    }
+
+    async fn in_time<T>(
+        &self,
+        policy: &BackendPolicy,
+        connecting: impl Future<Output = Result<T, Failure>>,
+    ) -> Result<T, Failure> {
+        let Some(limit) = policy.connect_timeout else { return connecting.await };
+        tokio::time::timeout(limit, connecting).await.unwrap_or_else(|_| {
+            let cause = format!("no connection within {limit:?} (timeouts.connect)");
+            Err(ConnectError { addr: self.endpoint.model.addr, cause, is_ours: false }.into())
+        })
     }
 
     /// Takes its place among those that the backend may have.
@@ -332,10 +363,19 @@ impl Load {
                 self.endpoint.reach.metrics.ejection();
                 tracing::warn!(endpoint = %addr, ?time, "ejected: too many of its answers were failures");
             }
-            Some(Change::Returned) => tracing::info!(endpoint = %addr, "well again"),
+            Some(Change::Returned) => {
+                let took = now.saturating_duration_since(self.since);
+                self.endpoint.vitals.with_latency(|latency| latency.begin_again(took, now));
+                tracing::info!(endpoint = %addr, "well again");
+            }
             None => {}
         }
     }
+}
+
+/// When a connection takes no more of a backend's requests.
+fn wear(policy: &BackendPolicy) -> Wear {
+    Wear { requests: policy.limits.requests_per_connection, age: policy.limits.connection_age }
 }
 
 impl Witness for Load {

@@ -55,6 +55,11 @@ impl Ewma {
         }
     }
 
+    /// It is another one than it was, and answers in `latency`: what was before says nothing any more.
+    pub(super) fn begin_again(&mut self, latency: Duration, now: Instant) {
+        (self.seconds, self.updated) = (latency.as_secs_f64(), now);
+    }
+
     fn observe(&mut self, latency: Duration, now: Instant) {
         let latency = latency.as_secs_f64();
         let keep = self.weight(now);

@@ -36,7 +36,11 @@ pub(super) struct List {
 
 #[derive(Clone)]
 enum Slot {
-    Unused { since: Instant },
+    /// `is_new`: it came to a list that had others before.
+    Unused {
+        since: Instant,
+        is_new: bool,
+    },
     Used(Arc<Endpoint>),
 }
 
@@ -55,7 +59,8 @@ const FIRST_SHARE: f64 = 0.1;
 impl List {
     /// The list that follows this one, for a proxy in `zone`, which is known since so many moves.
     pub(super) fn next(&self, models: EndpointSet, (zone, moves): (&str, usize), now: Instant) -> List {
-        let slot = |model| self.slot_of(model).unwrap_or(Slot::Unused { since: now });
+        let is_new = self.len() > 0;
+        let slot = |model| self.slot_of(model).unwrap_or(Slot::Unused { since: now, is_new });
         let slots = models.list.iter().map(slot).collect();
         let ignores_zones = models.policy.as_ref().is_some_and(|policy| policy.balancing.ignores_zones);
         let zones = if ignores_zones { None } else { Zones::of(zone, &models.list) };
@@ -115,10 +120,10 @@ impl List {
     pub(super) fn get(&mut self, i: usize, reach: &std::sync::Arc<Reach>) -> Arc<Endpoint> {
         match &self.slots[i] {
             Slot::Used(endpoint) => Arc::clone(endpoint),
-            Slot::Unused { since } => {
+            Slot::Unused { since, is_new } => {
                 let latency = Ewma::new(reach.settings.initial_latency, reach.settings.decay, *since);
                 let (model, reach) = (self.models.list[i].clone(), std::sync::Arc::clone(reach));
-                let endpoint = Endpoint::new(model, reach, latency, *since, Arc::clone(&self.fleet));
+                let endpoint = Endpoint::new(model, reach, latency, (*since, *is_new), Arc::clone(&self.fleet));
                 self.slots[i] = Slot::Used(Arc::clone(&endpoint));
                 endpoint
             }
@@ -175,10 +180,12 @@ impl List {
         if self.has_ejected() { (0..self.len()).filter(|i| self.is_ejected(*i)).count() } else { 0 }
     }
 
-    /// Whether there is one that can be expected to answer.
-    pub(super) fn is_well(&self) -> bool {
-        let heeds = self.has_ejected() && self.breaker().is_enabled;
-        (0..self.len()).any(|i| !self.is_failing(i) && !(heeds && self.is_ejected(i)))
+    /// Whether there is one that can be expected to answer, or that somebody has to try.
+    pub(super) fn is_well(&self, now: Instant) -> bool {
+        let breaker = self.breaker();
+        let heeds = self.has_ejected() && breaker.is_enabled;
+        let is_out = |i: usize| heeds && self.is_ejected(i) && !self.is_due(i, &breaker, now);
+        !(0..self.len()).all(|i| self.is_failing(i) || is_out(i))
     }
 
     pub(super) fn weight(&self, i: usize) -> u16 {
@@ -209,11 +216,11 @@ impl List {
 
     /// The share of what the `i`th would get otherwise: less while it is new, and while it asks to be spared.
     pub(super) fn share(&self, i: usize, now: Instant) -> f64 {
-        let (since, asked) = match &self.slots[i] {
-            Slot::Unused { since } => (*since, 1.0),
+        let ((since, is_new), asked) = match &self.slots[i] {
+            Slot::Unused { since, is_new } => ((*since, *is_new), 1.0),
             Slot::Used(endpoint) => (endpoint.vitals().since, endpoint.vitals().share(now)),
         };
-        let Some(slow) = self.slow_start() else { return asked };
+        let Some(slow) = self.slow_start().filter(|_| is_new) else { return asked };
         let age = now.saturating_duration_since(since).as_secs_f64() / slow.as_secs_f64().max(1e-3);
         asked * age.clamp(FIRST_SHARE, 1.0)
     }
@@ -239,7 +246,7 @@ impl List {
     fn latency(&self, i: usize, settings: &Settings, now: Instant, of: impl Fn(&Ewma, Instant) -> f64) -> f64 {
         match &self.slots[i] {
             Slot::Used(endpoint) => endpoint.vitals().with_latency(|latency| of(latency, now)),
-            Slot::Unused { since } => of(&Ewma::new(settings.initial_latency, settings.decay, *since), now),
+            Slot::Unused { since, .. } => of(&Ewma::new(settings.initial_latency, settings.decay, *since), now),
         }
     }
 

@@ -77,7 +77,7 @@ fn endpoints(last: &[u8]) -> EndpointSet {
 /// The parts of a proxy that a balancer stands on.
 fn reach() -> Arc<Reach> {
     let second = Duration::from_secs(1);
-    let liveness = connect::LivenessSettings { keepalive: second, user_timeout: second };
+    let liveness = connect::LivenessSettings { keepalive: second, user_timeout: None };
     let settings =
         Settings { initial_latency: second, decay: second, reconnect: backoff::Settings::default(), tries: 3 };
     let mut root = rcgen::CertificateParams::default();

@@ -240,7 +240,7 @@ impl<'a> Tries<'a> {
         let limit = timeouts.response_headers.unwrap_or_else(|| self.request.patience(load.endpoint().http()));
         let metrics = self.backend.metrics();
         let sent = async {
-            let result = once(load.endpoint(), &mut self.request, self.caller, limit).await;
+            let result = once(load, &mut self.request, self.caller, limit).await;
             if matches!(result, Err(Failure::Silent(_))) {
                 metrics.timeouts().count("response_headers");
             }

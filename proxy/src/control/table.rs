@@ -227,3 +227,31 @@ fn known(line: &Line, now: Instant) -> Known {
         age_seconds: line.applied.map(|(_, at)| now.saturating_duration_since(at).as_secs()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn said(table: &mut Table) -> Option<bool> {
+        match table.next_request()?.kind? {
+            wire::watch_request::Kind::Health(health) => Some(health.healthy),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn health_is_said_once_for_each_change_and_again_on_each_new_stream() {
+        let mut table = Table::new(1, Instant::now());
+        assert!(!table.is_due());
+        let health = |is_healthy| Health { is_healthy, detail: String::new() };
+        for is_healthy in [true, false] {
+            table.report(health(is_healthy));
+            assert!(table.is_due());
+            assert_eq!((said(&mut table), said(&mut table)), (Some(is_healthy), None));
+        }
+        table.report(health(false));
+        assert!(!table.is_due(), "nothing is new");
+        table.restart();
+        assert_eq!((said(&mut table), said(&mut table)), (Some(false), None));
+    }
+}

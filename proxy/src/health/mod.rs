@@ -54,15 +54,16 @@ pub async fn run(
     loop {
         let checks = wanted.checks().clone();
         let mut running = JoinSet::new();
-        if !checks.is_empty() {
+        if checks.is_empty() {
+            // Without checks nobody is unwell.
+            discovery.report_if_unwell(Health { is_healthy: true, detail: String::new() });
+        } else {
             let verdicts = Mutex::new(vec![Verdict::default(); checks.len()]);
             let (discovery, metrics) = (discovery.clone(), metrics.clone());
             let board = Arc::new(Board { checks, verdicts, discovery, metrics });
-            (0..board.checks.len())
-                .for_each(|place| drop(running.spawn(Arc::clone(&board).ask(place, Arc::clone(&local)))));
-        } else {
-            // Without checks nobody is unwell.
-            discovery.report_if_unwell(Health { is_healthy: true, detail: String::new() });
+            for place in 0..board.checks.len() {
+                running.spawn(Arc::clone(&board).ask(place, Arc::clone(&local)));
+            }
         }
         wanted.changed.notified().await;
     }
@@ -95,7 +96,7 @@ impl Board {
     fn judge(&self, place: usize, result: Result<(), String>) {
         let check = &self.checks[place];
         let mut verdicts = self.verdicts.lock().unwrap_or_else(PoisonError::into_inner);
-        let why = result.as_ref().err().map(|why| format!("{}: {why}", probe::name(check)));
+        let why = result.err().map(|why| format!("{}: {why}", probe::name(check)));
         if !verdicts[place].on(why, check.healthy_after, check.unhealthy_after) {
             return;
         }

@@ -24,6 +24,7 @@ use super::body::{Body, Gate};
 use super::caller::Caller;
 use super::judged::{Asked, Judged, Sending};
 use super::replay::Spare;
+use super::wear::{Wear, Worn};
 use super::{BoxedRequest, Failure, Settings, headers};
 use crate::net::{Connector, Stream};
 
@@ -56,6 +57,7 @@ pub struct Client {
     /// `None`: it has ended, or a task drives it.
     connection: Option<Box<Connection>>,
     asked: Arc<Asked>,
+    worn: Worn,
 }
 
 type Connection = http1::Connection<TokioIo<Judged>, Body>;
@@ -113,8 +115,8 @@ impl Pool {
     }
 
     /// A connection: an idle one, or a new one.
-    pub async fn lease(self: &Arc<Self>) -> Result<Lease, Failure> {
-        match self.take() {
+    pub async fn lease(self: &Arc<Self>, wear: Wear) -> Result<Lease, Failure> {
+        match self.take(wear) {
             Some(client) => Ok(Lease { client, pool: Arc::clone(self), reused: true }),
             None => Box::pin(self.open()).await,
         }
@@ -129,11 +131,12 @@ impl Pool {
         Ok(Lease { client, pool: Arc::clone(self), reused: false })
     }
 
-    fn take(&self) -> Option<Client> {
+    fn take(&self, wear: Wear) -> Option<Client> {
         let mut shelf = self.shelf();
         // The youngest first: the others may then age and go.
         while let Some(Idle { mut client, since }) = shelf.idle.pop() {
-            if since.elapsed() < self.settings.pool_idle && client.is_usable() {
+            let is_worn = client.worn.is_out(wear, Instant::now);
+            if !is_worn && since.elapsed() < self.settings.pool_idle && client.is_usable() {
                 return Some(client);
             }
         }
@@ -186,7 +189,7 @@ impl Client {
         let mut builder = http1::Builder::new();
         builder.max_buf_size(settings.max_head).max_header_size(settings.max_head).max_headers(settings.max_headers);
         let (sender, connection) = builder.handshake(io).await.map_err(|error| failure(&error, false))?;
-        Ok(Self { sender, connection: Some(Box::new(connection)), asked })
+        Ok(Self { sender, connection: Some(Box::new(connection)), asked, worn: Worn::new(Instant::now()) })
     }
 
     fn drive(&mut self, cx: &mut Context<'_>) {
@@ -270,6 +273,7 @@ pub async fn send(
     let (request, gate) = hold_body_if_expecting(request, settings);
     let request = listen_for_interim(request, caller, gate.as_ref());
     client.asked.ask(request.method());
+    client.worn.carry();
     let mut answer = pin!(client.sender.try_send_request(*request));
     let result = poll_fn(|cx| {
         client.drive(cx);
@@ -363,13 +367,13 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback");
         let addr = listener.local_addr().expect("bound");
         tokio::spawn(answers(listener));
-        let liveness = LivenessSettings { keepalive: SOON, user_timeout: SOON };
+        let liveness = LivenessSettings { keepalive: SOON, user_timeout: None };
         let connector = Connector::new(connect::Settings { timeout: SOON, liveness });
         Pool::new(addr, connector, Arc::new(limits()))
     }
 
     async fn ask(pool: &Arc<Pool>) {
-        let lease = pool.lease().await.expect("a connection");
+        let lease = pool.lease(Wear::default()).await.expect("a connection");
         let request = Box::new(http::Request::get("/").header("host", "x").body(Body::empty()).expect("a request"));
         let answer = lease.send(request, &Caller::Deaf).await.expect("an answer");
         assert_eq!(answer.status(), 200);

@@ -23,7 +23,7 @@ pub async fn send(
     caller: &Caller,
     settings: &Settings,
 ) -> Result<Response<Body>, Failure> {
-    let Ready { mut sender, slot } = ready;
+    let Ready { mut sender, slot, queue } = ready;
     if let Some(deadline) = request.extensions().get::<Deadline>().copied() {
         deadline.tell(request.headers_mut(), Instant::now())?;
     }
@@ -32,7 +32,7 @@ pub async fn send(
     let end = body.is_end_stream();
     let (response, stream) = sender.send_request(Request::from_parts(parts, ()), end)?;
     drop(sender);
-    let request = if end { RequestHalf::Sent(stream) } else { RequestHalf::send(stream, body) };
+    let request = if end { RequestHalf::Sent(stream) } else { RequestHalf::send(stream, body, queue) };
     let mut exchange = Exchange { response, request: Some(request), caller, gate, interim: false };
     let mut response = poll_fn(|cx| exchange.poll(cx)).await?;
     // Boxed, as all that few requests need.

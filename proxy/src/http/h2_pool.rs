@@ -8,18 +8,19 @@ use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use h2::client::{Builder, SendRequest};
 use http::{Method, Request, StatusCode, Uri};
-use mesh_mtls::cork::cork;
+use mesh_mtls::cork::{Queue, cork};
 use mesh_mtls::tls;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::timeout;
 
 use super::answer::Reason;
 use super::h2_driver::Driver;
+use super::wear::{Wear, Worn};
 use super::{Failure, Settings, headers};
 use crate::metrics::{self, Direction};
 use crate::model::{Peer, Protocol};
@@ -60,10 +61,11 @@ struct Open {
 struct Connection {
     sender: SendRequest<Bytes>,
     state: Arc<State>,
+    queue: Queue,
 }
 
 /// What is known of a connection.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct State {
     closed: AtomicBool,
     /// The far end owes a sign of life.
@@ -71,12 +73,21 @@ pub(super) struct State {
     streams: AtomicUsize,
     /// A stream was opened since the last look.
     used: AtomicBool,
+    worn: Worn,
+}
+
+impl Default for State {
+    fn default() -> Self {
+        let (closed, doubtful, streams, used) = Default::default();
+        Self { closed, doubtful, streams, used, worn: Worn::new(Instant::now()) }
+    }
 }
 
 /// A connection that is ready for one stream.
 pub struct Ready {
     pub(super) sender: SendRequest<Bytes>,
     pub(super) slot: Slot,
+    pub(super) queue: Queue,
 }
 
 /// A stream's place on its connection, until dropped.
@@ -111,6 +122,7 @@ impl Slot {
     pub(super) fn new(state: Arc<State>, counted: Option<metrics::Open>) -> Self {
         state.streams.fetch_add(1, Ordering::Relaxed);
         state.used.store(true, Ordering::Relaxed);
+        state.worn.carry();
         Self { state, _counted: counted }
     }
 }
@@ -163,8 +175,8 @@ impl Pool {
         Arc::new(Self { dial, connector, settings, metrics, tunnels, open, connecting })
     }
 
-    /// A connection that is ready for a stream.
-    pub async fn ready(self: &Arc<Self>) -> Result<Ready, Failure> {
+    /// A connection that is ready for a stream, and not worn out.
+    pub async fn ready(self: &Arc<Self>, wear: Wear) -> Result<Ready, Failure> {
         loop {
             let connection = match self.usable(Room::ToSpare) {
                 Some(connection) => connection,
@@ -174,11 +186,15 @@ impl Pool {
                     Err(failure) => self.usable(Room::ForOne).ok_or(failure)?,
                 },
             };
-            let Connection { mut sender, state } = connection;
+            let Connection { mut sender, state, queue } = connection;
+            if state.worn.is_out(wear, Instant::now) {
+                state.close();
+                continue;
+            }
             let counted = self.tunnels.as_ref().map(|tunnels| tunnels.stream(Direction::Outbound));
             let slot = Slot::new(Arc::clone(&state), counted);
             match poll_fn(|cx| sender.poll_ready(cx)).await {
-                Ok(()) => return Ok(Ready { sender, slot }),
+                Ok(()) => return Ok(Ready { sender, slot, queue }),
                 // GOAWAY, or broken since: not for new streams.
                 Err(_) => state.close(),
             }
@@ -190,8 +206,9 @@ impl Pool {
         self: &Arc<Self>,
         destination: SocketAddr,
         protocol: Option<Protocol>,
+        wear: Wear,
     ) -> Result<Stream, Failure> {
-        let Ready { mut sender, slot } = self.ready().await?;
+        let Ready { mut sender, slot, .. } = self.ready(wear).await?;
         let authority = Uri::try_from(destination.to_string()).expect("an address is an authority");
         let mut request = Request::new(());
         *request.method_mut() = Method::CONNECT;
@@ -308,15 +325,16 @@ impl Pool {
             .initial_max_send_streams(AT_FIRST)
             .initial_window_size(self.settings.tunnel_stream_window)
             .initial_connection_window_size(self.settings.tunnel_window())
+            .data_frame_budget(super::h2_server::TINY_DATA)
             // Many clients share the connection.
             .max_local_error_reset_streams(Some(1 << 20))
             .max_send_buffer_size(self.settings.send_buffer)
             .max_header_list_size(self.settings.tunnel_head());
         let (io, uncork) = cork(io);
         let (sender, connection) = builder.handshake::<_, Bytes>(io).await?;
-        let state = Arc::new(State::default());
+        let (state, queue) = (Arc::new(State::default()), uncork.queue());
         let driver = Driver::new(connection, uncork, &state);
-        Ok((Connection { sender, state }, driver))
+        Ok((Connection { sender, state, queue }, driver))
     }
 
     fn start<IO>(self: &Arc<Self>, connection: Connection, driver: Driver<IO>) -> Connection

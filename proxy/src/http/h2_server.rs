@@ -14,7 +14,7 @@ use h2::server::{Builder, SendResponse};
 use h2::{Reason, RecvStream};
 use http::{Method, Request, Response, StatusCode};
 use http_body::Body as _;
-use mesh_mtls::cork::cork;
+use mesh_mtls::cork::{Queue, cork};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::body::Body;
@@ -44,7 +44,7 @@ where
     };
     let mut connection = connection?;
     let (mut retired, mut abused) = (false, false);
-    let mut hurry = Hurry::of(side);
+    let (mut hurry, queue) = (Hurry::of(side), uncork.queue());
     tokio::pin!(retire);
     loop {
         tokio::select! {
@@ -54,7 +54,7 @@ where
                         abused = true;
                         connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
                     }
-                    let limits = Limits { patience: settings.stall_timeout, fields: settings.max_headers + OURS };
+                    let limits = Limits { patience: settings.stall_timeout, fields: settings.max_headers + OURS, queue: queue.clone() };
                     begin(request, respond, Arc::clone(&handler), limits, &hurry);
                 }
                 Some(Err(error)) => return Err(error),
@@ -73,10 +73,11 @@ where
 const OURS: usize = 4;
 
 /// Limits of one exchange.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Limits {
     patience: Duration,
     fields: usize,
+    queue: Queue,
 }
 
 /// Streams that are given up right after their begin. More than half of many are an attack: a rapid reset that keeps under the
@@ -119,6 +120,10 @@ pub enum Side {
     Tunnel,
 }
 
+/// What frames with next to nothing in them may take in memory while nobody reads them, on a connection between sidecars. The
+/// library would have it half of the window, which is credit for all streams here: one of them, a byte at a time, took 25 MiB.
+pub(super) const TINY_DATA: usize = 6 << 20;
+
 fn builder(settings: &Settings, side: Side) -> Builder {
     // Many clients of one sidecar may give up at the same time, when the application is slow; that is no attack. One client
     // gets hyper's limits for resets before they are accepted, and for resets that it makes us send.
@@ -143,6 +148,9 @@ fn builder(settings: &Settings, side: Side) -> Builder {
         // What is still on its way on a stream that we have reset is no fault of the peer's.
         .max_concurrent_reset_streams(4 * settings.max_streams as usize)
         .max_local_error_reset_streams(Some(our_resets));
+    if side == Side::Tunnel {
+        builder.data_frame_budget(TINY_DATA);
+    }
     builder
 }
 
@@ -178,7 +186,7 @@ async fn exchange(
         let mut answer_of_ours = handler.refuse(answer::Reason::BadRequest, request.headers(), &detail);
         *answer_of_ours.status_mut() = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
         drop(request);
-        let _ = answer(&caller, answer_of_ours, limits.patience).await;
+        let _ = answer(&caller, answer_of_ours, &limits.queue, limits.patience).await;
         return;
     }
     let outcome = tokio::select! {
@@ -192,7 +200,7 @@ async fn exchange(
     };
     match outcome {
         Ok(response) => {
-            if let Err(TooSlow) = answer(&caller, response, limits.patience).await {
+            if let Err(TooSlow) = answer(&caller, response, &limits.queue, limits.patience).await {
                 handler.too_slow();
             }
         }
@@ -200,14 +208,14 @@ async fn exchange(
     }
 }
 
-async fn answer(caller: &H2Caller, response: Response<Body>, patience: Duration) -> Result<(), TooSlow> {
+async fn answer(caller: &H2Caller, response: Response<Body>, queue: &Queue, patience: Duration) -> Result<(), TooSlow> {
     let (mut parts, body) = response.into_parts();
     super::headers::strip_hop_by_hop(&mut parts.headers);
     let end = body.is_end_stream();
     let sent = caller.lock().send_response(Response::from_parts(parts, ()), end);
     match sent {
         Ok(mut stream) if !end => {
-            return pump::pump(&mut stream, body, Some(patience)).await;
+            return pump::pump(&mut stream, body, queue, Some(patience)).await;
         }
         Ok(_) => {}
         // The caller is gone, or the response has no HTTP/2 form.
@@ -217,25 +225,6 @@ async fn answer(caller: &H2Caller, response: Response<Body>, patience: Duration)
         }
     }
     Ok(())
-}
-
-/// The code that a peer was told when its connection was ended because of what it did; `None` for other ends.
-pub fn abuse(error: &h2::Error) -> Option<&'static str> {
-    // Ours alone is neither of a stream nor of the library.
-    let ours = error.reason() == Some(Reason::ENHANCE_YOUR_CALM) && !error.is_remote() && !error.is_reset();
-    let theirs = error.is_library() && error.is_go_away();
-    if !ours && !theirs {
-        return None;
-    }
-    Some(match error.reason()? {
-        Reason::ENHANCE_YOUR_CALM => "enhance_your_calm",
-        Reason::PROTOCOL_ERROR => "protocol_error",
-        Reason::FLOW_CONTROL_ERROR => "flow_control_error",
-        Reason::FRAME_SIZE_ERROR => "frame_size_error",
-        Reason::COMPRESSION_ERROR => "compression_error",
-        Reason::STREAM_CLOSED => "stream_closed",
-        _ => "other",
-    })
 }
 
 /// A CONNECT stream that waits for its answer.
@@ -262,6 +251,6 @@ impl Tunnel {
     pub async fn refuse(self, response: Response<Body>) {
         let caller = H2Caller::new(self.respond, 1);
         // A reason is short: there is hardly anything to wait with.
-        let _ = answer(&caller, response, self.patience).await;
+        let _ = answer(&caller, response, &Queue::default(), self.patience).await;
     }
 }

@@ -28,6 +28,7 @@ pub mod request_half;
 pub mod tee;
 pub mod timed;
 pub mod upgrade;
+pub mod wear;
 
 use std::time::Duration;
 

@@ -11,13 +11,14 @@ use bytes::Bytes;
 use h2::{Reason, SendStream};
 use http_body::{Body as _, Frame};
 use mesh_kit::pressure::{self, Level};
+use mesh_mtls::cork::Queue;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::body::{Body, BodyError};
 
 enum Next {
     Frame(Option<Result<Frame<Bytes>, BodyError>>),
-    Reset(Reason),
+    Stopped(Stopped),
 }
 
 /// The far end has opened no window for as long as it may.
@@ -25,15 +26,18 @@ enum Next {
 pub struct TooSlow;
 
 /// Sends `body` to its end. A body that breaks resets the stream with the same code; a far end that resets the stream
-/// cancels the body with its code. One that takes nothing for as long as `patience` has both ended.
-pub async fn pump(stream: &mut SendStream<Bytes>, mut body: Body, patience: Option<Duration>) -> Result<(), TooSlow> {
+/// cancels the body with its code. One that takes nothing for as long as `patience` has both ended. While the connection has much
+/// to send for others, the body is not read.
+pub async fn pump(
+    stream: &mut SendStream<Bytes>,
+    mut body: Body,
+    queue: &Queue,
+    patience: Option<Duration>,
+) -> Result<(), TooSlow> {
     let mut wait = Wait { patience, since: None, timer: None };
     loop {
-        let frame = match poll_fn(|cx| poll_next(stream, &mut body, cx)).await {
-            Next::Reset(reason) => {
-                body.cancel(reason);
-                return Ok(());
-            }
+        let frame = match poll_fn(|cx| poll_next(stream, &mut body, queue, &mut wait, cx)).await {
+            Next::Stopped(stopped) => return stop(stream, &mut body, &stopped),
             Next::Frame(frame) => frame,
         };
         // Errors of a send concern a stream that is closed; its reset is seen in the next round, or does not matter.
@@ -49,18 +53,10 @@ pub async fn pump(stream: &mut SendStream<Bytes>, mut body: Body, patience: Opti
             Some(Ok(frame)) => match frame.into_data() {
                 Ok(data) => {
                     let end = body.is_end_stream();
-                    match send(stream, data, end, &mut wait).await {
+                    match send(stream, data, end, queue, &mut wait).await {
                         Ok(()) if end => return Ok(()),
                         Ok(()) => {}
-                        Err(Stopped::Reset(reason)) => {
-                            body.cancel(reason);
-                            return Ok(());
-                        }
-                        Err(Stopped::TooSlow) => {
-                            stream.send_reset(Reason::CANCEL);
-                            body.cancel(Reason::CANCEL);
-                            return Err(TooSlow);
-                        }
+                        Err(stopped) => return stop(stream, &mut body, &stopped),
                     }
                 }
                 Err(frame) => {
@@ -76,10 +72,35 @@ pub async fn pump(stream: &mut SendStream<Bytes>, mut body: Body, patience: Opti
     }
 }
 
-fn poll_next(stream: &mut SendStream<Bytes>, body: &mut Body, cx: &mut Context<'_>) -> Poll<Next> {
-    if let Poll::Ready(reset) = stream.poll_reset(cx) {
-        return Poll::Ready(Next::Reset(code(reset)));
+/// The far end does not want the rest, or does not take it.
+fn stop(stream: &mut SendStream<Bytes>, body: &mut Body, stopped: &Stopped) -> Result<(), TooSlow> {
+    match stopped {
+        Stopped::Reset(reason) => {
+            body.cancel(*reason);
+            Ok(())
+        }
+        Stopped::TooSlow => {
+            stream.send_reset(Reason::CANCEL);
+            body.cancel(Reason::CANCEL);
+            Err(TooSlow)
+        }
     }
+}
+
+fn poll_next(
+    stream: &mut SendStream<Bytes>,
+    body: &mut Body,
+    queue: &Queue,
+    wait: &mut Wait,
+    cx: &mut Context<'_>,
+) -> Poll<Next> {
+    if let Poll::Ready(reset) = stream.poll_reset(cx) {
+        return Poll::Ready(Next::Stopped(Stopped::Reset(code(reset))));
+    }
+    if queue.poll_room(cx).is_pending() {
+        return wait.poll(cx).map(|()| Next::Stopped(Stopped::TooSlow));
+    }
+    wait.since = None;
     Pin::new(body).poll_frame(cx).map(Next::Frame)
 }
 
@@ -110,7 +131,13 @@ impl Wait {
     }
 }
 
-async fn send(stream: &mut SendStream<Bytes>, mut data: Bytes, end: bool, wait: &mut Wait) -> Result<(), Stopped> {
+async fn send(
+    stream: &mut SendStream<Bytes>,
+    mut data: Bytes,
+    end: bool,
+    queue: &Queue,
+    wait: &mut Wait,
+) -> Result<(), Stopped> {
     let gone = |_| Stopped::Reset(Reason::CANCEL);
     if data.is_empty() && end {
         return stream.send_data(data, true).map_err(gone);
@@ -127,6 +154,8 @@ async fn send(stream: &mut SendStream<Bytes>, mut data: Bytes, end: bool, wait: 
         wait.since = None;
         let last = end && n == data.len();
         stream.send_data(data.split_to(n), last).map_err(gone)?;
+        // Only what has room in the stream's window: the rest waits for its reader, and shall keep nobody else waiting.
+        queue.add(n);
     }
     Ok(())
 }

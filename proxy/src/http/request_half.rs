@@ -8,6 +8,7 @@ use std::task::Poll;
 use bytes::Bytes;
 use futures_util::task::AtomicWaker;
 use h2::{Reason, SendStream};
+use mesh_mtls::cork::Queue;
 
 use super::body::Body;
 use super::pump::pump;
@@ -30,14 +31,14 @@ pub struct Sending {
 const NOT_GIVEN_UP: u32 = u32::MAX;
 
 impl RequestHalf {
-    /// Sends `body` on `stream`.
-    pub fn send(stream: SendStream<Bytes>, body: Body) -> Self {
+    /// Sends `body` on `stream` of the connection that `queue` belongs to.
+    pub fn send(stream: SendStream<Bytes>, body: Body, queue: Queue) -> Self {
         let sending = Arc::new(Sending {
             given_up: AtomicU32::new(NOT_GIVEN_UP),
             waker: AtomicWaker::new(),
             sent: Mutex::default(),
         });
-        tokio::spawn(run(stream, body, Arc::clone(&sending)));
+        tokio::spawn(run(stream, body, queue, Arc::clone(&sending)));
         RequestHalf::Sending(sending)
     }
 
@@ -77,12 +78,12 @@ impl Sending {
     }
 }
 
-async fn run(mut stream: SendStream<Bytes>, body: Body, sending: Arc<Sending>) {
+async fn run(mut stream: SendStream<Bytes>, body: Body, queue: Queue, sending: Arc<Sending>) {
     let given_up = tokio::select! {
         biased;
         reason = sending.is_given_up() => Some(reason),
         // How long an application takes to read is its own affair.
-        _ = pump(&mut stream, body, None) => sending.reason(),
+        _ = pump(&mut stream, body, &queue, None) => sending.reason(),
     };
     match given_up {
         Some(reason) => stream.send_reset(reason),

@@ -13,6 +13,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
+use mesh_mtls::abuse;
 use mesh_mtls::credentials::Credentials;
 use mesh_mtls::spiffe;
 use mesh_mtls::tls;
@@ -28,7 +29,7 @@ use crate::http::h2_server::Side;
 use crate::http::{self as web, h1, h2_server};
 use crate::metrics::{self, Direction, Metrics, Tls};
 use crate::model::{InboundPolicy, Protocol};
-use crate::net::connect::ConnectError;
+use crate::net::connect::{ConnectError, LivenessSettings};
 use crate::net::local::LocalAddresses;
 use crate::net::{Connector, Drain, Stream, copy, listen};
 use crate::resilience::idle_cache::{self, IdleCache};
@@ -39,6 +40,8 @@ use crate::sniff::{self, Seen};
 pub struct Settings {
     /// The port that other sidecars dial for tunnels.
     pub tunnel_port: u16,
+    /// When a sidecar that says nothing is given up.
+    pub tunnel_liveness: LivenessSettings,
     /// The proxy's own ports: nothing is delivered to them.
     pub own_ports: Vec<u16>,
     /// Known ports of the application.
@@ -240,7 +243,7 @@ impl Inbound {
         }
         let served = h2_server::serve(stream, &settings, Side::Application, drain.started(), handler);
         if let Err(error) = Box::pin(served).await {
-            match h2_server::abuse(&error) {
+            match abuse::reason(&error) {
                 Some(reason) => {
                     metrics.http2_abuse(DIRECTION, reason);
                     tracing::warn!(reason, %error, "HTTP/2 connection of a client ended");

@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use http::{HeaderMap, Response};
 use mesh_kit::pressure::{self, Level};
+use mesh_mtls::abuse;
 use mesh_mtls::credentials::Anchors;
+use socket2::SockRef;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 
@@ -30,6 +32,8 @@ impl Inbound {
             abort_on_close(&tcp);
             return;
         }
+        // A sidecar always reads, whoever it reads for. Fails only on a socket that is dead already.
+        let _ = self.settings.tunnel_liveness.put_on(&SockRef::from(&tcp));
         let addr = tcp.peer_addr().ok();
         let (stream, peer) = match self.tls.accept(tcp).await {
             Ok((stream, peer)) => (stream, peer),
@@ -46,7 +50,7 @@ impl Inbound {
         let retire = retire(drain.clone(), self.credentials.watch_anchors(), settings.tunnel_age);
         let handler = Arc::new(Connection { inbound: self, peer: Peer::Mesh(id), drain });
         if let Err(error) = h2_server::serve(stream, &settings, Side::Tunnel, retire, handler).await {
-            match h2_server::abuse(&error) {
+            match abuse::reason(&error) {
                 Some(reason) => {
                     metrics.http2_abuse(DIRECTION, reason);
                     tracing::warn!(reason, %peer, %error, "tunnel ended");

@@ -1,7 +1,8 @@
 //! Connecting to applications and other sidecars.
 //!
 //! Invariant: a connect has a deadline, and a connection that died silently is noticed by the kernel: unacknowledged data
-//! after `user_timeout`, silence by keep-alive probes.
+//! after `user_timeout`, silence by keep-alive probes. Who lives and takes nothing is cut off only where a host could be gone
+//! without a word, see [`LivenessSettings::user_timeout`].
 
 use std::io;
 use std::net::SocketAddr;
@@ -25,8 +26,10 @@ pub struct Settings {
 pub struct LivenessSettings {
     /// Silence before the first keep-alive probe; three more probes follow at a third of it.
     pub keepalive: Duration,
-    /// How long sent data may stay unacknowledged (TCP_USER_TIMEOUT).
-    pub user_timeout: Duration,
+    /// How long sent data may stay unacknowledged (TCP_USER_TIMEOUT). Since Linux 5.11 it also ends a connection whose peer has
+    /// shut its window for so long, however often it says so. So there is none where an application may pause for as long as
+    /// it likes, and where nobody needs to hear of a lost host within seconds.
+    pub user_timeout: Option<Duration>,
 }
 
 /// Opens TCP connections under `Settings`.
@@ -78,6 +81,6 @@ impl LivenessSettings {
         let interval = (self.keepalive / 3).max(Duration::from_secs(1));
         let keepalive = TcpKeepalive::new().with_time(self.keepalive).with_interval(interval).with_retries(3);
         socket.set_tcp_keepalive(&keepalive)?;
-        socket.set_tcp_user_timeout(Some(self.user_timeout))
+        socket.set_tcp_user_timeout(self.user_timeout)
     }
 }

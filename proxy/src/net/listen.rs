@@ -120,8 +120,7 @@ pub fn canonical(addr: SocketAddr) -> SocketAddr {
 mod tests {
     use super::*;
 
-    const LIVENESS: LivenessSettings =
-        LivenessSettings { keepalive: Duration::from_secs(10), user_timeout: Duration::from_secs(20) };
+    const LIVENESS: LivenessSettings = LivenessSettings { keepalive: Duration::from_secs(10), user_timeout: None };
 
     #[tokio::test]
     async fn a_connection_without_redirect_has_no_other_original_destination() {

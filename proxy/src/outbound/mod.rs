@@ -17,6 +17,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use mesh_mtls::abuse;
 use serde::Serialize;
 use tokio::net::TcpStream;
 
@@ -167,9 +168,10 @@ impl Outbound {
         route: Arc<Route>,
         drain: Drain,
     ) {
-        let (mut upstream, load, leg) = match Box::pin(self.open(route.leg(), None)).await {
+        let opened = Box::pin(self.open(route.leg(), None)).await;
+        let (mut upstream, load, leg) = match opened {
             Ok(opened) => opened,
-            Err(failed) => return self.reset(stream, &failed),
+            Err(failed) => return Box::pin(self.unreached(stream, target, &failed, drain)).await,
         };
         let seen = sniff::either(&mut stream, &mut upstream, &self.settings.sniff).await;
         let Ok(seen) = seen else { return stream.abort() };
@@ -181,6 +183,26 @@ impl Outbound {
                 Box::pin(self.serve_http(stream, &seen, target, drain)).await;
             }
             _ => self.copy(stream, (upstream, load, leg), &seen, (target, route), drain),
+        }
+    }
+
+    /// Nobody could be reached for a client that was silent. No server will speak first, so the client gets more time to speak
+    /// HTTP, and is told so in HTTP: it may have been late by a busy machine's fault.
+    async fn unreached(
+        self: Arc<Self>,
+        mut stream: Stream,
+        target: Arc<Target>,
+        failed: &crate::balance::Failed,
+        drain: Drain,
+    ) {
+        const MORE: u32 = 10;
+        let patient = sniff::Settings { silence: MORE * self.settings.sniff.silence, ..self.settings.sniff };
+        match sniff::client(&mut stream, &patient).await {
+            Ok(Some(seen @ (Seen::Http1 | Seen::Http2))) => {
+                self.metrics.detected(DIRECTION, seen.word());
+                self.serve_http(stream, &seen, target, drain).await;
+            }
+            _ => self.reset(stream, failed),
         }
     }
 
@@ -218,7 +240,7 @@ impl Outbound {
         }
         let served = h2_server::serve(stream, &settings, Side::Application, drain.started(), handler);
         if let Err(error) = Box::pin(served).await {
-            match h2_server::abuse(&error) {
+            match abuse::reason(&error) {
                 Some(reason) => {
                     metrics.http2_abuse(DIRECTION, reason);
                     tracing::warn!(reason, %error, "HTTP/2 connection of the application ended");

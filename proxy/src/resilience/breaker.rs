@@ -1,8 +1,8 @@
 //! Circuit breaker of one endpoint: after too many failures it is out for a while, then one request finds out whether it is
 //! well again ("outlier ejection" with a half-open state).
 //!
-//! Invariant: an ejection lasts between the least and the longest that the settings allow; each one in a row has twice the
-//! ceiling of the one before, and lies within its upper quarter. While a probe is out, nobody else is let in. Overload counts
+//! Invariant: an ejection lasts between the least and the longest that the settings allow; each one in a row lasts twice as long
+//! as the one before, and up to a quarter more, so that what failed together does not come back together. While a probe is out, nobody else is let in. Overload counts
 //! as no success, but never towards failures in a row: who sheds load is alive.
 //! Not here: how many endpoints may be out at once (`balance::choice`), and what a failure is (`balance::outcome`).
 
@@ -153,22 +153,21 @@ impl Breaker {
 
     fn eject(&mut self, settings: &Settings, now: Instant, random: &mut fastrand::Rng) -> Change {
         if let State::Closed { since } = self.state
-            && now.saturating_duration_since(since) > settings.window.max(self.ceiling(settings))
+            && now.saturating_duration_since(since) > settings.window.max(self.least(settings))
         {
             self.ejections = 0;
         }
         self.ejections = self.ejections.saturating_add(1);
-        let ceiling = self.ceiling(settings);
-        let least = (ceiling * 3 / 4).max(settings.min_ejection.min(ceiling));
-        let time = least + (ceiling - least).mul_f64(random.f64());
+        let time = self.least(settings).mul_f64(1.0 + 0.25 * random.f64()).min(settings.max_ejection);
         self.state = State::Open { until: now + time };
         Change::Ejected(time)
     }
 
-    /// Of the present ejection, or the last one. The first is above the least time, so that it has jitter too.
-    fn ceiling(&self, settings: &Settings) -> Duration {
+    /// Of the present ejection, or the last one, without its jitter; the longest ones leave room for that too.
+    fn least(&self, settings: &Settings) -> Duration {
         let doublings = self.ejections.saturating_sub(1).min(20);
-        (settings.min_ejection * 4 / 3).saturating_mul(1 << doublings).min(settings.max_ejection)
+        let longest = (settings.max_ejection * 4 / 5).max(settings.min_ejection);
+        settings.min_ejection.saturating_mul(1 << doublings).min(longest)
     }
 }
 
@@ -329,12 +328,12 @@ mod tests {
             for _ in 0..12 {
                 let time = bench.ejected();
                 assert!((S..=60 * S).contains(&time), "{time:?}");
-                assert!(time >= before.min(45 * S), "{time:?} after {before:?}");
+                assert!(time >= before.min(48 * S), "{time:?} after {before:?}");
                 before = time;
                 bench.now += time;
                 bench.breaker.probe(bench.now);
             }
-            assert!(before >= 45 * S);
+            assert!(before >= 48 * S);
             bench.see(Success);
             bench.now += 61 * S;
             assert!(bench.ejected() < 2 * S);

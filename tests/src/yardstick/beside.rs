@@ -53,8 +53,7 @@ impl<T> Beside<T> {
     /// What an attack may do at no row: disturb the client beside it, or leave something.
     #[must_use]
     pub fn fault(&self) -> Option<String> {
-        let disturbed = || (!self.polite.is_whole()).then(|| "the bystander was disturbed".to_owned());
-        self.harm.map(|harm| harm.to_string()).or_else(disturbed)
+        self.harm.map(|harm| harm.to_string()).or_else(|| self.polite.fault())
     }
 }
 

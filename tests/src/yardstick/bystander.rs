@@ -23,8 +23,8 @@ const CLIENTS: u32 = 4;
 const SLACK: Duration = Duration::from_millis(50);
 /// The same in `make test`: a debug build that shares two processors with the attacker and with other tests.
 const SLACK_BUSY: Duration = Duration::from_millis(1000);
-/// Who is woken in turn for one request: two sidecars and the app on its way, two sidecars and the client on the way back.
-const HOPS: u32 = 6;
+/// How often somebody has to be woken for one request, on its way through two sidecars and back, and now and then for more.
+const HOPS: u32 = 10;
 /// Failures that are described.
 const DESCRIBED: usize = 5;
 /// An answer that takes longer is a failure.
@@ -130,6 +130,16 @@ impl Bystander {
 }
 
 impl Polite {
+    /// Why it was disturbed, if it was.
+    #[must_use]
+    pub fn fault(&self) -> Option<String> {
+        match (self.failures.first(), self.is_whole()) {
+            (Some(first), _) => Some(format!("the bystander was told: {first}")),
+            (None, false) => Some("the bystander waited".to_owned()),
+            (None, true) => None,
+        }
+    }
+
     /// Whether it noticed nothing: no request failed, and p99 is at most the larger of three times the baseline's and the
     /// baseline's and the slack.
     #[must_use]

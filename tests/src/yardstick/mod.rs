@@ -14,7 +14,7 @@ mod record;
 mod source;
 mod vitals;
 
-pub use beside::{Beside, beside};
+pub use beside::{Beside, Harm, beside};
 pub use bystander::{Bystander, Polite};
 pub use front::{Front, Mesh};
 pub use group::Group;

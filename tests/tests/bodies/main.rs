@@ -6,6 +6,7 @@
 
 mod half_closed;
 mod large;
+mod paused;
 mod resets;
 mod slow;
 mod truncated;

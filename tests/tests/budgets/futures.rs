@@ -28,7 +28,7 @@ fn connections_and_requests_keep_futures_of_a_known_size() {
             let inbound = Arc::clone(&pair.inbound).serve(dial().await, pair.drain.clone());
             let wish = Wish::default();
             let request = pair.backend.send(Box::new(Request::new(Body::empty())), &Caller::Deaf, &wish, |_| ());
-            let opening = pair.backend.open(None);
+            let opening = pair.backend.open(None, &wish);
             let sizes = [
                 ("Outbound::serve", size_of_val(&outbound), OUTBOUND),
                 ("Inbound::serve", size_of_val(&inbound), INBOUND),

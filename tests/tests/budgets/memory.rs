@@ -23,6 +23,13 @@ const HTTP1: f64 = 3.2;
 /// The client's sidecar, for a destination of [`ENDPOINTS`].
 const TARGET: f64 = 5.6;
 
+/// Each sidecar, at the most, while [`BODIES`] are on their way at a time.
+const PEAK: u64 = 10_000;
+
+const BODIES: usize = 64;
+const BODY: usize = 1 << 20;
+/// How often each connection asks.
+const TIMES: usize = 4;
 const CONNECTIONS: usize = 500;
 const TARGETS: usize = 1000;
 const ENDPOINTS: u8 = 10;
@@ -31,6 +38,7 @@ const FIRST: usize = 20;
 /// Idle for a second, and looked for every 5 s: see `mesh_proxy::http::h1` and `mesh_kit::memory`.
 const REST: Duration = Duration::from_secs(12);
 const LOOK: Duration = Duration::from_millis(200);
+const GLANCE: Duration = Duration::from_millis(5);
 const SIDECARS: [&str; 2] = ["client", "web"];
 const PORT: u16 = 8000;
 
@@ -60,6 +68,30 @@ fn an_idle_connection_of_http1_keeps_to_its_memory() {
     let addr = mesh.service("web", 80, PORT).add().v4;
     start(&mut mesh);
     held("an idle HTTP/1.1 connection", HTTP1, &mesh, addr, get);
+}
+
+#[test]
+fn many_large_bodies_at_a_time_keep_to_their_memory() {
+    let mut mesh = described(Some(App::demo("demo-http", PORT, &[])));
+    let addr = mesh.service("web", 80, PORT).add().v4;
+    start(&mut mesh);
+    let client = &mesh.get("client").host;
+    let ask = || {
+        client.enter(|| {
+            let mut stream = dial(addr);
+            (0..TIMES).for_each(|_| get_bytes(&mut stream, BODY));
+        });
+    };
+    let mut most = [0; 2];
+    thread::scope(|scope| {
+        let asking: Vec<_> = (0..BODIES).map(|_| scope.spawn(ask)).collect();
+        while asking.iter().any(|thread| !thread.is_finished()) {
+            most = [most[0].max(anonymous(&mesh, SIDECARS[0])), most[1].max(anonymous(&mesh, SIDECARS[1]))];
+            thread::sleep(GLANCE);
+        }
+    });
+    println!("{BODIES} bodies of {BODY} bytes at a time: {most:?} KiB");
+    assert!(most.iter().all(|most| *most <= PEAK), "{most:?} KiB of {SIDECARS:?}; budget: {PEAK}");
 }
 
 #[test]
@@ -153,15 +185,21 @@ fn dial(addr: SocketAddr) -> TcpStream {
 
 /// A request, whose answer must be whole.
 fn get(stream: &mut TcpStream) {
-    stream.write_all(b"GET /bytes?n=100 HTTP/1.1\r\nhost: web\r\n\r\n").expect("a connection that takes requests");
-    let (mut answer, mut filled) = ([0; 4096], 0);
+    get_bytes(stream, 100);
+}
+
+/// The same, for a body of so many bytes.
+fn get_bytes(stream: &mut TcpStream, n: usize) {
+    let request = format!("GET /bytes?n={n} HTTP/1.1\r\nhost: web\r\n\r\n");
+    stream.write_all(request.as_bytes()).expect("a connection that takes requests");
+    let (mut answer, mut filled) = (vec![0; 4096 + n], 0);
     loop {
         let read = stream.read(&mut answer[filled..]).expect("an answer");
         assert!(read > 0, "closed before the answer was whole");
         filled += read;
-        let text = str::from_utf8(&answer[..filled]).expect("text");
-        assert!(text.starts_with("HTTP/1.1 200"), "{text}");
-        if text.split_once("\r\n\r\n").is_some_and(|(_, body)| body.len() == 100) {
+        let head = answer[..filled].windows(4).take(4096).position(|end| end == b"\r\n\r\n");
+        assert!(answer.starts_with(b"HTTP/1.1 200") || filled < 12, "{}", answer[..filled].escape_ascii());
+        if head.is_some_and(|head| filled == head + 4 + n) {
             return;
         }
     }

@@ -189,5 +189,7 @@ fn bytes(kitchen: &Kitchen) {
 }
 
 fn sick(kitchen: &Kitchen) {
-    until(CONVERGE, || (0..24).all(|_| served_by(&kitchen.get("/", &[])) != "sick"));
+    let failed = || kitchen.mesh.get("sick").metric("mesh_health_checks_total", &[("result", "failed")]);
+    until(CONVERGE, || failed() >= 2.0 && kitchen.endpoints_of_web() == 2.0);
+    assert!((0..24).all(|_| served_by(&kitchen.get("/", &[])) != "sick"));
 }

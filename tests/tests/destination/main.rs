@@ -8,7 +8,6 @@ mod hostile;
 mod liar;
 mod slow;
 mod storm;
-mod watcher;
 
 use std::net::SocketAddr;
 

@@ -12,7 +12,7 @@ use mesh_tests::netns::until;
 use mesh_tests::yardstick::{Process, Vitals, Who, count, record};
 use tokio::sync::Barrier;
 
-use crate::watcher::{Watcher, deaf};
+use mesh_tests::mesh::{Watcher, deaf};
 
 const SERVICES: usize = 20;
 const ENDPOINTS: usize = 50;

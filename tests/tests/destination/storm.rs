@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use mesh_tests::mesh::Mesh;
 use mesh_tests::yardstick::{Process, Vitals, Who, count, record};
 
-use crate::watcher::Watcher;
+use mesh_tests::mesh::Watcher;
 
 const FILES: u32 = 20;
 const PER_FILE: u32 = 50;

@@ -3,7 +3,8 @@
 //! Invariant: errors come at once and say why; the first request after the return is answered.
 //! Non-goal: one of several that dies; `lifecycle` has that.
 
-use std::net::SocketAddr;
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use mesh_tests::client::http::{Connection, Version, get};
@@ -42,6 +43,18 @@ fn ask(mesh: &Mesh, addr: SocketAddr) -> (u16, String, Duration) {
     (answer.status.as_u16(), word, begin.elapsed())
 }
 
+/// A client that speaks only when the sidecar has gone ahead, as for a server that speaks first, is told in HTTP as well.
+fn late(mesh: &Mesh, addr: SocketAddr) {
+    let host = &mesh.get("client").host;
+    let mut stream = host.enter(|| TcpStream::connect_timeout(&addr, SOON)).expect("a connection");
+    stream.set_read_timeout(Some(SOON)).expect("a socket");
+    std::thread::sleep(Duration::from_millis(200)); // ten times MESH_DETECT_SILENCE
+    stream.write_all(b"GET / HTTP/1.1\r\nhost: web\r\nconnection: close\r\n\r\n").expect("a live connection");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap_or_else(|error| panic!("{error} after {answer:?}"));
+    assert!(answer.starts_with("HTTP/1.1 503 ") && answer.contains("connect_failed"), "{answer}");
+}
+
 /// Starts what has died; the network heals when the holes are dropped.
 fn revives(mesh: &mut Mesh, name: &str, death: Death) {
     if death == Death::Host && mesh.get(name).proxy().is_some() {
@@ -67,10 +80,8 @@ fn dies_and_returns(mesh: &mut Mesh, addr: SocketAddr, names: [&str; 3], death: 
         }
     }
     let errors = |mesh: &Mesh| mesh.get("client").metric("mesh_errors_total", &[("reason", "connect_failed")]);
-    if death == Death::Network {
-        // A connection that is open dies by silence first: see `blackhole`.
-        until(2 * SOON, || ask(mesh, addr).0 == 503);
-    }
+    // Who meets a connection that breaks just now is told that; one that dies by silence takes its time: see `blackhole`.
+    until(if death == Death::Network { 2 * SOON } else { ERROR }, || ask(mesh, addr).0 == 503);
     let before = errors(mesh);
     let asked: Vec<_> = (0..count(5, 50)).map(|_| ask(mesh, addr)).collect();
     for (status, word, took) in &asked {
@@ -78,6 +89,9 @@ fn dies_and_returns(mesh: &mut Mesh, addr: SocketAddr, names: [&str; 3], death: 
         assert!(*took <= ERROR, "{names:?} {death:?}: an error after {took:?}");
     }
     assert_eq!(errors(mesh) - before, asked.len() as f64, "one for each");
+    if death == Death::Network {
+        late(mesh, addr);
+    }
     revives(mesh, names[0], death);
     // The one that was cut off last hears again.
     holes.truncate(1);

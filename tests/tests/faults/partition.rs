@@ -7,9 +7,11 @@ use std::net::SocketAddr;
 use std::thread;
 use std::time::Duration;
 
+use mesh_tests::client::http::{Version, fetch};
 use mesh_tests::client::load::Load;
+use mesh_tests::client::within;
 use mesh_tests::mesh::Mesh;
-use mesh_tests::netns::Filter;
+use mesh_tests::netns::{Filter, Reorder};
 use mesh_tests::yardstick::{Who, count, record};
 
 use super::{HTTP, PAUSE, SOON, answers, endpoint, endpoints, longest, takes, unharmed};
@@ -91,6 +93,39 @@ fn f21_requests_survive_the_loss_of_1_percent() {
 #[test]
 fn f21_requests_survive_the_loss_of_5_percent() {
     lossy(5);
+}
+
+#[test]
+fn f21_requests_survive_packets_out_of_order() {
+    let (mesh, addr) = mesh(&["web-1", "web-2"]);
+    let hosts = ["client", "web-1", "web-2"].map(|name| &mesh.get(name).host);
+    let put_in_order = || hosts.map(Reorder::put_in_order).iter().sum::<u64>();
+    let load = Load::patient(hosts[0], addr, 16, PAUSE, 2 * SOON);
+    answers(&load, 200);
+    let before = put_in_order();
+    let disorder = hosts.map(Reorder::of);
+    answers(&load, count(1000, 20_000));
+    // Answers of many packets, which come out of order within themselves.
+    let large = get_large(&mesh, addr, count(20, 500));
+    drop(disorder);
+    let disordered = put_in_order() - before;
+    answers(&load, 200);
+    let report = unharmed(load);
+    assert!(disordered > 100, "{disordered} packets came out of order");
+    let (answered, longest) = (report.answered, longest(&report));
+    let figure =
+        format!("0 of {answered} failed, {large} MiB whole, {disordered} packets put in order, longest {longest:.1?}");
+    record(62, "F21, packets out of order both ways", Who::Mesh, true, &figure);
+}
+
+/// MiB that were fetched whole, one by one.
+fn get_large(mesh: &Mesh, addr: SocketAddr, times: usize) -> usize {
+    for _ in 0..times {
+        let answer = within(&mesh.get("client").host, fetch(addr, Version::H1, "/bytes?n=1048576"));
+        let answer = answer.unwrap_or_else(|error| panic!("1 MiB out of order: {error}"));
+        assert_eq!((answer.status.as_u16(), answer.body.len()), (200, 1 << 20));
+    }
+    times
 }
 
 /// Beyond the promise: most succeed, and nobody is given up for good.

@@ -4,9 +4,10 @@ use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 
 use mesh_tests::attacks::connections::hold;
+use mesh_tests::netns::until;
 use mesh_tests::yardstick::{Front, Group, Mesh, count, record};
 
-use crate::{LATE, alone, demo, recovery, soon};
+use crate::{LATE, alone, demo, recovery, refused, soon};
 
 const LIMIT: u64 = 64 << 20;
 /// How long the app takes: all requests are in hand at once.
@@ -29,6 +30,19 @@ fn answers(streams: Vec<TcpStream>) -> Vec<String> {
     streams.into_iter().map(|stream| answer(stream).unwrap_or_default()).collect()
 }
 
+/// While all of that is in hand, who comes anew is refused, and counted. Tunnels are there already.
+fn refused_at_the_door(mesh: &Mesh, front: &Front) {
+    if front.way != "inbound" {
+        return;
+    }
+    let before = refused(mesh, front, "memory");
+    let mut come = Vec::new();
+    until(LATE, || {
+        come.push(hold(&front.client, front.addr, 5, b""));
+        refused(mesh, front, "memory") > before
+    });
+}
+
 fn pressed(mesh: &Mesh, front: &Front, group: &Group) {
     let process = front.proxy;
     // Either sidecar may be the one that runs short; the other one passes its answer on.
@@ -41,6 +55,7 @@ fn pressed(mesh: &Mesh, front: &Front, group: &Group) {
         // One that was refused meanwhile is seen below.
         let _ = stream.write_all(&SLOW[1..]);
     }
+    refused_at_the_door(mesh, front);
     let answers = answers(held.open);
     let of = |part: &str| answers.iter().filter(|answer| answer.contains(part)).count();
     let (served, shed) = (of("HTTP/1.1 200 "), of("mesh-error: overload"));

@@ -49,7 +49,7 @@ fn patience() -> Duration {
 
 fn mesh() -> Mesh {
     // The app has time to accept them all.
-    const PATIENT: (&str, &str) = ("MESH_INBOUND_CONNECT_TIMEOUT", "10s");
+    const PATIENT: (&str, &str) = ("MESH_INBOUND_CONNECT_TIMEOUT", "60s");
     let variables: &[(&str, &str)] = count(
         &[PATIENT, ("MESH_HTTP_HEAD_TIMEOUT", "2s"), ("MESH_HTTP_STALL_TIMEOUT", "2s")][..],
         &[PATIENT, ("MESH_HTTP_STALL_TIMEOUT", "10s"), ("MESH_MAX_CONNECTIONS", "30000")][..],

@@ -44,14 +44,9 @@ async fn distinct(addr: SocketAddr, requests: std::ops::Range<u32>) {
 }
 
 /// Plain requests to ports where nobody listens: each is a destination of its own.
-fn destinations(host: &Host, target: Ipv4Addr, count: u16) {
-    for n in 0..count {
-        let answer = raw::send(
-            host,
-            (target, 20_000 + n).into(),
-            b"GET / HTTP/1.1\r\nhost: nobody\r\nconnection: close\r\n\r\n",
-        );
-        assert_eq!(answer.ok().and_then(|answer| raw::status(&answer)), Some(503), "port {}", 20_000 + n);
+fn destinations(mesh: &Mesh, target: Ipv4Addr, count: u16) {
+    for port in 20_000..20_000 + count {
+        assert!(nobody(mesh, (target, port).into()), "port {port}");
     }
 }
 
@@ -80,10 +75,11 @@ fn lead(mesh: &Mesh) {
     ip(&mesh.get("client").host, &format!("route add 10.88.0.0/16 via {}", outsider.v4));
 }
 
-fn dials(mesh: &Mesh, service: SocketAddr) -> u16 {
-    let answer =
-        raw::send(&mesh.get("client").host, service, b"GET / HTTP/1.1\r\nhost: churn\r\nconnection: close\r\n\r\n");
-    answer.ok().and_then(|answer| raw::status(&answer)).unwrap_or_default()
+/// Whether the answer is that nobody is there. A client that a busy machine keeps from speaking at once is reset: asked again.
+fn nobody(mesh: &Mesh, addr: SocketAddr) -> bool {
+    let ask =
+        || raw::send(&mesh.get("client").host, addr, b"GET / HTTP/1.1\r\nhost: churn\r\nconnection: close\r\n\r\n");
+    (0..5).find_map(|_| raw::status(&ask().ok()?)) == Some(503)
 }
 
 #[test]
@@ -110,11 +106,11 @@ fn r36_series_are_bounded_whatever_is_named_and_end_when_nobody_uses_them() {
     let (changes, mut tried) = (count(200, 10_000), 0);
     while tried < changes {
         churn(&mesh, 10);
-        assert_eq!(dials(&mesh, churned.v4), 503, "nobody is there");
+        assert!(nobody(&mesh, churned.v4), "somebody is there");
         tried += 10;
     }
     // One target of HTTP has 40 series: this is more than there is room for.
-    destinations(&mesh.get("client").host, mesh.get("outsider").host.v4, count(300, 10_000));
+    destinations(&mesh, mesh.get("outsider").host.v4, count(300, 10_000));
     let peak = series(&mesh, "client");
     assert!(peak > before && peak <= MOST, "{peak} series, {before} before");
     let (overflow, page) = ("target=\"overflow\"", mesh.get("client").admin("GET", "/metrics").expect("a page").1);

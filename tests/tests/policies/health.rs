@@ -55,6 +55,10 @@ impl Webs {
             mesh.workload(name).of("web").app(App::demo("demo-http", HTTP, &[])).add();
         }
         let service = mesh.service("web", 80, HTTP).add().v4;
+        // In turn, so that who gets nothing is out and not merely slow.
+        let in_turn = "apiVersion: mesh.internal/v1alpha1\nkind: TrafficPolicy\nmetadata: {name: web}\n\
+                       spec: {targetRefs: [{name: web}], balancing: {policy: RoundRobin}}\n";
+        mesh.manifests.write("policy", in_turn);
         mesh.start();
         let voices = mesh.host("voices");
         Self { mesh, service, voices }

@@ -22,6 +22,8 @@ struct Rejections {
 impl Rejections {
     fn start() -> Self {
         let mut mesh = Mesh::new();
+        // `/state` is for the same host alone.
+        mesh.control_mut().destination_args(&["--admin=127.0.0.1:9996"]);
         mesh.workload("client").service_account("client").add();
         mesh.workload("web").of("web").app(App::demo("demo-http", HTTP, &[])).add();
         let service = mesh.service("web", 80, HTTP).add().v4;
@@ -107,7 +109,7 @@ fn what_is_rejected_is_rejected_alone_and_says_so() {
     it.until_shown(&[
         "HTTPRoute/r true UnsupportedValue",
         "TrafficPolicy/p true Invalid",
-        "TrafficPolicy/twin true Conflicted",
+        "TrafficPolicy/twin false Conflicted",
         "HTTPRoute/other true ",
     ]);
     until(SOON, || it.status("/other") == 301);

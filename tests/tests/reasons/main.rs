@@ -38,6 +38,10 @@ const POLICIES: &str = "apiVersion: mesh.internal/v1alpha1\nkind: TrafficPolicy\
     targetRefs: [{kind: Service, name: hasty}]\n  timeouts: {request: 300ms}\n---\n\
     apiVersion: mesh.internal/v1alpha1\nkind: TrafficPolicy\nmetadata: {name: lively}\nspec:\n  \
     targetRefs: [{kind: Service, name: lively}]\n  timeouts: {streamIdle: 300ms}\n";
+/// Of the service `fragile`: one failure is enough, and nobody is left.
+const FRAGILE: &str = "apiVersion: mesh.internal/v1alpha1\nkind: TrafficPolicy\nmetadata: {name: fragile}\nspec:\n  \
+    targetRefs: [{kind: Service, name: fragile}]\n  \
+    circuitBreaker: {consecutiveFailures: 1, ejection: {min: 60s, max: 60s, maxEndpointsPercent: 100}}\n";
 
 /// Who asks, whose sidecar answers and on which side, and what is expected.
 struct Case {
@@ -60,6 +64,7 @@ struct World {
     impostor: Service,
     routed: Service,
     faulty: Service,
+    fragile: Service,
     hasty: Service,
     lively: Service,
 }
@@ -83,6 +88,8 @@ impl World {
         mesh.service("limited", 80, LIMITED).over("web").add();
         mesh.manifests.write("policies", POLICIES);
         mesh.manifests.write("route", ROUTE);
+        let fragile = mesh.service("fragile", 80, APP).over("web").add();
+        mesh.manifests.write("fragile", FRAGILE);
         let at_impostor = mesh.service("impostor", 80, APP).add();
         // The manifest says who it is not.
         mesh.start();
@@ -93,7 +100,21 @@ impl World {
         until(SOON, || mesh.get("client").state().to_string().contains("somebody"));
         let servers = [(&web, APP), (&impostor, APP), (&web, LIMITED)];
         let servers = servers.map(|(host, port)| Server::start(host, port, serve));
-        (Self { mesh, web: web_service, closed, empty, impostor: at_impostor, routed, faulty, hasty, lively }, servers)
+        (
+            Self {
+                mesh,
+                web: web_service,
+                closed,
+                empty,
+                impostor: at_impostor,
+                routed,
+                faulty,
+                fragile,
+                hasty,
+                lively,
+            },
+            servers,
+        )
     }
 
     fn send(&self, from: &str, addr: SocketAddr, bytes: &[u8]) -> io::Result<Vec<u8>> {
@@ -156,6 +177,9 @@ fn serve(mut conversation: Conversation) -> io::Result<()> {
     let head = conversation.head()?;
     match head.split(' ').nth(1) {
         Some("/broken") => Ok(()),
+        Some("/failing") => {
+            conversation.say(b"HTTP/1.1 500 Internal Server Error\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
+        }
         // Until the sidecar has enough of it.
         Some("/silent") => conversation.read().map(drop),
         _ => conversation.say(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\nok"),
@@ -165,8 +189,13 @@ fn serve(mut conversation: Conversation) -> io::Result<()> {
 type Provoke = fn(&World) -> io::Result<Vec<u8>>;
 
 /// Each reason on a side where it can arise.
-const PRODUCED: [(Case, Provoke); 21] = [
+const PRODUCED: [(Case, Provoke); 22] = [
     (by(Reason::NoEndpoints, 503, "client", "outbound"), |world| world.get("client", world.empty)),
+    (by(Reason::AllEjected, 503, "client", "outbound"), |world| {
+        let failed = world.send("client", world.fragile.v4, &request("GET", "/failing"))?;
+        assert_eq!(raw::status(&failed), Some(500));
+        world.get("client", world.fragile)
+    }),
     (by(Reason::ConnectFailed, 503, "client", "outbound"), |world| world.get("client", world.closed)),
     (by(Reason::ConnectFailed, 503, "web", "inbound"), |world| {
         world.send("outsider", world.mesh.get("web").at(NOBODY)[0], &request("GET", "/"))

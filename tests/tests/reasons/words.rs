@@ -9,11 +9,12 @@ use std::path::Path;
 use http::StatusCode;
 
 /// Where the control plane's words are: the file, and what stands before a word.
-const CONTROL_PLANE: [&str; 4] = [
+const CONTROL_PLANE: [&str; 5] = [
     "identity/src/csr.rs",
     "identity/src/service.rs",
     "identity/src/connections.rs",
     "destination/src/service/session.rs",
+    "destination/src/index/status.rs",
 ];
 
 fn read(path: &str) -> String {

@@ -11,6 +11,7 @@ mod expiry;
 mod link;
 mod partition;
 mod registry;
+mod steering;
 
 use std::time::Duration;
 

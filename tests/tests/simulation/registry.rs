@@ -26,14 +26,14 @@ use tokio::task::AbortHandle;
 use crate::link::{Link, addr};
 
 /// What all stories share, for it has no state that a story could see.
-struct Stage {
+pub(crate) struct Stage {
     id: spiffe::Id,
-    reach: Arc<Reach>,
+    pub(crate) reach: Arc<Reach>,
     metrics: metrics::Metrics,
     destination: Metrics,
 }
 
-static STAGE: LazyLock<Stage> = LazyLock::new(|| {
+pub(crate) static STAGE: LazyLock<Stage> = LazyLock::new(|| {
     let id = spiffe::Id::new("cluster.local", "shop", "client").expect("an identity");
     let (reach, metrics) = pair::reach(&id).expect("settings");
     Stage { id, reach, metrics, destination: Metrics::default() }

@@ -325,14 +325,24 @@ fn rate(rate: wire::Rate) -> Result<Rate, String> {
     }
 }
 
+/// The target of a request, which is written out as it is.
+fn target(path: String) -> Result<Box<str>, String> {
+    if path.starts_with('/') { graphic(path) } else { Err(format!("path {}", shortened(&path))) }
+}
+
+fn graphic(word: String) -> Result<Box<str>, String> {
+    let fits = word.bytes().all(|byte| byte.is_ascii_graphic());
+    if fits { text(word) } else { Err(format!("{} has characters that a request cannot have", shortened(&word))) }
+}
+
 pub(super) fn check(check: wire::HealthCheck) -> Result<HealthCheck, Malformed> {
     use wire::health_check::Kind;
     let refuse = |what: String| Malformed::Policy { policy: "health check".into(), what };
     let number = port(check.port)?;
     let probe = match check.kind.ok_or(Malformed::Missing("kind of health check"))? {
         Kind::Http(http) => Probe::Http {
-            path: text(http.path).map_err(refuse)?,
-            host: if http.host.is_empty() { None } else { Some(text(http.host).map_err(refuse)?) },
+            path: target(http.path).map_err(refuse)?,
+            host: if http.host.is_empty() { None } else { Some(graphic(http.host).map_err(refuse)?) },
             expected: http.expected.map_or(Ok(200..=399), statuses).map_err(refuse)?,
         },
         Kind::Grpc(grpc) => Probe::Grpc { service: text(grpc.service).map_err(refuse)? },

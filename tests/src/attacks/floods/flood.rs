@@ -164,6 +164,7 @@ fn word(code: u32) -> &'static str {
         code::FRAME_SIZE_ERROR => "frame_size_error",
         code::COMPRESSION_ERROR => "compression_error",
         code::STREAM_CLOSED => "stream_closed",
+        code::INTERNAL_ERROR => "internal_error",
         _ => "other",
     }
 }

@@ -105,11 +105,22 @@ fn statuses(answers: &str) -> Vec<u16> {
 }
 
 impl Seen {
+    /// Whether proxy and back end have read the same requests, whichever these are: nothing arrived that is no clean request, no
+    /// answer is without its request, and the next client got its own answer.
+    #[must_use]
+    pub fn is_in_step(&self) -> bool {
+        let clean = |arrived: &Arrived| matches!(arrived, Arrived::Clean(_));
+        let answered = self.statuses.iter().filter(|status| **status == 200).count();
+        self.contaminated.is_none() && self.arrived.iter().all(clean) && answered <= self.arrived.len()
+    }
+
     /// What the case itself says of it.
     #[must_use]
     pub fn outcome(&self, case: &Case) -> Outcome {
         let Case { right, carries, .. } = case;
-        let arrived: Vec<_> = self.arrived.iter().map(Arrived::name).collect();
+        // A proxy may turn a target into its origin form (RFC 9112, 3.2.2).
+        let origin = |name: String| name.strip_prefix("http://web").map(str::to_owned).unwrap_or(name);
+        let arrived: Vec<_> = self.arrived.iter().map(|arrived| origin(arrived.name())).collect();
         if let Some(contaminated) = &self.contaminated {
             return Outcome::Wrong(format!("the next client got {contaminated:?}"));
         }
@@ -119,7 +130,7 @@ impl Seen {
             return Outcome::Wrong(format!("{name} arrived as {:?}", request.all(name)));
         }
         let served = |wanted: &[&str]| {
-            arrived == wanted
+            arrived.iter().eq(wanted.iter().map(|target| target.strip_prefix("http://web").unwrap_or(target)))
                 && self.statuses.len() == wanted.len()
                 && self.statuses.iter().all(|status| *status == 200)
         };

@@ -37,6 +37,14 @@ pub struct Early {
     pub agreed: bool,
 }
 
+impl Early {
+    /// Nobody wants to leave HTTP: what follows is the next request, and may be served.
+    #[must_use]
+    pub fn is_plain(&self) -> bool {
+        self.request == PLAIN
+    }
+}
+
 const fn case(name: &'static str, request: &'static str, apart: bool, answer: &'static str, agreed: bool) -> Early {
     Early { name, request, apart, answer, agreed }
 }
@@ -66,6 +74,8 @@ pub struct Seen {
     pub later: Vec<u8>,
     /// A request of somebody else's came on that connection.
     pub pooled: bool,
+    /// The bytes came to it as a request of their own.
+    pub served: bool,
 }
 
 impl Seen {
@@ -94,6 +104,7 @@ struct State {
     answer: &'static str,
     early: Vec<u8>,
     later: Vec<u8>,
+    served: bool,
 }
 
 impl Switch {
@@ -109,6 +120,7 @@ impl Switch {
             loop {
                 let head = conversation.head()?;
                 if !head.contains(" far:80 ") && !head.contains(" /up ") {
+                    lock(&shared).served |= head.contains(" /smuggled ");
                     conversation.say(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nother")?;
                     continue;
                 }
@@ -145,8 +157,8 @@ pub fn attempt(front: &Front, switch: &Switch, case: &Early) -> Seen {
     let answer = front.client.enter(|| converse(front, case)).unwrap_or_default();
     let other = b"GET /other HTTP/1.1\r\nHost: web\r\nConnection: close\r\n\r\n";
     let other = raw::send(&front.client, front.addr, other).unwrap_or_default();
-    let State { early, later, .. } = std::mem::take(&mut *lock(&switch.state));
-    Seen { status: raw::status(&answer), early, later, pooled: !other.ends_with(b"other") }
+    let State { early, later, served, .. } = std::mem::take(&mut *lock(&switch.state));
+    Seen { status: raw::status(&answer), early, later, pooled: !other.ends_with(b"other"), served }
 }
 
 fn converse(front: &Front, case: &Early) -> std::io::Result<Vec<u8>> {

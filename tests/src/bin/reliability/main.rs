@@ -16,6 +16,7 @@ use std::path::PathBuf;
 
 use anyhow::Context as _;
 use clap::Parser;
+use mesh_tests::yardstick::{Who, version};
 
 #[derive(Parser)]
 #[command(about = "The table of reliability: the mesh beside Envoy and HAProxy")]
@@ -47,6 +48,12 @@ fn main() -> anyhow::Result<()> {
     }
     let full = options.full.and_then(|path| fs::read_to_string(path).ok()).unwrap_or_default();
     records.extend(table::parse(&full)?.into_iter().map(table::Record::at_full_count));
-    let text = table::render(&records);
+    let text = table::render(&records, &[Who::Envoy, Who::Haproxy].map(named).join(" and "));
     fs::write(&options.output, text).with_context(|| options.output.display().to_string())
+}
+
+/// A proxy, with its version where it is installed.
+fn named(who: Who) -> String {
+    let name = if who == Who::Envoy { "Envoy" } else { "HAProxy" };
+    version(who).map_or_else(|_| name.to_owned(), |version| format!("{name} {version}"))
 }

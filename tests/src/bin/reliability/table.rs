@@ -60,9 +60,27 @@ edit.
 - `not held` means that the row's demand was not met, by the same measure for all three. `n of m` counts the cases that went as
   the standards want.
 - The bystander is a polite client who sends 200 requests a second beside the attack.
-- Envoy and HAProxy are plain reverse proxies here (VERSIONS), on one thread, with their makers' default limits; both can be set up
-  more strictly. Where a row sets a limit, as R7 a time for answers that nobody takes, they have the same.
-- An empty cell: the row is about something that only a mesh has. WHY
+- VERSIONS are plain reverse proxies here, on one thread, with their makers' default limits; both can be set up more strictly.
+  Where a row sets a limit for the mesh, they have the same: in R7 a stream that does not move is given up after 3 s.
+- The back end of R1 to R7 is the same for all three. It speaks HTTP/2 and defends itself: where a proxy passes an attack on to it,
+  it ends the connection that others' requests share. In R1, R2 and R6 Envoy has a second one, which speaks HTTP/1.1, and HAProxy
+  that one alone: how it treats requests on a connection that its back end ends is not understood yet.
+- R7: Envoy's window of a stream, and with it what it keeps of an answer that nobody takes, is 16 MiB unless it is told otherwise.
+- R9: HAProxy 2.6.12 ends itself, by a check of its own, when a server sends DATA before HEADERS; the cases after that one had
+  nobody to answer them.
+- R10 counts the requests of which proxy and back end had different readings. R10, R11, R12 and R15 also count how many cases went
+  as the mesh has to treat them: refused, where the RFCs let a proxy mend what is wrong (a folded line, LF alone) or leave a choice
+  (a method that nobody knows, HTTP/1.0).
+- R13 counts a list of equal lengths, which the RFCs let a proxy take, among what was passed on.
+- R16: who refuses an upgrade or CONNECT passes nothing on, and holds.
+- R17: the back end takes the rest of a body for a request. A proxy that uses such a connection again gives the second answer to
+  the next client.
+
+Empty cells:
+
+- Tunnels, identities, certificates, original destinations, the control plane, init, and the mesh's own variables, metrics and fields
+  are things that they do not have: R22 to R57, R60 to R62. Of R1 to R9, they lack the surfaces that are within the mesh.
+- R14, R20, R21, R58, R59 and R64 are not run against them yet.
 
 | row | what | ours | at full counts | Envoy | HAProxy | command |
 |---|---|---|---|---|---|---|
@@ -73,13 +91,13 @@ const COLUMNS: [(&str, &str); 4] =
     [("mesh", "ours"), ("full", "ours at full count"), ("envoy", "Envoy"), ("haproxy", "HAProxy")];
 
 /// The whole document.
-pub(crate) fn render(records: &[Record]) -> String {
+pub(crate) fn render(records: &[Record], others: &str) -> String {
     let mut last: BTreeMap<(u8, &str, &str), &Record> = BTreeMap::new();
     for record in records {
         last.insert((record.row, &record.who, &record.case), record);
     }
     let records: Vec<&Record> = last.into_values().collect();
-    let mut text = HEAD.to_owned();
+    let mut text = HEAD.replace("VERSIONS", others);
     for row in &ROWS {
         let cell = |who| cell(&records, row.number, who);
         let ours = match (cell("mesh"), row) {
@@ -141,7 +159,7 @@ mod tests {
             seen(10, "mesh", "inbound", true, "20 of 20").at_full_count(),
             seen(10, "envoy", "two readings", false, "1 of 2 | more"),
         ];
-        let text = render(&records);
+        let text = render(&records, "Envoy 1 and HAProxy 2");
         assert_eq!(text.lines().filter(|line| line.starts_with("| R")).count(), 66, "{text}");
         let row = text.lines().find(|line| line.starts_with("| R10 |")).expect("a line");
         assert!(row.contains("| 2 of 2 | 20 of 20 | **not held**: 1 of 2 / more |"), "{row}");
@@ -151,7 +169,7 @@ mod tests {
     #[test]
     fn cases_of_a_row_are_one_line_each_below_the_table() {
         let records = [seen(1, "mesh", "a", true, "1 of 2"), seen(1, "mesh", "b", false, "2 of 2")];
-        let text = render(&records);
+        let text = render(&records, "Envoy 1 and HAProxy 2");
         assert!(text.contains("| **1 of 2 cases not held**: 1 to 2 of 2 |"), "{text}");
         assert!(
             text.contains("\n### R1: h2 rapid reset\n\n- ours, a: 1 of 2\n- ours, b: **not held**: 2 of 2\n"),

@@ -107,6 +107,11 @@ impl Happened {
         Self { fault, from: Instant::now() - ECHO, to: Instant::now() }
     }
 
+    /// How long before `failure` it began, if it did.
+    pub(crate) fn before(&self, failure: &Failure) -> Option<(Duration, Fault)> {
+        Some((failure.at.checked_duration_since(self.from)?, self.fault))
+    }
+
     /// Whether it explains `failure`. A large body that is cut off is not sent again either.
     pub(crate) fn excuses(&self, failure: &Failure) -> bool {
         let during = (self.from..=self.to + ECHO).contains(&failure.at);

@@ -44,7 +44,13 @@ impl Verdict {
     fn of_conversations(&mut self, said: &Said, faults: &[Happened]) {
         let excused = |failure: &&Failure| faults.iter().any(|fault| fault.excuses(failure));
         let (excused, unexcused): (Vec<_>, Vec<_>) = said.failures.iter().partition(excused);
-        self.findings.extend(unexcused.iter().map(|failure| format!("{:?}: {}", failure.kind, failure.what)));
+        let before =
+            |failure: &Failure| faults.iter().filter_map(|fault| fault.before(failure)).min_by_key(|(since, _)| *since);
+        let told = |failure: &&Failure| {
+            let after = before(failure).map(|(since, fault)| format!(", {since:.1?} after {fault:?} began"));
+            format!("{:?}: {}{}", failure.kind, failure.what, after.unwrap_or_default())
+        };
+        self.findings.extend(unexcused.iter().map(told));
         if said.conversations == 0 {
             self.findings.push("nothing was said".to_owned());
         }

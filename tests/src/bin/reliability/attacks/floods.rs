@@ -1,4 +1,5 @@
-//! Floods of HTTP/2 frames: R1 to R7. The back end speaks HTTP/2 as well, as the application behind a sidecar does.
+//! Floods of HTTP/2 frames: R1 to R7. The back end speaks HTTP/2 as well, as the application behind a sidecar does; where an
+//! attack can be passed on to it, also HTTP/1.1, which hides the attack from it.
 
 use std::sync::atomic::Ordering::Relaxed;
 use std::thread;
@@ -16,9 +17,27 @@ const LIMIT: u64 = 128 << 20;
 /// After how many seconds a stream is given up that does not move, in the row that sets this for the mesh.
 const STALL: u64 = 3;
 
-/// Runs what `floods` gives, one by one, against one proxy.
+/// Runs what `floods` gives, one by one, against one proxy whose back end speaks HTTP/2.
 fn run(who: Who, floods: impl for<'a> Fn(&'a Target<'a>) -> Vec<Flood<'a>>) -> anyhow::Result<Vec<Record>> {
-    let peer = Peer::start(who, Speaks::Http2)?;
+    with(who, Speaks::Http2, &floods)
+}
+
+/// Runs them where the back end speaks HTTP/1.1, in which each request has a connection of its own there, and against Envoy again
+/// where it speaks HTTP/2: what HAProxy does with others' requests on a connection that its back end ends is not understood yet.
+fn run_both(who: Who, floods: impl for<'a> Fn(&'a Target<'a>) -> Vec<Flood<'a>>) -> anyhow::Result<Vec<Record>> {
+    let mut records = with(who, Speaks::Http1, &floods)?;
+    if who == Who::Envoy {
+        records.extend(with(who, Speaks::Http2, &floods)?);
+    }
+    Ok(records)
+}
+
+fn with(
+    who: Who,
+    speaks: Speaks,
+    floods: &impl for<'a> Fn(&'a Target<'a>) -> Vec<Flood<'a>>,
+) -> anyhow::Result<Vec<Record>> {
+    let peer = Peer::start(who, speaks)?;
     let source = Source::start(&peer.front.back, peer.front.port);
     let target = Target::front(&peer.front);
     let one = |flood: &Flood<'_>| {
@@ -31,17 +50,18 @@ fn run(who: Who, floods: impl for<'a> Fn(&'a Target<'a>) -> Vec<Flood<'a>>) -> a
             _ => String::new(),
         };
         let (held, figure) = judged(flood.fault(&seen), flood.figure(&seen, &more));
-        note(who, flood.row, &flood.name, held, figure)
+        let behind = if speaks == Speaks::Http1 { ", HTTP/1.1 behind" } else { "" };
+        note(who, flood.row, &format!("{}{behind}", flood.name), held, figure)
     };
     Ok(floods(&target).iter().map(one).collect())
 }
 
 pub(super) fn resets(who: Who) -> anyhow::Result<Vec<Record>> {
-    run(who, |target| floods::resets(target))
+    run_both(who, floods::resets)
 }
 
 pub(super) fn made_resets(who: Who) -> anyhow::Result<Vec<Record>> {
-    run(who, |target| floods::made_resets(target, count(2_000, 100_000), 1024))
+    run_both(who, |target| floods::made_resets(target, count(2_000, 100_000), 1024))
 }
 
 pub(super) fn continuation(who: Who) -> anyhow::Result<Vec<Record>> {
@@ -49,7 +69,7 @@ pub(super) fn continuation(who: Who) -> anyhow::Result<Vec<Record>> {
 }
 
 pub(super) fn bombs(who: Who) -> anyhow::Result<Vec<Record>> {
-    run(who, |target| floods::bombs(target))
+    run(who, floods::bombs)
 }
 
 pub(super) fn control(who: Who) -> anyhow::Result<Vec<Record>> {
@@ -57,7 +77,7 @@ pub(super) fn control(who: Who) -> anyhow::Result<Vec<Record>> {
 }
 
 pub(super) fn tiny(who: Who) -> anyhow::Result<Vec<Record>> {
-    run(who, |target| floods::tiny(target))
+    run_both(who, |target| floods::tiny(target))
 }
 
 /// R4: 100 connections, in little memory.

@@ -32,14 +32,17 @@ fn hello_and(service: &str) -> [wire::WatchRequest; 2] {
 }
 
 /// One that reads what comes.
-pub(crate) struct Watcher {
+pub struct Watcher {
     updates: Streaming<wire::WatchResponse>,
     _requests: mpsc::Sender<wire::WatchRequest>,
 }
 
 impl Watcher {
     /// Follows the endpoints of a service, over a connection of its own.
-    pub(crate) async fn follow(addr: SocketAddr, credentials: Credentials, service: &str) -> Self {
+    ///
+    /// # Panics
+    /// When destination does not open the stream.
+    pub async fn follow(addr: SocketAddr, credentials: Credentials, service: &str) -> Self {
         let connector = tls::Connector::new(credentials, grpc::ALPN);
         let mut client = DiscoveryClient::new(grpc::channel(&addr.to_string(), destination(), connector));
         let (requests, outgoing) = mpsc::channel(4);
@@ -50,18 +53,24 @@ impl Watcher {
         Self { updates, _requests: requests }
     }
 
-    /// The next state; `None` when the stream has ended.
-    pub(crate) async fn next(&mut self) -> Option<Vec<Ipv4Addr>> {
+    /// The IPv4 addresses of the next state; `None` when the stream has ended.
+    ///
+    /// # Panics
+    /// When something else comes.
+    pub async fn next(&mut self) -> Option<Vec<Ipv4Addr>> {
         let Some(Snapshot::Endpoints(endpoints)) = self.updates.message().await.ok()??.snapshot else {
             panic!("something else than endpoints");
         };
         let ips = endpoints.endpoints.into_iter().filter_map(|endpoint| endpoint.address);
-        Some(ips.map(|at| Ipv4Addr::from(<[u8; 4]>::try_from(&at.ip[..]).expect("IPv4"))).collect())
+        Some(ips.filter_map(|at| Some(Ipv4Addr::from(<[u8; 4]>::try_from(&at.ip[..]).ok()?))).collect())
     }
 }
 
 /// One that reads nothing of its stream, though its connection lives. Waits for the end of that connection.
-pub(crate) async fn deaf(addr: SocketAddr, credentials: Credentials, service: &str) {
+///
+/// # Panics
+/// When it does not come about.
+pub async fn deaf(addr: SocketAddr, credentials: Credentials, service: &str) {
     const WINDOW: u32 = 256;
     let connector = tls::Connector::new(credentials, grpc::ALPN);
     let tcp = tokio::net::TcpStream::connect(addr).await.expect("destination");

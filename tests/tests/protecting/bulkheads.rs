@@ -1,0 +1,89 @@
+//! Bulkheads: what one dependency takes is not taken from another.
+
+use std::net::SocketAddr;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use mesh_tests::mesh::SOON;
+use mesh_tests::netns::until;
+
+use crate::World;
+
+/// Longer than the test.
+const FOREVER: Duration = Duration::from_secs(30);
+
+#[test]
+fn what_overflows_is_answered_at_once_and_a_dead_dependency_does_not_slow_another() {
+    // `web` is over the first two; `dead` over all of them, which hang for it alone: its path says so.
+    let (world, [dead, patient]) = World::start(2, ["dead", "patient"]);
+    world.policy("dead", "  limits: {requests: 3}\n");
+    world.policy("patient", "  limits: {requests: 1, pendingRequests: 1, pendingWait: 10s}\n");
+    let limited = |to: SocketAddr| {
+        until(SOON, || {
+            world.get(to, "/", "");
+            world.state(to)["policy"].is_string()
+        });
+    };
+    limited(dead.v4);
+    limited(patient.v4);
+    let calm = world.median(world.web.v4);
+    thread::scope(|scope| {
+        let held: Vec<_> = (0..3).map(|_| scope.spawn(|| world.get(dead.v4, "/hang", ""))).collect();
+        until(SOON, || world.state(dead.v4)["limits"]["requests"] == 3);
+        let began = Instant::now();
+        let answer = world.get(dead.v4, "/hang", "");
+        assert!(began.elapsed() < FOREVER / 3, "at once, not after {:?}", began.elapsed());
+        assert_eq!(answer.status, 503);
+        assert!(answer.head.contains("mesh-error: overload; "), "{}", answer.head);
+        assert!(answer.head.contains("limits.requests"), "{}", answer.head);
+        // Neighbours come one after the other, so what the machine does falls on both alike.
+        let ratios: Vec<f64> = (0..7)
+            .map(|_| {
+                let beside = world.median(world.web.v4);
+                beside.as_secs_f64() / calm.min(world.median(world.web.v4)).as_secs_f64()
+            })
+            .collect();
+        let best = ratios.iter().copied().fold(f64::MAX, f64::min);
+        println!("median of a call beside a dead dependency: {best:.3} times that without; {ratios:.3?}");
+        assert!(best <= 1.05, "{ratios:?}");
+        world.endpoints.iter().for_each(crate::switchable::Endpoint::release);
+        for request in held {
+            assert_eq!(request.join().expect("a request").status, 200, "what had a place is served");
+        }
+    });
+    queue(&world, patient.v4);
+}
+
+/// One is served, one waits, and the third is refused at once.
+fn queue(world: &World, to: SocketAddr) {
+    world.endpoints.iter().for_each(crate::switchable::Endpoint::hold);
+    thread::scope(|scope| {
+        let get = || scope.spawn(|| world.get(to, "/hang", ""));
+        let first = get();
+        until(SOON, || world.state(to)["limits"]["requests"] == 1);
+        let second = get();
+        until(SOON, || world.state(to)["limits"]["pending"] == 1);
+        let third = world.get(to, "/hang", "");
+        assert_eq!(third.status, 503);
+        assert!(third.head.contains("overload; ") && third.head.contains("limits.pendingrequests"), "{}", third.head);
+        world.endpoints.iter().for_each(crate::switchable::Endpoint::release);
+        for request in [first, second] {
+            assert_eq!(request.join().expect("a request").status, 200);
+        }
+    });
+}
+
+impl World {
+    /// Of some requests.
+    fn median(&self, to: SocketAddr) -> Duration {
+        let mut times: Vec<_> = (0..60)
+            .map(|_| {
+                let began = Instant::now();
+                assert_eq!(self.get(to, "/", "").status, 200);
+                began.elapsed()
+            })
+            .collect();
+        times.sort_unstable();
+        times[times.len() / 2]
+    }
+}
