@@ -85,7 +85,7 @@ fn what_cannot_or_may_not_be_sent_again_passes_as_it_is() {
 }
 
 #[test]
-fn r_retries_cannot_storm_in_a_full_outage() {
+fn retries_cannot_storm_in_a_full_outage() {
     const REQUESTS: usize = 2000;
     const AT_ONCE: usize = 20;
     let world = World::start(&[STORM]);
