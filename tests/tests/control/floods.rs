@@ -59,7 +59,7 @@ fn attacked(row: u8, all: impl for<'a> Fn(&'a Target<'a>) -> Vec<Flood<'a>>) {
 
 #[test]
 fn r01_a_rapid_reset_ends_its_connection() {
-    attacked(1, |target| floods::resets(target));
+    attacked(1, floods::resets);
 }
 
 #[test]
@@ -74,7 +74,7 @@ fn r03_a_head_without_end_ends_its_connection() {
 
 #[test]
 fn r04_heads_that_unfold_cost_little() {
-    attacked(4, |target| floods::bombs(target));
+    attacked(4, floods::bombs);
 }
 
 #[test]
