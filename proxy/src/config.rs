@@ -228,13 +228,7 @@ fn stories(
     let help = "a new destination waits so long for discovery, then it is passed through as it is";
     let discovery_wait = millis(env, "MESH_DISCOVERY_WAIT", "500ms", 0, 60_000, help);
     (
-        outbound::Settings {
-            discovery_wait,
-            targets,
-            own_ports: own_ports.clone(),
-            sniff: sniff.clone(),
-            copy,
-        },
+        outbound::Settings { discovery_wait, targets, own_ports: own_ports.clone(), sniff: sniff.clone(), copy },
         inbound::Settings { tunnel_port, tunnel_liveness, own_ports, apps: targets, sniff, copy },
     )
 }
