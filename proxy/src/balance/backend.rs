@@ -61,8 +61,8 @@ pub struct Tried {
     since: Instant,
     endpoints: Vec<Arc<Endpoint>>,
     last: Option<Failure>,
-    /// How many there may be; `None`: as the settings say.
-    most: Option<usize>,
+    /// Whoever tries says when it is enough; else the settings do.
+    is_endless: bool,
 }
 
 /// Endpoints that are known to fail are tried for so long, then the caller learns of it.
@@ -71,7 +71,7 @@ const FAIL_FAST: Duration = Duration::from_secs(2);
 impl Default for Tried {
     /// Nowhere yet; the time runs from now on.
     fn default() -> Self {
-        Self { since: Instant::now(), endpoints: Vec::new(), last: None, most: None }
+        Self { since: Instant::now(), endpoints: Vec::new(), last: None, is_endless: false }
     }
 }
 
@@ -88,7 +88,7 @@ impl Tried {
 
     /// Nowhere yet, and as often as its owner likes.
     pub(super) fn without_end() -> Self {
-        Self { most: Some(usize::MAX), ..Self::default() }
+        Self { is_endless: true, ..Self::default() }
     }
 
     /// Whether it was tried anywhere.
@@ -303,7 +303,7 @@ impl Backend {
 
     /// The same at a moment that a simulation names.
     pub fn pick_at(&self, tried: &Tried, wish: &Wish, now: Instant) -> Result<Load, Failed> {
-        if tried.endpoints.len() >= tried.most.unwrap_or(self.reach.settings.tries) {
+        if !tried.is_endless && tried.endpoints.len() >= self.reach.settings.tries {
             return Err(self.failed(tried.last.clone()));
         }
         let mut endpoints = self.endpoints();

@@ -66,8 +66,8 @@ pub struct Load {
     is_probe: bool,
     /// Its place among those that the backend may have.
     place: Option<Place>,
-    /// To have said nothing until then is a failure.
-    due: Option<Instant>,
+    /// To have said nothing until then is a failure. Boxed, as few requests have an end.
+    due: Option<Box<Instant>>,
 }
 
 /// How much the breaker knows of an exchange.
@@ -169,7 +169,7 @@ impl Endpoint {
     }
 
     /// A connection for one request of `version`.
-    async fn line(&self, version: Version, wear: Wear) -> Result<Line, Failure> {
+    async fn line(&self, version: Version, wear: Option<&Wear>) -> Result<Line, Failure> {
         match self.way() {
             Way::Mesh(tunnels) => tunnels.ready(wear).await.map(Line::Mesh),
             Way::Plain { h1, .. } if version < Version::HTTP_2 => h1.lease(wear).await.map(Line::H1),
@@ -207,7 +207,7 @@ impl Endpoint {
     }
 
     /// Opens a byte stream to the application.
-    async fn open(&self, protocol: Option<Protocol>, wear: Wear) -> Result<Stream, Failure> {
+    async fn open(&self, protocol: Option<Protocol>, wear: Option<&Wear>) -> Result<Stream, Failure> {
         match self.way() {
             Way::Mesh(tunnels) => tunnels.tunnel(self.model.addr, protocol, wear).await,
             Way::Plain { .. } => Ok(self.reach.connector.connect(self.model.addr).await?.into()),
@@ -224,7 +224,7 @@ impl Endpoint {
     /// An attempt to connect. Boxed, so that the many that only wait for their next one do not keep room for it.
     async fn is_reached(&self) -> bool {
         match self.way() {
-            Way::Mesh(tunnels) => Box::pin(tunnels.ready(Wear::default())).await.is_ok(),
+            Way::Mesh(tunnels) => Box::pin(tunnels.ready(None)).await.is_ok(),
             Way::Plain { .. } => Box::pin(self.reach.connector.connect(self.model.addr)).await.is_ok(),
         }
     }
@@ -257,17 +257,29 @@ impl Load {
     /// A connection for its request, as its backend's policy bounds it.
     pub(super) async fn line(&self, version: Version) -> Result<Line, Failure> {
         match &self.policy {
-            None => self.endpoint.line(version, Wear::default()).await,
+            None => self.endpoint.line(version, None).await,
             // Boxed: few backends have a policy.
-            Some(policy) => Box::pin(self.in_time(policy, self.endpoint.line(version, wear(policy)))).await,
+            Some(policy) => {
+                let by_policy = async {
+                    let wear = wear(policy);
+                    self.in_time(policy, self.endpoint.line(version, Some(&wear))).await
+                };
+                Box::pin(by_policy).await
+            }
         }
     }
 
     /// A byte stream to the application.
     pub(super) async fn open(&self, protocol: Option<Protocol>) -> Result<Stream, Failure> {
         match &self.policy {
-            None => self.endpoint.open(protocol, Wear::default()).await,
-            Some(policy) => Box::pin(self.in_time(policy, self.endpoint.open(protocol, wear(policy)))).await,
+            None => self.endpoint.open(protocol, None).await,
+            Some(policy) => {
+                let by_policy = async {
+                    let wear = wear(policy);
+                    self.in_time(policy, self.endpoint.open(protocol, Some(&wear))).await
+                };
+                Box::pin(by_policy).await
+            }
         }
     }
 
@@ -292,7 +304,7 @@ impl Load {
     /// it had at least half of that time.
     pub(super) fn expect_by(&mut self, began: Instant, end: Instant) {
         let (all, left) = (end.saturating_duration_since(began), end.saturating_duration_since(self.since));
-        self.due = (left >= all / 2).then_some(end);
+        self.due = (left >= all / 2).then(|| Box::new(end));
     }
 
     /// Nobody waits any longer for what it owes.
@@ -300,7 +312,7 @@ impl Load {
         if std::mem::take(&mut self.owed) {
             let waited = now.saturating_duration_since(self.since);
             self.endpoint.vitals.with_latency(|latency| latency.given_up(waited, now));
-            if self.due.is_some_and(|due| now >= due) {
+            if self.due.take().is_some_and(|due| now >= *due) {
                 self.tell(Outcome::Failure, now);
             }
         }

@@ -57,7 +57,8 @@ pub struct Client {
     /// `None`: it has ended, or a task drives it.
     connection: Option<Box<Connection>>,
     asked: Arc<Asked>,
-    worn: Worn,
+    /// Boxed: a request on its way moves this about.
+    worn: Box<Worn>,
 }
 
 type Connection = http1::Connection<TokioIo<Judged>, Body>;
@@ -115,7 +116,7 @@ impl Pool {
     }
 
     /// A connection: an idle one, or a new one.
-    pub async fn lease(self: &Arc<Self>, wear: Wear) -> Result<Lease, Failure> {
+    pub async fn lease(self: &Arc<Self>, wear: Option<&Wear>) -> Result<Lease, Failure> {
         match self.take(wear) {
             Some(client) => Ok(Lease { client, pool: Arc::clone(self), reused: true }),
             None => Box::pin(self.open()).await,
@@ -131,7 +132,7 @@ impl Pool {
         Ok(Lease { client, pool: Arc::clone(self), reused: false })
     }
 
-    fn take(&self, wear: Wear) -> Option<Client> {
+    fn take(&self, wear: Option<&Wear>) -> Option<Client> {
         let mut shelf = self.shelf();
         // The youngest first: the others may then age and go.
         while let Some(Idle { mut client, since }) = shelf.idle.pop() {
@@ -189,7 +190,7 @@ impl Client {
         let mut builder = http1::Builder::new();
         builder.max_buf_size(settings.max_head).max_header_size(settings.max_head).max_headers(settings.max_headers);
         let (sender, connection) = builder.handshake(io).await.map_err(|error| failure(&error, false))?;
-        Ok(Self { sender, connection: Some(Box::new(connection)), asked, worn: Worn::new(Instant::now()) })
+        Ok(Self { sender, connection: Some(Box::new(connection)), asked, worn: Box::new(Worn::new(Instant::now())) })
     }
 
     fn drive(&mut self, cx: &mut Context<'_>) {
@@ -373,7 +374,7 @@ mod tests {
     }
 
     async fn ask(pool: &Arc<Pool>) {
-        let lease = pool.lease(Wear::default()).await.expect("a connection");
+        let lease = pool.lease(None).await.expect("a connection");
         let request = Box::new(http::Request::get("/").header("host", "x").body(Body::empty()).expect("a request"));
         let answer = lease.send(request, &Caller::Deaf).await.expect("an answer");
         assert_eq!(answer.status(), 200);

@@ -176,7 +176,7 @@ impl Pool {
     }
 
     /// A connection that is ready for a stream, and not worn out.
-    pub async fn ready(self: &Arc<Self>, wear: Wear) -> Result<Ready, Failure> {
+    pub async fn ready(self: &Arc<Self>, wear: Option<&Wear>) -> Result<Ready, Failure> {
         loop {
             let connection = match self.usable(Room::ToSpare) {
                 Some(connection) => connection,
@@ -206,7 +206,7 @@ impl Pool {
         self: &Arc<Self>,
         destination: SocketAddr,
         protocol: Option<Protocol>,
-        wear: Wear,
+        wear: Option<&Wear>,
     ) -> Result<Stream, Failure> {
         let Ready { mut sender, slot, .. } = self.ready(wear).await?;
         let authority = Uri::try_from(destination.to_string()).expect("an address is an authority");

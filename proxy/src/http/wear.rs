@@ -37,7 +37,8 @@ impl Worn {
     }
 
     /// Whether it takes no more.
-    pub fn is_out(&self, wear: Wear, now: impl FnOnce() -> Instant) -> bool {
+    pub fn is_out(&self, wear: Option<&Wear>, now: impl FnOnce() -> Instant) -> bool {
+        let Some(wear) = wear else { return false };
         let is_old = |age: Duration| now().saturating_duration_since(self.born) >= age.mul_f32(self.spread);
         wear.requests.is_some_and(|most| self.carried.load(Ordering::Relaxed) >= most) || wear.age.is_some_and(is_old)
     }
@@ -53,11 +54,11 @@ mod tests {
         let worn = Worn::new(now);
         worn.carry();
         let requests = |most| Wear { requests: Some(most), age: None };
-        assert!(!worn.is_out(requests(2), || now) && worn.is_out(requests(1), || now));
-        assert!(!worn.is_out(Wear::default(), || now + Duration::from_secs(1_000_000)));
+        assert!(!worn.is_out(Some(&requests(2)), || now) && worn.is_out(Some(&requests(1)), || now));
+        assert!(!worn.is_out(None, || now + Duration::from_secs(1_000_000)));
         let aged = |ms| {
             let wear = Wear { requests: None, age: Some(Duration::from_secs(1)) };
-            (0..1_000).filter(|_| Worn::new(now).is_out(wear, || now + Duration::from_millis(ms))).count()
+            (0..1_000).filter(|_| Worn::new(now).is_out(Some(&wear), || now + Duration::from_millis(ms))).count()
         };
         assert_eq!((aged(899), aged(1_101)), (0, 1_000));
         assert!((300..700).contains(&aged(1_000)));

@@ -12,7 +12,6 @@ use serde::Serialize;
 use tokio::net::TcpStream;
 
 use super::{DIRECTION, Deliverable, Peer};
-use crate::http::wear::Wear;
 use crate::http::{Body, BoxedRequest, Caller, Failure, Settings, h1_pool, h2_client, h2_pool, headers, patience};
 use crate::metrics::{self, Metrics, Tls};
 use crate::net::Connector;
@@ -90,11 +89,11 @@ impl App {
     async fn exchange(&self, mut request: BoxedRequest, caller: &Caller) -> Result<Response<Body>, Failure> {
         let response = if request.version() < Version::HTTP_2 {
             headers::into_h1_hop(&mut request);
-            self.h1.lease(Wear::default()).await?.send(request, caller).await
+            self.h1.lease(None).await?.send(request, caller).await
         } else {
             headers::strip_hop_by_hop(request.headers_mut());
             headers::into_h2_form(&mut request, self.addr);
-            h2_client::send(self.h2.ready(Wear::default()).await?, request, caller, &self.settings).await
+            h2_client::send(self.h2.ready(None).await?, request, caller, &self.settings).await
         };
         response.map(headers::from_stranger)
     }

@@ -13,7 +13,7 @@ use crate::with_pair;
 const OUTBOUND: usize = 1_300;
 const INBOUND: usize = 1_700;
 /// A request on its way to an endpoint, up to the response's head, with the timer that bounds its wait.
-const REQUEST: usize = 1_900;
+const REQUEST: usize = 2_050;
 /// A byte stream that is being opened.
 const OPENING: usize = 900;
 

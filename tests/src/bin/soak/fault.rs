@@ -112,11 +112,13 @@ impl Happened {
         Some((failure.at.checked_duration_since(self.from)?, self.fault))
     }
 
-    /// Whether it explains `failure`. A large body that is cut off is not sent again either.
+    /// Whether it explains `failure`. A large body that is cut off is not sent again, nor is what an application may have begun to
+    /// do before it died: no policy of this mesh asks for that.
     pub(crate) fn excuses(&self, failure: &Failure) -> bool {
         let during = (self.from..=self.to + ECHO).contains(&failure.at);
         let body_cut = matches!(self.fault, Fault::AppKilled | Fault::ReplicaKilled) && failure.what.contains("body");
-        during && (self.fault.breaks(failure.kind) || body_cut)
+        let died_with_it = self.fault == Fault::AppKilled && failure.what.contains("upstream_reset");
+        during && (self.fault.breaks(failure.kind) || body_cut || died_with_it)
     }
 }
 

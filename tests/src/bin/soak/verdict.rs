@@ -125,6 +125,9 @@ mod tests {
         let killed = [Happened::now(Fault::ReplicaKilled)];
         assert!(judged(&said(&[(Kind::Grpc, "reset"), (Kind::Http1, "error reading a body")]), &killed).holds());
         assert!(!judged(&said(&[(Kind::Http1, "503")]), &killed).holds(), "a request is sent elsewhere");
+        let died = said(&[(Kind::Http2, "502 upstream_reset; application: connection lost")]);
+        assert!(judged(&died, &[Happened::now(Fault::AppKilled)]).holds(), "the application may have done it");
+        assert!(!judged(&died, &killed).holds(), "a lost tunnel is another's");
         let drained = [Happened::now(Fault::SidecarDrained)];
         assert!(!judged(&said(&[(Kind::Grpc, "reset")]), &drained).holds(), "a drain breaks nothing");
     }
