@@ -25,6 +25,8 @@ pub(crate) struct Site {
     pub(crate) delay: Duration,
     /// Whether all paths answer as `/headers` does.
     pub(crate) mirror: bool,
+    /// Whether all paths answer with 500.
+    pub(crate) fail: bool,
 }
 
 /// One answer; an error breaks the connection (HTTP/1) or the stream (HTTP/2) off.
@@ -42,6 +44,7 @@ pub(crate) async fn answer(
     let (close, version, is_head) = (query.has("close"), request.version(), request.method() == Method::HEAD);
     let mut response = match (request.method(), uri.path()) {
         (&Method::CONNECT, _) => upgrade::connect(request),
+        _ if site.fail => status("/status/500"),
         _ if site.mirror => headers(&request),
         (_, "/") => facts(site, &request),
         (_, "/headers") => headers(&request),

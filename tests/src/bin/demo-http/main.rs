@@ -35,13 +35,17 @@ struct Options {
     /// Answer to every path what came: method, target, version and fields
     #[arg(long)]
     mirror: bool,
+    /// Answer 500 to every path
+    #[arg(long)]
+    fail: bool,
 }
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> anyhow::Result<()> {
     let options = Options::parse();
     let listeners = app::bind(&options.listen).await?;
-    let site = Arc::new(answer::Site { name: options.name, delay: options.delay, mirror: options.mirror });
+    let site =
+        Arc::new(answer::Site { name: options.name, delay: options.delay, mirror: options.mirror, fail: options.fail });
     app::run(listeners, move |stream| serve(Arc::clone(&site), stream)).await?;
     Ok(())
 }

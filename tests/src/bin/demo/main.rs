@@ -8,6 +8,7 @@
 
 mod more;
 mod scene;
+mod steer;
 mod steps;
 mod wire;
 
@@ -28,7 +29,7 @@ const VERDICT: &str = "verdict";
 const INTERRUPTED: u8 = 130;
 
 /// In seconds. By itself the demo ends long before; if it runs for this long, something hangs.
-const LONGEST: u32 = 85;
+const LONGEST: u32 = 120;
 
 #[derive(Parser)]
 #[command(about = "Shows the mesh at work in network namespaces of this machine; needs root")]

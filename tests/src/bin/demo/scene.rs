@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use mesh_tests::mesh::{App, Mesh, Service};
 use mesh_tests::netns::Host;
 
-use crate::{Options, more, steps};
+use crate::{Options, more, steer, steps};
 
 /// How long the slow replica takes.
 pub(crate) const SLOW: &str = "30ms";
@@ -25,6 +25,8 @@ pub(crate) struct Scene {
     pub(crate) rpc: Service,
     pub(crate) greet: Service,
     pub(crate) legacy: Service,
+    /// Three replicas, of which the last fails.
+    pub(crate) cart: Service,
     pub(crate) onlooker: Host,
 }
 
@@ -38,6 +40,9 @@ const STEPS: &[Step] = &[
     ("A replica is killed, another one added by a manifest", more::rollout),
     ("The control plane is killed, traffic goes on", more::headless),
     ("Trust anchors are rotated under load, nothing restarts", more::rotated),
+    ("A new version gets 5 % of the requests, and those who ask for it", steer::canary),
+    ("A replica that fails is put out", steer::breaker),
+    ("Requests are sent again within a budget", steer::budget),
     ("Memory of each sidecar", more::memory),
 ];
 
@@ -84,6 +89,11 @@ impl Scene {
         for (name, delay) in [("web-1", "0ms"), ("web-2", "0ms"), ("web-3", SLOW)] {
             mesh.workload(name).of("web").app(web(name, delay)).add();
         }
+        mesh.workload("next-1").of("next").app(web("next-1", "0ms")).add();
+        for (name, more) in [("cart-1", &[][..]), ("cart-2", &[]), ("cart-3", &["--fail"])] {
+            let args = [&["--name", name], more].concat();
+            mesh.workload(name).of("cart").app(App::demo("demo-http", 8080, &args)).add();
+        }
         for name in ["rpc-1", "rpc-2"] {
             let app = App::demo("demo-grpc", 9000, &["--name", name]);
             mesh.workload(name).of("rpc").app(app).add();
@@ -92,11 +102,13 @@ impl Scene {
         mesh.workload("greet").of("greet").app(greeter("greet")).add();
         let legacy = mesh.workload("legacy").of("legacy").plain();
         legacy.app(web("legacy", "0ms")).app(greeter("legacy")).add();
+        mesh.service("next", 80, 8080).add();
         let scene = Self {
             web: mesh.service("web", 80, 8080).add(),
             rpc: mesh.service("rpc", 9000, 9000).add(),
             greet: mesh.service("greet", 2525, 2525).add(),
             legacy: mesh.service("legacy", 80, 8080).add(),
+            cart: mesh.service("cart", 80, 8080).add(),
             onlooker: mesh.host("onlooker"),
             mesh,
         };
