@@ -29,7 +29,7 @@ pub enum Level {
 }
 
 /// Of the limit, in percent.
-const HIGH: u64 = 80;
+const HIGH: u64 = 70;
 const CRITICAL: u64 = 90;
 /// Less than this part of the limit in our own hands, and the memory is others'.
 const OURS: u64 = 8;
@@ -183,7 +183,7 @@ mod tests {
 
     #[test]
     fn levels_are_parts_of_the_limit() {
-        for (used, level) in [(0, Level::Calm), (79, Level::Calm), (80, Level::High), (90, Level::Critical)] {
+        for (used, level) in [(0, Level::Calm), (69, Level::Calm), (70, Level::High), (90, Level::Critical)] {
             assert_eq!(level_of(used << 20, 100 << 20), level, "{used} %");
         }
         assert_eq!(level_of(1, 0), Level::Critical);

@@ -145,7 +145,6 @@ impl Endpoint {
     /// Counts a request or connection, for which `policy` holds.
     pub(super) fn take(self: &Arc<Self>, policy: Option<&std::sync::Arc<BackendPolicy>>, now: Instant) -> Load {
         self.in_flight.fetch_add(1, Ordering::Relaxed);
-        self.vitals.fleet().in_flight.fetch_add(1, Ordering::Relaxed);
         self.vitals.with_latency(|latency| latency.asked(now));
         let policy = policy.map(std::sync::Arc::clone);
         Load {
@@ -411,11 +410,9 @@ impl Drop for Load {
         if self.owed {
             self.give_up(Instant::now());
         }
-        let vitals = &self.endpoint.vitals;
         if self.is_probe {
-            vitals.probe_abandoned(Instant::now());
+            self.endpoint.vitals.probe_abandoned(Instant::now());
         }
-        vitals.fleet().in_flight.fetch_sub(1, Ordering::Relaxed);
         self.endpoint.in_flight.fetch_sub(1, Ordering::Relaxed);
     }
 }

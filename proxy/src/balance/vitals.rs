@@ -17,7 +17,6 @@ use crate::resilience::breaker::{Admits, Breaker, Change, Outcome, Settings};
 pub(super) struct Fleet {
     /// How many are ejected; of those that were listed before as well, while they finish what they have.
     pub(super) ejected: AtomicUsize,
-    pub(super) in_flight: AtomicUsize,
 }
 
 /// See the module.
@@ -49,10 +48,6 @@ impl Vitals {
         let known = Known { latency, breaker: Breaker::new(since.0), spared_until: None };
         let (is_ejected, is_spared) = (AtomicBool::new(false), AtomicBool::new(false));
         Self { known: Mutex::new(known), since, is_ejected, is_spared, fleet }
-    }
-
-    pub(super) fn fleet(&self) -> &Arc<Fleet> {
-        &self.fleet
     }
 
     pub(super) fn is_ejected(&self) -> bool {

@@ -15,6 +15,8 @@ use mesh_tests::client::within;
 use crate::scene::{Held, Scene, wait};
 
 const SETTLE: Duration = Duration::from_secs(10);
+/// Requests to the service of which a replica fails.
+const BROKEN: usize = 1000;
 const CANARY: &str = "{apiVersion: gateway.networking.k8s.io/v1, kind: HTTPRoute, metadata: {name: canary}, spec: {
   parentRefs: [{group: \"\", kind: Service, name: web, port: 80}], rules: [
     {matches: [{headers: [{name: x-canary, value: \"yes\"}]}], backendRefs: [{name: next, port: 80}]},
@@ -68,7 +70,7 @@ pub(crate) fn canary(scene: &mut Scene) -> Held {
 pub(crate) fn breaker(scene: &mut Scene) -> Held {
     let ejected = |scene: &Scene| scene.mesh.get("client").metric("mesh_balancer_ejections_total", &[]);
     let before = ejected(scene);
-    let answers = ask(scene, scene.cart.v4, 3000, "/", &[]).map_err(|error| error.to_string())?;
+    let answers = ask(scene, scene.cart.v4, BROKEN, "/", &[]).map_err(|error| error.to_string())?;
     let mut shares = BTreeMap::<String, usize>::new();
     for answer in &answers {
         *shares.entry(served_by(answer)).or_default() += 1;
@@ -79,7 +81,7 @@ pub(crate) fn breaker(scene: &mut Scene) -> Held {
     }
     println!("   put out {:.0} times by the client's sidecar", ejected(scene) - before);
     let failed = failures(&answers);
-    if failed > answers.len() / 20 || failed == 0 || ejected(scene) == before {
+    if failed > answers.len() / 10 || failed == 0 || ejected(scene) == before {
         return Err(format!("{failed} requests failed"));
     }
     Ok(())
@@ -88,24 +90,22 @@ pub(crate) fn breaker(scene: &mut Scene) -> Held {
 pub(crate) fn budget(scene: &mut Scene) -> Held {
     scene.mesh.manifests.write("again", RETRIES);
     let retries = |scene: &Scene| scene.mesh.get("client").metric("mesh_retries_total", &[]);
-    let again = |scene: &Scene, path| -> Result<(usize, f64), String> {
-        let before = retries(scene);
-        let answers = ask(scene, scene.cart.v4, 500, path, &[]).map_err(|error| error.to_string())?;
-        Ok((failures(&answers), retries(scene) - before))
-    };
     wait(SETTLE, "the policy is in force", || {
         let before = retries(scene);
         ask(scene, scene.cart.v4, 1, "/status/503", &[]).is_ok() && retries(scene) - before > 1.0
     })?;
-    let (failed, sent) = again(scene, "/")?;
-    println!("   one replica fails: {failed} of 500 requests failed, {sent:.0} were sent again elsewhere");
-    let (all, storm) = again(scene, "/status/503")?;
-    println!(
-        "   all replicas fail: {all} of 500 requests failed, {storm:.0} tries more; three times 500 without a budget"
-    );
+    let before = retries(scene);
+    let answers = ask(scene, scene.cart.v4, 500, "/status/503", &[]).map_err(|error| error.to_string())?;
+    let (failed, sent) = (failures(&answers), retries(scene) - before);
     scene.mesh.manifests.remove("again");
-    if failed > 0 || storm > 300.0 {
-        return Err("retries are not what they should be".to_owned());
+    println!("   the policy: up to 3 tries more after a 5xx; every replica fails: {failed} of 500 requests failed");
+    println!(
+        "   {sent:.0} tries more: a fifth of the service's requests of the last 10 s and 3 a second; 1500 without a budget"
+    );
+    // Those of this step and of the one before, and what waiting for the policy took.
+    let most = 0.2 * (BROKEN as f64 + 600.0) + 40.0;
+    if failed < 500 || sent == 0.0 || sent > most {
+        return Err(format!("at most {most:.0} tries were to be expected"));
     }
     Ok(())
 }
