@@ -72,6 +72,10 @@ fn populated() -> Metrics {
         metrics.http2_abuse(direction, "protocol_error");
         metrics.accept_error(direction);
     }
+    metrics.healthy(true);
+    metrics.health_check("ok");
+    metrics.fault("delay");
+    metrics.mirrored("answered");
     let balancer = metrics.balancer("demo/web:80");
     balancer.endpoints(2, 1);
     balancer.retry("connect_failed");

@@ -171,7 +171,7 @@ impl Proxy {
     /// The endpoints that its balancer would use, of its own account.
     pub(crate) fn balances(&self) -> Endpoints {
         let state = serde_json::to_value(self.backend.state(Instant::now())).expect("a state");
-        let all = state.as_array().expect("a list").iter();
+        let all = state["endpoints"].as_array().expect("a list").iter();
         all.map(|endpoint| last_byte(endpoint["addr"].as_str().expect("an address").parse().expect("an address")))
             .collect()
     }
