@@ -79,6 +79,8 @@ fn populated() -> Metrics {
     let balancer = metrics.balancer("demo/web:80");
     balancer.endpoints(2, 1);
     balancer.retry("connect_failed");
+    balancer.retry_result("attempted");
+    balancer.timeouts().count("request");
     metrics.identity().certified(SystemTime::now());
     metrics.identity().renewal("ok");
     metrics.identity().trust_bundle_updated();

@@ -26,22 +26,23 @@ impl Process {
         self.status("RssAnon")
     }
 
-    /// VmRSS in KiB.
+    /// What is resident and backed by no file, KiB: code comes and goes.
     ///
     /// # Panics
     /// When the process is gone.
     #[must_use]
     pub fn resident(self) -> u64 {
-        self.status("VmRSS")
+        self.status("VmRSS").saturating_sub(self.status("RssFile"))
     }
 
-    /// VmHWM in KiB: the largest VmRSS since the start, or since [`Process::forget_peak`].
+    /// The largest of that in KiB since the start, or since [`Process::forget_peak`], from VmHWM: as near as can be, for code
+    /// that was let go meanwhile is not subtracted.
     ///
     /// # Panics
     /// When the process is gone.
     #[must_use]
     pub fn peak(self) -> u64 {
-        self.status("VmHWM")
+        self.status("VmHWM").saturating_sub(self.status("RssFile"))
     }
 
     /// Lets [`Process::peak`] begin anew.

@@ -39,7 +39,12 @@ pub(crate) async fn story(seed: u64) -> Duration {
     assert!(heard <= most, "{heard} sets for {} changes", registry.history.len());
     let in_flight = || -> u64 {
         let state = serde_json::to_value(proxy.backend.state(Instant::now())).expect("a state");
-        state.as_array().expect("a list").iter().filter_map(|endpoint| endpoint["in_flight"].as_u64()).sum()
+        state["endpoints"]
+            .as_array()
+            .expect("a list")
+            .iter()
+            .filter_map(|endpoint| endpoint["in_flight"].as_u64())
+            .sum()
     };
     assert!(in_flight() <= held.len() as u64, "{} of {} held", in_flight(), held.len());
     drop(held);
