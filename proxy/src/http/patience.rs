@@ -1,7 +1,7 @@
 //! How long the head of a response is waited for.
 //!
-//! Invariant: the wait begins when all of the request has been sent, so a long upload is never cut. gRPC calls are exempt: a stream may be silent until there is news, and a call has a deadline of
-//! its own.
+//! Invariant: the wait begins when all of the request has been sent, so a long upload is never cut. gRPC calls are exempt: a stream
+//! may be silent until there is news, and a call has a deadline of its own.
 
 use std::pin::{Pin, pin};
 use std::time::Duration;

@@ -12,6 +12,8 @@ use super::{APP, ask, replica, values};
 
 /// Where `web-1` says how it is.
 const HEALTH: u16 = 8100;
+const TURNS: &str = "{apiVersion: mesh.internal/v1alpha1, kind: TrafficPolicy, metadata: {name: turns}, spec: {\n  \
+    targetRefs: [{kind: Service, name: web}], balancing: {policy: RoundRobin}}}\n";
 
 #[test]
 fn an_endpoint_that_says_that_it_is_not_well_gets_no_requests_until_it_is() {
@@ -21,6 +23,8 @@ fn an_endpoint_that_says_that_it_is_not_well_gets_no_requests_until_it_is() {
         replica(&mut mesh, name, "web", &[]);
     }
     let web = mesh.service("web", 80, APP).add().v4;
+    // In turn, so that who gets nothing is out, and not only slower than the other.
+    mesh.manifests.write("turns", TURNS);
     mesh.start();
     let is_well = Arc::new(AtomicBool::new(true));
     let _server = Server::start(&mesh.get("web-1").host, HEALTH, {
