@@ -10,9 +10,10 @@ mod requests;
 use super::fields::{Fields, shortened};
 use super::finding::Severity;
 use super::meta;
+use super::route::reference;
 use super::times;
 use crate::model::policy::{Port, Section, Spec, Subject, Target, TrafficPolicy};
-use crate::model::{Key, Kind, Name, Protocol, is_label, is_subdomain};
+use crate::model::{Key, Kind, Name, Protocol, is_subdomain};
 
 pub(super) use backends::cookie_name;
 pub(super) use requests::{count_or, statuses};
@@ -156,7 +157,7 @@ fn failover(fields: &mut Fields<'_, '_>, namespace: &str) -> Option<Vec<Port>> {
     }
     let mut failover = Vec::new();
     fields.each("failover", |fields| {
-        let service = qualified(fields, namespace);
+        let service = reference(fields, namespace);
         let port = fields.port("port");
         fields.finish(UNKNOWN);
         if let (Some(service), Some(port)) = (service, port) {
@@ -164,20 +165,6 @@ fn failover(fields: &mut Fields<'_, '_>, namespace: &str) -> Option<Vec<Port>> {
         }
     });
     (listed > 0).then_some(failover)
-}
-
-/// `name` and `namespace`.
-fn qualified(fields: &mut Fields<'_, '_>, default: &str) -> Option<Name> {
-    let name = fields.take("name");
-    if name.is_none() {
-        fields.missing("name");
-    }
-    let name = name.and_then(|node| meta::dns_name(fields, node, "name", is_subdomain));
-    let namespace = match fields.take("namespace") {
-        Some(node) => meta::dns_name(fields, node, "namespace", is_label)?,
-        None => default.to_owned(),
-    };
-    Some(Name::new(namespace, name?))
 }
 
 /// A duration that is no switch: zero is an error.

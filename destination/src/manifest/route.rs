@@ -87,7 +87,7 @@ fn parents(spec: &mut Fields<'_, '_>, namespace: &str) -> Vec<Parent> {
 }
 
 /// `name` and `namespace` of something that is referred to.
-fn reference(fields: &mut Fields<'_, '_>, default: &str) -> Option<Name> {
+pub(super) fn reference(fields: &mut Fields<'_, '_>, default: &str) -> Option<Name> {
     let name = fields.take("name");
     if name.is_none() {
         fields.missing("name");

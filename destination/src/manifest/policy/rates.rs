@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use http::HeaderValue;
 
+use super::UNKNOWN;
 use super::requests::count_or;
-use super::{UNKNOWN, qualified};
 use crate::manifest::fields::{Fields, shortened};
 use crate::manifest::meta::is_field;
+use crate::manifest::route::reference;
 use crate::manifest::times;
 use crate::model::policy::{HeaderRates, Rate, RateLimits};
 
@@ -24,7 +25,7 @@ pub(super) fn read(fields: &mut Fields<'_, '_>, namespace: &str) -> RateLimits {
     fields.each("clients", |fields| {
         let mut names = Vec::new();
         fields.each("serviceAccounts", |fields| {
-            names.extend(qualified(fields, namespace));
+            names.extend(reference(fields, namespace));
             fields.finish(UNKNOWN);
         });
         if fields.list("serviceAccounts").is_empty() {
