@@ -2,8 +2,14 @@
 //!
 //! Source of each figure: `/proc/PID/{status,fd,limits,stat}`.
 
+use std::collections::HashMap;
 use std::fs;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+
+/// Between two looks at memory.
+const LOOK: Duration = Duration::from_millis(5);
 
 /// A running process.
 #[derive(Clone, Copy, Debug)]
@@ -32,17 +38,18 @@ impl Process {
     /// When the process is gone.
     #[must_use]
     pub fn resident(self) -> u64 {
-        self.status("VmRSS").saturating_sub(self.status("RssFile"))
+        self.anonymous()
     }
 
-    /// The largest of that in KiB since the start, or since [`Process::forget_peak`], from VmHWM: as near as can be, for code
-    /// that was let go meanwhile is not subtracted.
+    /// The most of that since [`Process::forget_peak`], KiB; looked at every few milliseconds, for the kernel's own high-water mark
+    /// counts code.
     ///
     /// # Panics
     /// When the process is gone.
     #[must_use]
     pub fn peak(self) -> u64 {
-        self.status("VmHWM").saturating_sub(self.status("RssFile"))
+        let seen = peaks().get(&self.0).map_or(0, |peak| peak.load(Ordering::Relaxed));
+        seen.max(self.anonymous())
     }
 
     /// Lets [`Process::peak`] begin anew.
@@ -50,8 +57,17 @@ impl Process {
     /// # Panics
     /// When the process is gone.
     pub fn forget_peak(self) {
-        let path = format!("/proc/{}/clear_refs", self.0);
-        fs::write(&path, "5").unwrap_or_else(|error| panic!("{path}: {error}"));
+        let peak = Arc::new(AtomicU64::new(self.anonymous()));
+        // The one before ends with this.
+        peaks().insert(self.0, Arc::clone(&peak));
+        std::thread::spawn(move || {
+            while Arc::strong_count(&peak) > 1
+                && let Some(now) = self.try_status("RssAnon")
+            {
+                peak.fetch_max(now, Ordering::Relaxed);
+                std::thread::sleep(LOOK);
+            }
+        });
     }
 
     /// How many threads it has.
@@ -111,10 +127,18 @@ impl Process {
     }
 
     fn status(self, name: &str) -> u64 {
-        let path = format!("/proc/{}/status", self.0);
-        let status = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"));
-        let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
-        let value = line.and_then(|line| line.split_whitespace().next()?.parse().ok());
-        value.unwrap_or_else(|| panic!("{path} has no {name}"))
+        self.try_status(name).unwrap_or_else(|| panic!("process {} is gone, or has no {name}", self.0))
     }
+
+    fn try_status(self, name: &str) -> Option<u64> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.0)).ok()?;
+        let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        line.and_then(|line| line.split_whitespace().next()?.parse().ok())
+    }
+}
+
+/// Of the processes that are looked at.
+fn peaks() -> MutexGuard<'static, HashMap<u32, Arc<AtomicU64>>> {
+    static PEAKS: LazyLock<Mutex<HashMap<u32, Arc<AtomicU64>>>> = LazyLock::new(Mutex::default);
+    PEAKS.lock().unwrap_or_else(PoisonError::into_inner)
 }
