@@ -2,8 +2,7 @@
 //!
 //! Invariant: without a policy (`steered`) a request is sent elsewhere only when it surely did not reach an application, and
 //! its body can be sent again; and as often as the budget allows. Only going on from an endpoint that could not be connected
-//! to one that is well is free: nobody saw the request, and the endpoint is passed by from then on, so that it ends by itself.
-//! When all are failing, it draws from the budget too: an outage does not multiply attempts.
+//! is free: nobody saw the request, the endpoint is passed by from then on, and the tries of a request are few.
 
 use std::net::IpAddr;
 use std::pin::pin;
@@ -252,16 +251,17 @@ impl Backend {
     fn pick_next(&self, tried: &Tried, wish: &Wish) -> Result<Load, Failed> {
         let load = self.pick(tried, wish)?;
         if let Some(last) = &tried.last
-            && !self.may_go_on(last, &load, budget::DEFAULT)
+            && !self.may_go_on(last, budget::DEFAULT)
         {
             return Err(self.failed(Some(last.clone())));
         }
         Ok(load)
     }
 
-    /// Whether a request that failed as `last` says may go on to the endpoint of `load`. See the module.
-    pub(super) fn may_go_on(&self, last: &Failure, load: &Load, of: policy::Budget) -> bool {
-        if last.is_connect() && !load.endpoint().is_failing() {
+    /// Whether a request that failed as `last` says may go on to another endpoint. See the module.
+    pub(super) fn may_go_on(&self, last: &Failure, of: policy::Budget) -> bool {
+        // Nothing was sent, and no endpoint is tried twice. One that is failing may be back already, as in a rollout.
+        if last.is_connect() {
             return true;
         }
         let may = self.budget().retry(of, Instant::now());
@@ -336,7 +336,9 @@ impl Backend {
         if !matches!(failure, Failure::Silent(_)) {
             load.settled(now);
         }
-        if failure.is_the_endpoints() {
+        // One that cannot be connected is passed by until an attempt succeeds, and is back at once then: were its breaker open as
+        // well, a sidecar that was replaced would be kept away after its return.
+        if failure.is_the_endpoints() && (load.is_probe() || !failure.is_connect()) {
             load.tell(Outcome::Failure, now);
         }
         if failure.is_connect() {

@@ -294,6 +294,11 @@ impl Load {
         })
     }
 
+    /// Whether it finds out whether the endpoint is well again.
+    pub(super) fn is_probe(&self) -> bool {
+        self.is_probe
+    }
+
     /// Takes its place among those that the backend may have.
     pub(super) fn keep(&mut self, place: Option<Place>) {
         self.place = place;

@@ -201,7 +201,7 @@ impl<'a> Tries<'a> {
         let load = picked.map_err(|failed| last.map_or(failed, |last| self.backend.failed(Some(last.clone()))))?;
         match last {
             // All else was paid for when it was decided.
-            Some(last) if last.is_connect() && !self.backend.may_go_on(last, &load, self.terms.budget()) => {
+            Some(last) if last.is_connect() && !self.backend.may_go_on(last, self.terms.budget()) => {
                 Err(self.backend.failed(Some(last.clone())))
             }
             _ => Ok(load),
