@@ -25,7 +25,7 @@ use crate::http::answer::Reason;
 use crate::http::headers::ERROR;
 use crate::http::{Body, BoxedRequest, Caller, Failure, patience};
 use crate::metrics;
-use crate::model::policy::{self, BackendPolicy, BalancingKind};
+use crate::model::policy::{BackendPolicy, BalancingKind};
 use crate::model::{EndpointSet, Protocol};
 use crate::net::Stream;
 use crate::resilience::breaker::Outcome;
@@ -251,7 +251,7 @@ impl Backend {
     fn pick_next(&self, tried: &Tried, wish: &Wish) -> Result<Load, Failed> {
         let load = self.pick(tried, wish)?;
         if let Some(last) = &tried.last
-            && !self.may_go_on(last, budget::DEFAULT)
+            && !self.may_go_on(last)
         {
             return Err(self.failed(Some(last.clone())));
         }
@@ -259,12 +259,12 @@ impl Backend {
     }
 
     /// Whether a request that failed as `last` says may go on to another endpoint. See the module.
-    pub(super) fn may_go_on(&self, last: &Failure, of: policy::Budget) -> bool {
-        // Nothing was sent, and no endpoint is tried twice. One that is failing may be back already, as in a rollout.
+    fn may_go_on(&self, last: &Failure) -> bool {
+        // Nothing was sent, and tries are few. An endpoint that is failing may be back already, as in a rollout.
         if last.is_connect() {
             return true;
         }
-        let may = self.budget().retry(of, Instant::now());
+        let may = self.budget().retry(budget::DEFAULT, Instant::now());
         if !may {
             self.metrics.retry_result("budget_exceeded");
         }

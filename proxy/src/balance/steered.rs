@@ -198,14 +198,7 @@ impl<'a> Tries<'a> {
             }
             picked => picked,
         };
-        let load = picked.map_err(|failed| last.map_or(failed, |last| self.backend.failed(Some(last.clone()))))?;
-        match last {
-            // All else was paid for when it was decided.
-            Some(last) if last.is_connect() && !self.backend.may_go_on(last, self.terms.budget()) => {
-                Err(self.backend.failed(Some(last.clone())))
-            }
-            _ => Ok(load),
-        }
+        picked.map_err(|failed| last.map_or(failed, |last| self.backend.failed(Some(last.clone()))))
     }
 
     /// One try, and what is wished of it.

@@ -1,7 +1,7 @@
 //! What is known of an endpoint that is in use: latency, breaker, and whether it asked to be spared.
 //!
-//! Invariant: `flags` say without a lock whether there is anything out of the ordinary, so that choices among endpoints that
-//! are well take no lock for it.
+//! Invariant: `is_ejected` and `is_spared` say without a lock whether there is anything out of the ordinary, so that choices
+//! among endpoints that are well take no lock for it.
 
 use std::sync::Arc as Shared;
 use std::time::{Duration, Instant};

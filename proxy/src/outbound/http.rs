@@ -41,11 +41,13 @@ impl Connection {
         Self { outbound, target, drain }
     }
 
+    /// To an endpoint; as `terms` say, where there are any.
     async fn forward(
         &self,
         request: BoxedRequest,
         leg: &Leg,
         place: &mut Place,
+        terms: Option<Box<Terms>>,
         caller: &Caller,
         measured: &mut Option<metrics::Request>,
     ) -> Result<Response<Body>, Failed> {
@@ -55,7 +57,11 @@ impl Connection {
             measured.get_or_insert_with(|| leg.http(endpoint.tls()).request(started));
             place.served = Some(endpoint.model.addr);
         };
-        backend.send(request, caller, &wish, on_pick).await
+        match terms {
+            None => backend.send(request, caller, &wish, on_pick).await,
+            // Boxed, as few requests have terms.
+            Some(terms) => Box::pin(backend.send_under(request, caller, &wish, &terms, on_pick)).await,
+        }
     }
 
     /// By what the request is known, where that decides who gets it.
@@ -70,10 +76,8 @@ impl Connection {
     ) -> Result<Response<Body>, Failed> {
         let key = leg.now().key(&request, || self.outbound.local.all().first().copied());
         place.wish.hash = key.as_ref().map(|key| key.hash);
-        let mut response = match self.terms(policy, request.headers()) {
-            Some(terms) => self.steer(request, leg, place, terms, caller, measured).await,
-            None => self.forward(request, leg, place, caller, measured).await,
-        }?;
+        let terms = self.terms(policy, request.headers());
+        let mut response = self.forward(request, leg, place, terms, caller, measured).await?;
         if let Some(cookie) = key.and_then(|key| key.set_cookie) {
             response.headers_mut().append(SET_COOKIE, cookie);
         }
@@ -137,17 +141,15 @@ impl Connection {
     ) -> Result<Response<Body>, Failed> {
         let stand_in = self.outbound.stand_in(leg).await;
         let leg = stand_in.as_ref().unwrap_or(leg);
-        // Boxed all: they are rare, and larger than what other requests need.
+        // Boxed both: they are rare, and larger than what other requests need.
         if headers::leaves_http(&request) {
             return Box::pin(self.leave_http(request, leg, policy, place, caller, measured)).await;
         }
         if leg.now().is_keyed() {
             return Box::pin(self.by_key(request, leg, policy, place, caller, measured)).await;
         }
-        if let Some(terms) = self.terms(policy, request.headers()) {
-            return Box::pin(self.steer(request, leg, place, terms, caller, measured)).await;
-        }
-        self.forward(request, leg, place, caller, measured).await
+        let terms = self.terms(policy, request.headers());
+        self.forward(request, leg, place, terms, caller, measured).await
     }
 
     /// What bounds a request; `None`: the proxy's defaults alone.
@@ -163,25 +165,6 @@ impl Connection {
             tracing::info!(reason, detail = %late, "exchange ended");
         };
         Some(Box::new(Terms::new(policy.cloned(), deadline, Arc::new(broken))))
-    }
-
-    /// As a policy or the caller's deadline says.
-    async fn steer(
-        &self,
-        request: BoxedRequest,
-        leg: &Leg,
-        place: &mut Place,
-        terms: Box<Terms>,
-        caller: &Caller,
-        measured: &mut Option<metrics::Request>,
-    ) -> Result<Response<Body>, Failed> {
-        let (started, wish) = (Instant::now(), place.wish);
-        let backend = leg.backend().await;
-        let on_pick = |endpoint: &crate::balance::Endpoint| {
-            measured.get_or_insert_with(|| leg.http(endpoint.tls()).request(started));
-            place.served = Some(endpoint.model.addr);
-        };
-        backend.send_under(request, caller, &wish, &terms, on_pick).await
     }
 
     /// An upgrade or CONNECT: a connection of its own to one endpoint, then bytes.

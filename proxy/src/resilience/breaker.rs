@@ -2,8 +2,8 @@
 //! well again ("outlier ejection" with a half-open state).
 //!
 //! Invariant: an ejection lasts between the least and the longest that the settings allow; each one in a row lasts twice as long
-//! as the one before, and up to a quarter more, so that what failed together does not come back together. While a probe is out, nobody else is let in. Overload counts
-//! as no success, but never towards failures in a row: who sheds load is alive.
+//! as the one before, and up to a quarter more, so that what failed together does not come back together. While a probe is out,
+//! nobody else is let in. Overload counts as no success, but never towards failures in a row: who sheds load is alive.
 //! Not here: how many endpoints may be out at once (`balance::choice`), and what a failure is (`balance::outcome`).
 
 use std::time::{Duration, Instant};
