@@ -32,9 +32,21 @@ const PREFACE: Phase = Phase { name: "h2 preface", hello: b"PRI * HTTP/2.0\r\n",
 const HELLO: Phase = Phase { name: "TLS hello", hello: &[22, 3, 1, 2, 4, 1, 0, 2, 0, 3, 3], drip: &[7], reads: true };
 const SILENCE: Phase = Phase { name: "silence", hello: b"", drip: b"", reads: true };
 
-/// As many as fit: at both ends of a sidecar in this process, or at three daemons at once.
-fn clients() -> usize {
-    count(200, Process::most_connections(10_000, 3))
+/// As many as fit: at both ends of a sidecar in this process, or at three daemons at once. Answers that nobody reads fill buffers of
+/// the kernel's, who has so much for all connections of the machine: were that used up, everybody on it would wait.
+fn clients(phase: Phase) -> usize {
+    let most = count(200, Process::most_connections(10_000, 3));
+    if phase.reads { most } else { most.min(buffers() / UNREAD) }
+}
+
+/// What one such answer fills at both ends and in between.
+const UNREAD: usize = 512 << 10;
+
+/// What connections may have in buffers before the kernel becomes sparing: the first figure of `tcp_mem`, in pages.
+fn buffers() -> usize {
+    let pages = std::fs::read_to_string("/proc/sys/net/ipv4/tcp_mem").expect("the kernel's");
+    let pages: usize = pages.split_whitespace().next().and_then(|pages| pages.parse().ok()).expect("a number");
+    pages * 4096
 }
 
 /// One byte of each client in so long.
@@ -43,8 +55,8 @@ fn pace() -> Duration {
 }
 
 /// Until the last one of them is ended: before that, all have to be opened.
-fn patience() -> Duration {
-    LATE + Duration::from_millis(10) * u32::try_from(clients()).unwrap_or(0)
+fn patience(clients: usize) -> Duration {
+    LATE + Duration::from_millis(10) * u32::try_from(clients).unwrap_or(0)
 }
 
 fn mesh() -> Mesh {
@@ -67,7 +79,8 @@ fn attack(front: &Front, addr: SocketAddr, phase: Phase) -> (Ends, u64) {
     let process = front.proxy;
     let (idle, mut most) = (process.anonymous(), 0);
     let look = || most = most.max(process.anonymous());
-    let ends = drip(&front.client, addr, (phase, clients()), (pace(), patience()), look);
+    let clients = clients(phase);
+    let ends = drip(&front.client, addr, (phase, clients), (pace(), patience(clients)), look);
     (ends, most.saturating_sub(idle))
 }
 
@@ -77,17 +90,17 @@ fn cut(mesh: &Mesh, front: &Front, addr: SocketAddr, phase: Phase, counter: (&st
     let before = counted();
     let case = format!("{}, {}", phase.name, front.way);
     let (ends, grown) = attack(front, addr, phase);
-    let Ends { connected, ended, first, last, told } = ends;
+    let (clients, Ends { connected, ended, first, last, told }) = (clients(phase), ends);
     assert_eq!(
         (connected, ended),
-        (clients(), clients()),
+        (clients, clients),
         "{case}, counted {}: connected, ended after {last:?}; {told}",
         counted() - before
     );
     let wanted = before + f64::from(u32::try_from(ended).unwrap_or(0));
     until(LATE, || counted() >= wanted);
     assert_eq!(counted(), wanted, "{case}: counted in {counter:?}");
-    let each = grown / clients() as u64;
+    let each = grown / clients as u64;
     println!("{case}: {ended} of {connected} ended after {first:.0?} to {last:.0?}, {each} KiB each; {told}");
     assert!(each <= allowed(phase), "{case}: {each} KiB each");
     let figure = format!("{ended} of {connected} ended after {first:.0?} to {last:.0?}, {each} KiB each");
@@ -140,12 +153,12 @@ fn r20_slow_clients_keep_nobody_from_the_control_plane_and_from_admin_ports() {
             let client = &front.client;
             scope.spawn(move || {
                 let (idle, files) = (process.anonymous(), process.files());
-                let mut most = 0;
-                let ends = drip(client, addr, (phase, clients()), (pace(), LATE + patience()), || {
+                let (mut most, clients) = (0, clients(phase));
+                let ends = drip(client, addr, (phase, clients), (pace(), LATE + patience(clients)), || {
                     most = most.max(process.anonymous());
                 });
-                assert_eq!((ends.connected, ends.ended), (clients(), clients()), "{name}: connected, ended: {ends:?}");
-                let each = most.saturating_sub(idle) / clients() as u64;
+                assert_eq!((ends.connected, ends.ended), (clients, clients), "{name}: connected, ended: {ends:?}");
+                let each = most.saturating_sub(idle) / clients as u64;
                 assert!(each <= allowed(phase), "{name}: {each} KiB each");
                 until(2 * LATE, || process.files() <= files + 5);
                 let figure =
