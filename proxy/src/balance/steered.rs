@@ -154,9 +154,8 @@ impl<'a> Tries<'a> {
 
     async fn run(mut self, mut on_pick: impl FnMut(&Endpoint) + Send) -> Result<Response<Body>, Failed> {
         let place = self.backend.enter().await?;
-        let mut last = None;
         loop {
-            let mut load = self.pick(last.as_ref())?;
+            let mut load = self.pick()?;
             if let Some((end, _)) = self.terms.end() {
                 load.expect_by(self.terms.began, end);
             }
@@ -179,8 +178,7 @@ impl<'a> Tries<'a> {
                 };
             };
             self.backend.metrics().retry_result("attempted");
-            self.backend.leave(&load, wish.word(), &mut self.tried);
-            last = outcome.err();
+            self.backend.leave(&load, wish.word(), outcome.err(), &mut self.tried);
             // What it held of the upstream goes now, not after the pause: an answer that nobody wants is not read on.
             drop(load);
             if !pause.is_zero() {
@@ -190,15 +188,12 @@ impl<'a> Tries<'a> {
     }
 
     /// The endpoint to try next: another one, unless there is none and the policy asks for more.
-    fn pick(&mut self, last: Option<&Failure>) -> Result<Load, Failed> {
-        let picked = match self.backend.pick(&self.tried, self.endpoint) {
-            Err(_) if self.wanted > 0 && !self.tried.is_empty() => {
-                self.tried = Tried::without_end();
-                self.backend.pick(&self.tried, self.endpoint)
-            }
-            picked => picked,
-        };
-        picked.map_err(|failed| last.map_or(failed, |last| self.backend.failed(Some(last.clone()))))
+    fn pick(&mut self) -> Result<Load, Failed> {
+        let picked = self.backend.pick(&self.tried, self.endpoint);
+        if picked.is_err() && self.wanted > 0 && self.tried.start_over() {
+            return self.backend.pick(&self.tried, self.endpoint);
+        }
+        picked
     }
 
     /// One try, and what is wished of it.
