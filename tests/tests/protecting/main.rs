@@ -8,6 +8,7 @@ mod balancing;
 mod breaking;
 mod bulkheads;
 mod calls;
+mod healing;
 mod switchable;
 
 use std::collections::BTreeMap;

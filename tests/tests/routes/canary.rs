@@ -84,7 +84,7 @@ fn calls(mesh: &Mesh, to: SocketAddr, all: usize, field: Option<(&'static str, &
             let (mut client, mut names) = (client.clone(), Vec::new());
             for _ in 0..all / TOGETHER {
                 let mut request = tonic::Request::new(EchoRequest::default());
-                for (name, value) in field {
+                if let Some((name, value)) = field {
                     request.metadata_mut().insert(name, value.parse().expect("a value"));
                 }
                 names.push(client.unary(request).await.expect("an answer").into_inner().server);
