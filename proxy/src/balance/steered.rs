@@ -306,7 +306,7 @@ impl<'a> Tries<'a> {
             return Err(OVER);
         }
         let doubled = retries.backoff.saturating_mul(1 << self.wanted.min(16));
-        let backoff = doubled.min(retries.max_backoff).mul_f64(fastrand::f64());
+        let backoff = retries.least_backoff + doubled.min(retries.max_backoff).mul_f64(fastrand::f64());
         let pause = match wish.pushback() {
             Pushback::None if wish.is_unsent() && self.wanted == 0 => Duration::ZERO,
             Pushback::None => backoff,

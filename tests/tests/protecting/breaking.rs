@@ -31,6 +31,8 @@ fn a_breaker_opens_under_load_keeps_requests_from_a_failing_endpoint_and_closes_
     let state = world.state(web);
     let breaker = &state["endpoints"].as_array().expect("endpoints")[0]["breaker"];
     assert_eq!(breaker["open"], true, "{state}");
+    assert!(breaker["probe_in_ms"].as_u64().is_some_and(|left| left <= 60_000), "{state}");
+    assert!(breaker["failures_in_a_row"].is_u64(), "{state}");
     world.endpoints[0].answers(0);
     let healed = Instant::now();
     until(BACK, || of(&world.tally(web, 10), "web-1") > 0);

@@ -7,6 +7,8 @@
 mod balancing;
 mod breaking;
 mod bulkheads;
+mod calls;
+mod healing;
 mod switchable;
 
 use std::collections::BTreeMap;
@@ -79,10 +81,15 @@ impl World {
 
     /// What the client's sidecar knows of a destination.
     fn state(&self, dialed: SocketAddr) -> serde_json::Value {
-        let state = self.mesh.get("client").state();
-        let targets = state["workers"][0]["outbound"]["targets"].as_array().cloned().unwrap_or_default();
-        targets.into_iter().find(|target| target["address"] == dialed.to_string()).unwrap_or_default()
+        state(&self.mesh, dialed)
     }
+}
+
+/// See [`World::state`].
+fn state(mesh: &Mesh, dialed: SocketAddr) -> serde_json::Value {
+    let state = mesh.get("client").state();
+    let targets = state["workers"][0]["outbound"]["targets"].as_array().cloned().unwrap_or_default();
+    targets.into_iter().find(|target| target["address"] == dialed.to_string()).unwrap_or_default()
 }
 
 /// See [`World::get`].
