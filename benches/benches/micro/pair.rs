@@ -48,7 +48,9 @@ fn policy() -> Arc<RequestPolicy> {
         connect_failure: true,
         reset: true,
         refused_stream: true,
+        timeout: true,
         backoff: Duration::from_millis(25),
+        least_backoff: Duration::ZERO,
         max_backoff: Duration::from_millis(250),
         max_retry_after: Duration::from_secs(30),
     };
