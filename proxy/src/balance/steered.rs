@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use http::Response;
 use http_body_util::BodyExt as _;
 
-use super::backend::{Backend, Failed, Tried, once};
+use super::backend::{Backend, Failed, Tried};
 use super::choice;
 use super::endpoint::{Endpoint, Load};
 use super::request::Repeatable;
@@ -233,7 +233,7 @@ impl<'a> Tries<'a> {
         let limit = timeouts.response_headers.unwrap_or_else(|| self.request.patience(load.endpoint().http()));
         let metrics = self.backend.metrics();
         let sent = async {
-            let result = once(load, &mut self.request, self.caller, limit).await;
+            let result = self.backend.once(load, &mut self.request, self.caller, limit).await;
             if matches!(result, Err(Failure::Silent(_))) {
                 metrics.timeouts().count("response_headers");
             }
