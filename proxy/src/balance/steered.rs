@@ -33,6 +33,9 @@ pub struct Terms {
     pub broken: Arc<dyn Fn(Late) + Send + Sync>,
 }
 
+/// When it is over, and by whose word.
+type End = (Instant, Late);
+
 /// A response of gRPC that may be of trailers only is held back so long at most, to see whether it is.
 const PEEK: Duration = Duration::from_millis(100);
 
@@ -62,8 +65,14 @@ impl Terms {
         self.timeouts().stream_idle.flatten()
     }
 
+    /// When a try is over that begins just now.
+    fn end_of_try(&self) -> Option<(Instant, Duration)> {
+        let limit = self.timeouts().backend.flatten()?;
+        Some((Instant::now().checked_add(limit)?, limit))
+    }
+
     /// When all of it is over, and by whose word.
-    fn end(&self) -> Option<(Instant, Late)> {
+    fn end(&self) -> Option<End> {
         let request = self.timeouts().request.flatten();
         let request = request.and_then(|limit| Some((self.began.checked_add(limit)?, Late::Request(limit))));
         let deadline = self.deadline.map(|deadline| (deadline.0, Late::Deadline));
@@ -102,7 +111,8 @@ impl Backend {
                 result.unwrap_or_else(|_| Err(self.late(late)))
             }
         };
-        let response = result?;
+        let (response, end_of_try) = result?;
+        let end = end.into_iter().chain(end_of_try).min_by_key(|(at, _)| *at);
         if end.is_none() && activity.is_none() {
             return Ok(response);
         }
@@ -135,6 +145,8 @@ struct Tries<'a> {
     retries: u32,
     /// Such as the policy asks for.
     wanted: u32,
+    /// When the try that is on its way is over, and how long it may take.
+    end: Option<(Instant, Duration)>,
 }
 
 /// How a try ended.
@@ -149,10 +161,11 @@ impl<'a> Tries<'a> {
         activity: Option<(Duration, Arc<Activity>)>,
     ) -> Self {
         let (request, tried) = (Repeatable::new(request), Tried::without_end());
-        Self { backend, caller, endpoint, terms, activity, request, tried, retries: 0, wanted: 0 }
+        Self { backend, caller, endpoint, terms, activity, request, tried, retries: 0, wanted: 0, end: None }
     }
 
-    async fn run(mut self, mut on_pick: impl FnMut(&Endpoint) + Send) -> Result<Response<Body>, Failed> {
+    /// The response to pass on, and when its try is over.
+    async fn run(mut self, mut on_pick: impl FnMut(&Endpoint) + Send) -> Result<(Response<Body>, Option<End>), Failed> {
         let place = self.backend.enter().await?;
         let mut last = None;
         loop {
@@ -173,7 +186,7 @@ impl<'a> Tries<'a> {
                 return match outcome {
                     Ok(response) => {
                         load.keep(place);
-                        Ok(response.map(|body| body.witnessed(load)))
+                        Ok((response.map(|body| body.witnessed(load)), self.end.map(late)))
                     }
                     Err(failure) => Err(self.backend.failed(Some(failure))),
                 };
@@ -246,10 +259,11 @@ impl<'a> Tries<'a> {
             }
             result
         });
-        let Some(limit) = timeouts.backend.flatten() else { return sent.await };
-        let result = tokio::time::timeout(limit, sent).await;
+        self.end = self.terms.end_of_try();
+        let Some((at, limit)) = self.end else { return sent.await };
+        let result = tokio::time::timeout_at(at.into(), sent).await;
         result.unwrap_or_else(|_| {
-            metrics.timeouts().count("backend_request");
+            metrics.timeouts().count(Late::Backend(limit).kind());
             Err(Failure::Silent(limit))
         })
     }
@@ -334,6 +348,10 @@ impl<'a> Tries<'a> {
         }
         None
     }
+}
+
+fn late((at, limit): (Instant, Duration)) -> End {
+    (at, Late::Backend(limit))
 }
 
 fn refused(result: impl Fn(&'static str), why: &'static str) -> Option<Duration> {
