@@ -189,7 +189,7 @@ impl Backend {
             let mut load = self.pick_next(&tried, wish)?;
             on_pick(load.endpoint());
             let limit = request.patience(load.endpoint().http());
-            let failure = match once(&load, &mut request, caller, limit).await {
+            let failure = match self.once(&load, &mut request, caller, limit).await {
                 Ok(response) => {
                     load.keep(place);
                     return Ok(load.carry(response));
@@ -224,6 +224,26 @@ impl Backend {
                     self.pass_by(&load, failure, &mut tried);
                 }
             }
+        }
+    }
+
+    /// One try. A request that was not sent stays in `request`.
+    pub(super) async fn once(
+        &self,
+        load: &Load,
+        request: &mut Repeatable,
+        caller: &Caller,
+        limit: Option<Duration>,
+    ) -> Result<Response<Body>, Failure> {
+        let line = load.line(request.version(), self.bulkhead.get().map(|bulkhead| &**bulkhead)).await?;
+        let endpoint = load.endpoint();
+        let Some(mut next) = request.take() else { return Err(Failure::Unprocessed) };
+        load.sends(&mut next);
+        let sent = pin!(endpoint.send(line, next, caller));
+        let response = patience::within(limit, || request.out_for(), sent).await?;
+        match undelivered(&response) {
+            Some(said) if endpoint.model.is_meshed() => Err(Failure::App(said)),
+            _ => Ok(response),
         }
     }
 
@@ -325,7 +345,11 @@ impl Backend {
             let endpoint = endpoints.get(i, &self.reach);
             let policy = endpoints.policy();
             let is_probe = matches!(choice, Choice::Probe(_));
-            return Ok(if is_probe { endpoint.probe(policy, now) } else { endpoint.take(policy, now) });
+            let mut load = if is_probe { endpoint.probe(policy, now) } else { endpoint.take(policy, now) };
+            if let Some(zone) = endpoints.zone(i) {
+                load.goes_to(zone, self.metrics.zones());
+            }
+            return Ok(load);
         }
         drop(endpoints);
         let failure = tried.last.clone().or((choice == Choice::AllEjected).then_some(Failure::Ejected));
@@ -383,24 +407,6 @@ impl Backend {
 
     fn endpoints(&self) -> MutexGuard<'_, List> {
         self.endpoints.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// One try. A request that was not sent stays in `request`.
-pub(super) async fn once(
-    load: &Load,
-    request: &mut Repeatable,
-    caller: &Caller,
-    limit: Option<Duration>,
-) -> Result<Response<Body>, Failure> {
-    let line = load.line(request.version()).await?;
-    let endpoint = load.endpoint();
-    let Some(next) = request.take() else { return Err(Failure::Unprocessed) };
-    let sent = pin!(endpoint.send(line, next, caller));
-    let response = patience::within(limit, || request.out_for(), sent).await?;
-    match undelivered(&response) {
-        Some(said) if endpoint.model.is_meshed() => Err(Failure::App(said)),
-        _ => Ok(response),
     }
 }
 
