@@ -9,6 +9,7 @@ mod breaking;
 mod bulkheads;
 mod connections;
 mod crossing;
+mod leaving;
 mod switchable;
 
 use std::collections::BTreeMap;
