@@ -16,7 +16,7 @@ use http_body_util::BodyExt as _;
 use mesh_mtls::anchors::Anchors;
 use mesh_mtls::credentials::{Credentials, Leaf};
 use mesh_mtls::{spiffe, tls};
-use mesh_proxy::balance::{Backend, Reach, Terms, Wish};
+use mesh_proxy::balance::{Backend, Bulkheads, Reach, Terms, Wish};
 use mesh_proxy::config::{self, Config};
 use mesh_proxy::control::{Discovery, Hello};
 use mesh_proxy::http::h2_server::Tunnel;
@@ -96,6 +96,7 @@ impl Pair {
             Arc::clone(&http),
             Arc::new(config.balance.clone()),
             metrics.clone(),
+            Bulkheads::default(),
         );
         let inbound = Inbound::new(
             config.inbound.clone(),
@@ -189,7 +190,8 @@ pub fn reach(id: &spiffe::Id) -> anyhow::Result<(Arc<Reach>, Metrics)> {
     let metrics = Metrics::new(config.metrics);
     let tls = tls::Connector::new(credentials(id)?, TUNNEL_ALPN);
     let connector = Connector::new(config.connect_out);
-    let reach = Reach::new(connector, tls, Arc::new(config.http), Arc::new(config.balance), metrics.clone());
+    let (http, balance, bulkheads) = (Arc::new(config.http), Arc::new(config.balance), Bulkheads::default());
+    let reach = Reach::new(connector, tls, http, balance, metrics.clone(), bulkheads);
     Ok((reach, metrics))
 }
 

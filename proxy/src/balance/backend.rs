@@ -168,6 +168,17 @@ impl Backend {
         }
     }
 
+    /// The same of a connection that is no HTTP.
+    pub fn source_key(&self, source: impl FnOnce() -> Option<IpAddr>) -> Option<u64> {
+        if !self.is_keyed() {
+            return None;
+        }
+        match &self.policy()?.balancing.kind {
+            BalancingKind::ConsistentHash { keys, .. } => key::of_source(keys, source()),
+            _ => None,
+        }
+    }
+
     /// What is known of it and of each endpoint.
     pub fn state(&self, now: Instant) -> State {
         let bulkhead = self.bulkhead.get().map(|bulkhead| bulkhead.state());

@@ -15,7 +15,7 @@ use tokio::time::timeout;
 use crate::http::h1_pool::{Pool, Ticket};
 use crate::model::policy::Limits;
 
-/// The limits of a backend, of all that is sent there by one worker.
+/// The limits of a backend, of all that is sent there.
 #[derive(Debug)]
 pub(super) struct Bulkhead {
     requests: Arc<Gate>,

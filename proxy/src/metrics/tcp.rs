@@ -45,8 +45,8 @@ impl Tcp {
 /// An open connection. Dropping it without [`Connection::close`] counts as closed for the reason `cut`.
 pub struct Connection {
     tcp: Arc<Tcp>,
-    /// The upstream's, where it is known.
-    zone: Option<(Zones, Zone)>,
+    /// The upstream's, where it is known. Boxed, since few are.
+    zone: Option<Box<(Zones, Zone)>>,
     reason: &'static str,
 }
 
@@ -54,14 +54,14 @@ impl Connection {
     /// Its bytes count for the zone of its upstream as well.
     #[must_use]
     pub fn to_zone(mut self, zone: Option<(Zones, Zone)>) -> Self {
-        self.zone = zone;
+        self.zone = zone.map(Box::new);
         self
     }
 
     /// Bytes that went towards the upstream.
     pub fn sent(&self, bytes: u64) {
         self.tcp.sent.increment(bytes);
-        if let Some((zones, zone)) = &self.zone {
+        if let Some((zones, zone)) = self.zone.as_deref() {
             zones.sent(*zone, bytes);
         }
     }
@@ -69,7 +69,7 @@ impl Connection {
     /// Bytes that came from the upstream.
     pub fn received(&self, bytes: u64) {
         self.tcp.received.increment(bytes);
-        if let Some((zones, zone)) = &self.zone {
+        if let Some((zones, zone)) = self.zone.as_deref() {
             zones.received(*zone, bytes);
         }
     }

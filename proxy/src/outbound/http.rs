@@ -16,10 +16,11 @@ use crate::balance::{Failed, Terms, Wish};
 use crate::http::answer::{MEMORY, Reason};
 use crate::http::deadline::Deadline;
 use crate::http::h2_server::Tunnel;
+use crate::http::timed::Limits;
 use crate::http::{self as web, Abort, Body, BoxedRequest, Caller, Failure, Handler, Late, headers, upgrade};
 use crate::metrics::{self, Tls};
 use crate::model::Protocol;
-use crate::model::policy::RequestPolicy;
+use crate::model::policy::{RequestPolicy, Timeouts};
 use crate::net::Drain;
 
 /// Serves the requests of one connection.
@@ -68,7 +69,7 @@ impl Connection {
     async fn by_key(
         &self,
         request: BoxedRequest,
-        leg: &Leg,
+        leg: &Arc<Leg>,
         policy: Option<&Arc<RequestPolicy>>,
         place: &mut Place,
         caller: &Caller,
@@ -76,8 +77,12 @@ impl Connection {
     ) -> Result<Response<Body>, Failed> {
         let key = leg.now().key(&request, || self.outbound.local.all().first().copied());
         place.wish.hash = key.as_ref().map(|key| key.hash);
-        let terms = self.terms(policy, request.headers());
-        let mut response = self.forward(request, leg, place, terms, caller, measured).await?;
+        let mut response = if headers::leaves_http(&request) {
+            self.leave_http(request, leg, policy, place, caller, measured).await?
+        } else {
+            let terms = self.terms(policy, request.headers());
+            self.forward(request, leg, place, terms, caller, measured).await?
+        };
         if let Some(cookie) = key.and_then(|key| key.set_cookie) {
             response.headers_mut().append(SET_COOKIE, cookie);
         }
@@ -142,11 +147,11 @@ impl Connection {
         let stand_in = self.outbound.stand_in(leg).await;
         let leg = stand_in.as_ref().unwrap_or(leg);
         // Boxed both: they are rare, and larger than what other requests need.
-        if headers::leaves_http(&request) {
-            return Box::pin(self.leave_http(request, leg, policy, place, caller, measured)).await;
-        }
         if leg.now().is_keyed() {
             return Box::pin(self.by_key(request, leg, policy, place, caller, measured)).await;
+        }
+        if headers::leaves_http(&request) {
+            return Box::pin(self.leave_http(request, leg, policy, place, caller, measured)).await;
         }
         let terms = self.terms(policy, request.headers());
         self.forward(request, leg, place, terms, caller, measured).await
@@ -158,17 +163,46 @@ impl Connection {
         if policy.is_none() && deadline.is_none() {
             return None;
         }
+        Some(Box::new(Terms::new(policy.cloned(), deadline, Arc::new(self.broken()))))
+    }
+
+    /// What hears of responses that are broken off.
+    fn broken(&self) -> impl Fn(Late) + Send + Sync + 'static {
         let metrics = self.outbound.metrics.clone();
-        let broken = move |late: Late| {
+        move |late: Late| {
             let reason = late.reason().word();
             metrics.error(DIRECTION, reason);
             tracing::info!(reason, detail = %late, "exchange ended");
-        };
-        Some(Box::new(Terms::new(policy.cloned(), deadline, Arc::new(broken))))
+        }
     }
 
-    /// An upgrade or CONNECT: a connection of its own to one endpoint, then bytes.
+    /// An upgrade or CONNECT. A policy's limits hold until both sides have agreed to leave HTTP, or for the answer that says no.
     async fn leave_http(
+        &self,
+        request: BoxedRequest,
+        leg: &Arc<Leg>,
+        policy: Option<&Arc<RequestPolicy>>,
+        place: &mut Place,
+        caller: &Caller,
+        measured: &mut Option<metrics::Request>,
+    ) -> Result<Response<Body>, Failed> {
+        let end = policy.and_then(|policy| end_of(&policy.timeouts, Instant::now()));
+        let asked = self.ask_to_leave(request, leg, policy, place, caller, measured);
+        let Some((at, late)) = end else { return asked.await };
+        let Ok(result) = tokio::time::timeout_at(at.into(), asked).await else {
+            leg.now().timed_out(late.kind());
+            return Err(Failed { failure: Some(Failure::Late(late)), detail: format!("upgrade: {late}") });
+        };
+        let (broken, leg) = (self.broken(), Arc::clone(leg));
+        let broken = Box::new(move |late: Late| {
+            leg.now().timed_out(late.kind());
+            broken(late);
+        });
+        Ok(result?.map(|body| body.timed(Limits { end: Some((at.into(), late)), idle: None, broken })))
+    }
+
+    /// A connection of its own to one endpoint, then bytes.
+    async fn ask_to_leave(
         &self,
         mut request: BoxedRequest,
         leg: &Arc<Leg>,
@@ -205,6 +239,14 @@ impl Connection {
             Failed { failure: Some(failure), detail }
         })
     }
+}
+
+/// When a request with one try is over that begins at `now`, and by whose word.
+fn end_of(timeouts: &Timeouts, now: Instant) -> Option<(Instant, Late)> {
+    let request = timeouts.request.flatten().map(|limit| (limit, Late::Request(limit)));
+    let backend = timeouts.backend.flatten().map(|limit| (limit, Late::Backend(limit)));
+    let (limit, late) = request.into_iter().chain(backend).min_by_key(|(limit, _)| *limit)?;
+    Some((now.checked_add(limit)?, late))
 }
 
 impl Handler for Connection {

@@ -218,7 +218,8 @@ impl Outbound {
         protocol: Option<Protocol>,
     ) -> Result<(Stream, Load, Arc<Leg>), crate::balance::Failed> {
         let leg = self.stand_in(leg).await.unwrap_or_else(|| Arc::clone(leg));
-        let (stream, load) = leg.open(protocol, &Wish::default()).await?;
+        let hash = leg.now().source_key(|| self.local.all().first().copied());
+        let (stream, load) = leg.open(protocol, &Wish { hash, ..Wish::default() }).await?;
         Ok((stream, load, leg))
     }
 

@@ -11,6 +11,7 @@ mod calls;
 mod connections;
 mod crossing;
 mod healing;
+mod leaving;
 mod switchable;
 
 use std::collections::BTreeMap;
