@@ -43,6 +43,28 @@ fn a_breaker_opens_under_load_keeps_requests_from_a_failing_endpoint_and_closes_
 }
 
 #[test]
+fn connections_that_fail_open_a_breaker_which_waits_no_longer_than_they_fail() {
+    let (mut world, []) = World::start(1, []);
+    let web = world.web.v4;
+    world.tally(web, 3);
+    world.policy(
+        "web",
+        "  circuitBreaker: {consecutiveFailures: 3, ejection: {min: 60s, max: 60s, maxEndpointsPercent: 100}}\n",
+    );
+    world.mesh.get_mut("web-1").proxy_mut().kill();
+    let reason =
+        || world.get(web, "/", "").head.lines().find_map(|line| Some(line.strip_prefix("mesh-error: ")?.to_owned()));
+    until(SOON, || reason().is_some_and(|reason| reason.starts_with("all_ejected")));
+    assert_eq!(world.state(web)["endpoints"][0]["breaker"]["open"], true, "{}", world.state(web));
+    let killed = Instant::now();
+    world.mesh.get_mut("web-1").proxy_mut().restart();
+    until(SOON, || world.get(web, "/", "").status == 200);
+    println!("back {:?} after its sidecar was", killed.elapsed());
+    assert_eq!(world.tally(web, 20).keys().filter(|(status, _)| *status != 200).count(), 0);
+    assert_ne!(world.state(web)["endpoints"][0]["breaker"]["open"], true);
+}
+
+#[test]
 fn at_most_half_are_out_and_refusals_of_a_request_are_no_failures() {
     let (world, [all]) = World::start(4, ["all"]);
     let client = world.mesh.get("client");

@@ -8,6 +8,8 @@ mod balancing;
 mod breaking;
 mod bulkheads;
 mod calls;
+mod connections;
+mod crossing;
 mod healing;
 mod switchable;
 
@@ -55,11 +57,7 @@ impl World {
 
     /// Writes a policy for a service.
     fn policy(&self, service: &str, spec: &str) {
-        let text = format!(
-            "apiVersion: mesh.internal/v1alpha1\nkind: TrafficPolicy\nmetadata: {{name: {service}}}\n\
-             spec:\n  targetRefs: [{{kind: Service, name: {service}}}]\n{spec}"
-        );
-        self.mesh.manifests.write(&format!("policy-{service}"), &text);
+        self.mesh.manifests.write(&format!("policy-{service}"), &policy(service, spec));
     }
 
     /// A request with `fields`, on a connection of its own.
@@ -83,6 +81,14 @@ impl World {
     fn state(&self, dialed: SocketAddr) -> serde_json::Value {
         state(&self.mesh, dialed)
     }
+}
+
+/// A policy for a service.
+fn policy(service: &str, spec: &str) -> String {
+    format!(
+        "apiVersion: mesh.internal/v1alpha1\nkind: TrafficPolicy\nmetadata: {{name: {service}}}\n\
+         spec:\n  targetRefs: [{{kind: Service, name: {service}}}]\n{spec}"
+    )
 }
 
 /// See [`World::state`].
