@@ -19,7 +19,7 @@ fn a_key_stays_with_its_endpoint_and_only_keys_of_one_that_goes_move() {
         "  balancing: {policy: ConsistentHash, hash: [{cookie: {name: sid, set: true, ttl: 1h}}]}\n",
     );
     let user = |i: usize| format!("x-user: user-{i}\r\n");
-    let places = || -> BTreeMap<usize, String> { (0..60).map(|i| (i, world.who(keyed.v4, &user(i)))).collect() };
+    let places = || -> BTreeMap<usize, String> { (0..120).map(|i| (i, world.who(keyed.v4, &user(i)))).collect() };
     world.who(keyed.v4, "");
     until(SOON, || world.state(keyed.v4)["balancing"] == "ConsistentHash");
     let hash = &world.state(keyed.v4)["hash"];
