@@ -13,6 +13,7 @@ mod process;
 mod record;
 mod source;
 mod vitals;
+mod waits;
 
 pub use beside::{Beside, Harm, beside};
 pub use bystander::{Bystander, Polite};
@@ -23,6 +24,7 @@ pub use process::Process;
 pub use record::{Who, is_recording, record};
 pub use source::{Counts, Source};
 pub use vitals::{Vitals, log_is_safe};
+pub use waits::Stopwatch;
 
 /// Whether rows run at their full counts: the variable `TORTURE` is set and not empty.
 #[must_use]

@@ -7,14 +7,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use mesh_mtls::certify;
 use mesh_mtls::credentials::{Anchors, Credentials};
 use mesh_mtls::spiffe::Id;
 use mesh_tests::mesh::{Mesh, Watcher};
 use mesh_tests::netns::{Host, until};
-use mesh_tests::yardstick::count;
+use mesh_tests::yardstick::{Stopwatch, count};
 use nix::unistd::Uid;
 
 use crate::LATE;
@@ -55,9 +55,9 @@ impl Polite {
                 runtime.expect("a runtime in a test").block_on(async {
                     let mut took = Vec::new();
                     while !stop.load(Relaxed) {
-                        let begin = Instant::now();
+                        let watch = Stopwatch::start();
                         tokio::time::timeout(LATE, round(&way)).await.expect("a round in time");
-                        took.push(begin.elapsed());
+                        took.push(watch.apart());
                         rounds.fetch_add(1, Relaxed);
                         tokio::time::sleep(PACE).await;
                     }

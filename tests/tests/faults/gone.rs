@@ -5,15 +5,15 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use mesh_tests::client::http::{Connection, Version, get};
 use mesh_tests::client::within;
 use mesh_tests::mesh::Mesh;
 use mesh_tests::netns::{Filter, until};
-use mesh_tests::yardstick::{Who, count, record};
+use mesh_tests::yardstick::{Stopwatch, Who, count, record};
 
-use super::{HTTP, SOON, endpoint, takes};
+use super::{HTTP, SOON, endpoint};
 
 /// To the first error.
 const ERROR: Duration = Duration::from_secs(3);
@@ -30,9 +30,9 @@ enum Death {
     Network,
 }
 
-/// Status, reason word, and how long it took.
+/// Status, reason word, and how long it took on a machine of its own.
 fn ask(mesh: &Mesh, addr: SocketAddr) -> (u16, String, Duration) {
-    let begin = Instant::now();
+    let watch = Stopwatch::start();
     let answer = within(&mesh.get("client").host, async {
         let mut connection = Connection::open(addr, Version::H1).await?;
         connection.fetch_within(get(addr, Version::H1, "/bytes?n=100"), SOON).await
@@ -40,7 +40,7 @@ fn ask(mesh: &Mesh, addr: SocketAddr) -> (u16, String, Duration) {
     let answer = answer.unwrap_or_else(|error| panic!("to {addr}: {error}"));
     let said = answer.headers.get("mesh-error").map(|said| String::from_utf8_lossy(said.as_bytes()).into_owned());
     let word = said.unwrap_or_default().split(';').next().unwrap_or_default().to_owned();
-    (answer.status.as_u16(), word, begin.elapsed())
+    (answer.status.as_u16(), word, watch.apart())
 }
 
 /// A client that speaks only when the sidecar has gone ahead, as for a server that speaks first, is told in HTTP as well.
@@ -95,7 +95,9 @@ fn dies_and_returns(mesh: &mut Mesh, addr: SocketAddr, names: [&str; 3], death: 
     revives(mesh, names[0], death);
     // The one that was cut off last hears again.
     holes.truncate(1);
-    let back = takes(BACK + ERROR, || ask(mesh, addr).0 == 200);
+    let watch = Stopwatch::start();
+    until(SOON, || ask(mesh, addr).0 == 200);
+    let back = watch.apart();
     println!("{names:?} {death:?}: errors within {:?}, back after {back:?}", asked.iter().map(|asked| asked.2).max());
     assert!(back <= BACK, "{names:?} {death:?}: back after {back:?}");
     let slowest = asked.iter().map(|asked| asked.2).max().unwrap_or_default();

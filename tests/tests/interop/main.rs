@@ -9,7 +9,7 @@ mod server;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use mesh_tests::bins;
 use mesh_tests::client::within;
@@ -91,6 +91,7 @@ fn r64_a_soak_of_large_calls_loses_none() {
     let (mesh, ways) = mesh();
     let both = &ways[3];
     let (calls, seconds) = count((12, 0), (1_000, 3_600));
+    let begin = Instant::now();
     let sidecars = ["client", "peer"].map(|name| {
         let pid = mesh.get(name).proxy().and_then(Daemon::pid).expect("a sidecar that runs");
         (name, Process(pid), Process(pid).threads())
@@ -105,15 +106,16 @@ fn r64_a_soak_of_large_calls_loses_none() {
         let seconds = Duration::from_secs(seconds);
         (kind, both.client.run_in_thread(move || cases::soak(addr, kind == "channel_soak", calls, seconds)))
     });
-    let mut figures = Vec::new();
+    let mut figures = vec![String::new()];
     for (kind, mut client) in clients {
         let status = client.wait(Duration::from_secs(seconds) + PATIENCE);
-        assert!(status.success(), "grpcio, {kind}: {status}\n{}", client.output());
+        assert!(status.success(), "grpcio, {kind}: {status}\n{}\n{}", client.output(), logs(&mesh));
         let line = client.wait_for_line("soak ", PATIENCE);
         figures.push(format!("grpcio, {kind}: {line}"));
     }
     for (kind, client) in ours {
-        let made = client.join().expect("a client that ends").unwrap_or_else(|error| panic!("tonic, {kind}: {error}"));
+        let made = client.join().expect("a client that ends");
+        let made = made.unwrap_or_else(|error| panic!("tonic, {kind}: {error:#}\n{}", logs(&mesh)));
         figures.push(format!("tonic, {kind}: soak {made} calls, 0 failed"));
     }
     for (name, process, threads) in sidecars {
@@ -121,9 +123,21 @@ fn r64_a_soak_of_large_calls_loses_none() {
         assert!(peak <= MOST && process.threads() <= threads, "{name}: {peak} MiB, {} threads", process.threads());
         figures.push(format!("{name}: at most {peak} MiB"));
     }
+    figures[0] = format!("{:.0} min", begin.elapsed().as_secs_f64() / 60.0);
     println!("{figures:#?}");
     record(64, "soak, both sidecars", Who::Mesh, true, &figures.join("; "));
     all_was_encrypted(&mesh);
+}
+
+/// The last lines of both sidecars' logs: a call that is lost has a reason there.
+fn logs(mesh: &Mesh) -> String {
+    const LINES: usize = 20;
+    let last = |name: &str| {
+        let log = mesh.get(name).proxy().map(Daemon::log).unwrap_or_default();
+        let lines: Vec<_> = log.lines().collect();
+        format!("{name}:\n{}", lines[lines.len().saturating_sub(LINES)..].join("\n"))
+    };
+    ["client", "peer"].map(last).join("\n")
 }
 
 /// The cases by grpcio, against tonic.

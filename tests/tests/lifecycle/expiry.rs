@@ -45,12 +45,25 @@ fn ask(mesh: &Mesh, name: &str, addr: SocketAddr) -> (u16, String) {
     (answer.status.as_u16(), said.unwrap_or_default())
 }
 
+/// How long before the first of them ends handshakes are tried, each of a sidecar that has no tunnel yet.
+const BEFORE: [(&str, Duration); 2] = [("early", Duration::from_secs(5)), ("late", Duration::from_secs(1))];
+
+/// Handshakes succeed, although renewals have failed for a while. A busy machine may bring the last one about too late.
+fn handshakes_before(mesh: &Mesh, service: SocketAddr, end: SystemTime) {
+    for (name, before) in BEFORE {
+        wait_for(end - before);
+        let (status, said) = ask(mesh, name, service);
+        let is_over = SystemTime::now() >= end;
+        assert!(status == 200 || (is_over && name == "late"), "{name}, {before:?} before the end: {status} {said}");
+    }
+}
+
 /// Also R52's F5: identity down at renewal.
 #[test]
 fn r53_f5_certificates_serve_to_their_last_second_and_recover_with_the_ca() {
     let (mut mesh, service) = mesh(&["web"]);
     // Each of them opens its first tunnel at a moment of its own.
-    for name in ["late", "too-late"] {
+    for name in ["early", "late", "too-late"] {
         mesh.workload(name).service_account("client").add();
     }
     mesh.control_mut().identity_args(&["--leaf-lifetime=30s"]);
@@ -58,14 +71,12 @@ fn r53_f5_certificates_serve_to_their_last_second_and_recover_with_the_ca() {
     let renewed =
         |mesh: &Mesh, result: &str| mesh.get("client").metric("mesh_identity_renewals_total", &[("result", result)]);
     mesh.control_mut().identity().kill();
-    let names = ["client", "late", "too-late", "web"];
+    let names = ["client", "early", "late", "too-late", "web"];
     let ends = names.map(|name| expiry(&mesh, name));
-    let (first, last) = (*ends.iter().min().expect("four"), *ends.iter().max().expect("four"));
+    let (first, last) = (*ends.iter().min().expect("five"), *ends.iter().max().expect("five"));
     let load = load(&mesh, service);
     answers(&load, 100);
-    // A second before the first of them ends: handshakes succeed, although renewals have failed for a while.
-    wait_for(first - Duration::from_secs(1));
-    assert_eq!(ask(&mesh, "late", service).0, 200, "a handshake before the end");
+    handshakes_before(&mesh, service, first);
     let report = load.stop();
     assert_eq!(report.failed, 0, "before the end: {:#?}", report.failures);
     assert_eq!(ends, names.map(|name| expiry(&mesh, name)), "a certificate without a CA");

@@ -12,12 +12,12 @@ mod slow;
 
 use std::net::SocketAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use mesh_tests::mesh::App;
 use mesh_tests::netns::{Host, until};
 use mesh_tests::raw;
-use mesh_tests::yardstick::{Front, Mesh, count, torture};
+use mesh_tests::yardstick::{Front, Mesh, Stopwatch, count, torture};
 
 /// Where the apps listen.
 const APP: u16 = 8000;
@@ -31,11 +31,11 @@ fn demo() -> App {
     App::demo("demo-http", APP, &["--name=web"])
 }
 
-/// How long it takes until a new connection is answered with 200.
+/// How long it takes until a new connection is answered with 200, on a machine of its own.
 fn recovery(host: &Host, addr: SocketAddr) -> Duration {
-    let begin = Instant::now();
+    let watch = Stopwatch::start();
     until(LATE, || raw::send(host, addr, GET).is_ok_and(|answer| raw::status(&answer) == Some(200)));
-    begin.elapsed()
+    watch.apart()
 }
 
 /// For those that take most of the files that this process may have, one after another at full counts.

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::client::PATIENCE;
-use crate::netns::Host;
+use crate::netns::{Host, until};
 use crate::raw::{self, Conversation, Server};
 use crate::yardstick::Front;
 
@@ -21,7 +21,7 @@ const PLAIN: &str = "GET /up HTTP/1.1\r\nHost: web\r\n\r\n";
 const SWITCH: &str = "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: far\r\n\r\n";
 const FOUND: &str = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
 const NOT_FOUND: &str = "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n";
-/// While the back end makes up its mind.
+/// For how long the back end makes up its mind, once all that comes too early has been sent.
 const LATE: Duration = Duration::from_millis(100);
 
 /// A request, when the bytes behind it come, and the answer.
@@ -102,6 +102,8 @@ pub struct Switch {
 #[derive(Default)]
 struct State {
     answer: &'static str,
+    /// The client has said all that it has to say.
+    sent: bool,
     early: Vec<u8>,
     later: Vec<u8>,
     served: bool,
@@ -127,6 +129,8 @@ impl Switch {
                 if head.starts_with("POST") {
                     conversation.take(2)?;
                 }
+                // What came after the answer would be the next request.
+                until(PATIENCE, || lock(&shared).sent);
                 let answer = lock(&shared).answer;
                 conversation.stream.set_read_timeout(Some(LATE))?;
                 let early = conversation.read().unwrap_or_default();
@@ -154,14 +158,14 @@ fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
 #[must_use]
 pub fn attempt(front: &Front, switch: &Switch, case: &Early) -> Seen {
     *lock(&switch.state) = State { answer: case.answer, ..State::default() };
-    let answer = front.client.enter(|| converse(front, case)).unwrap_or_default();
+    let answer = front.client.enter(|| converse(front, switch, case)).unwrap_or_default();
     let other = b"GET /other HTTP/1.1\r\nHost: web\r\nConnection: close\r\n\r\n";
     let other = raw::send(&front.client, front.addr, other).unwrap_or_default();
     let State { early, later, served, .. } = std::mem::take(&mut *lock(&switch.state));
     Seen { status: raw::status(&answer), early, later, pooled: !other.ends_with(b"other"), served }
 }
 
-fn converse(front: &Front, case: &Early) -> std::io::Result<Vec<u8>> {
+fn converse(front: &Front, switch: &Switch, case: &Early) -> std::io::Result<Vec<u8>> {
     let mut stream = TcpStream::connect_timeout(&front.addr, PATIENCE)?;
     stream.set_nodelay(true)?;
     stream.set_read_timeout(Some(PATIENCE))?;
@@ -172,6 +176,7 @@ fn converse(front: &Front, case: &Early) -> std::io::Result<Vec<u8>> {
     } else {
         stream.write_all([case.request, SMUGGLED].concat().as_bytes())?;
     }
+    lock(&switch.state).sent = true;
     let mut answer = vec![0; 4096];
     let n = stream.read(&mut answer)?;
     answer.truncate(n);

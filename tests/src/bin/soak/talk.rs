@@ -149,7 +149,9 @@ async fn requests(addr: SocketAddr, version: Version, shared: &Shared) -> anyhow
     for n in 0..MESSAGES {
         // Now and then a body that does not fit into one frame.
         let size = if n % 10 == 9 { 100_000 } else { 100 };
-        let answer = connection.fetch(get(addr, version, &format!("/bytes?n={size}"))).await?;
+        let asked = Instant::now();
+        let answer = connection.fetch(get(addr, version, &format!("/bytes?n={size}"))).await;
+        let answer = answer.with_context(|| format!("message {n}, asked {:.1?} ago", asked.elapsed()))?;
         let reason = answer.headers.get("mesh-error");
         ensure!(answer.status == 200 && answer.body.len() == size, "{} {reason:?}", answer.status);
         shared.answered().await;
