@@ -15,6 +15,7 @@ use super::sync::Arc;
 use super::sync::atomic::Ordering;
 use super::vitals::{Fleet, Vitals, breaker_of};
 use super::zones::{self, Zones};
+use crate::metrics::Zone;
 use crate::model::policy::{BackendPolicy, BalancingKind};
 use crate::model::{self, EndpointSet};
 use crate::resilience::breaker;
@@ -30,6 +31,8 @@ pub(super) struct List {
     pub(super) turns: Cell<Turns>,
     /// `None`: they make no difference.
     zones: Option<Box<Zones>>,
+    /// The proxy's own zone; `None`: it is unknown, or those of all endpoints are.
+    home: Option<Box<str>>,
     /// How often the proxy's own zone had changed when the list was made.
     moves: usize,
 }
@@ -64,8 +67,10 @@ impl List {
         let slots = models.list.iter().map(slot).collect();
         let ignores_zones = models.policy.as_ref().is_some_and(|policy| policy.balancing.ignores_zones);
         let zones = if ignores_zones { None } else { Zones::of(zone, &models.list) };
+        let has_zones = !zone.is_empty() && models.list.iter().any(|endpoint| !endpoint.traits.zone.is_empty());
+        let home = has_zones.then(|| zone.into());
         let (fleet, turns) = (Arc::clone(&self.fleet), self.turns.clone());
-        List { models, slots, fleet, turns, zones, moves }
+        List { models, slots, fleet, turns, zones, home, moves }
     }
 
     /// See [`List::next`].
@@ -109,6 +114,15 @@ impl List {
 
     pub(super) fn zones(&self) -> Option<&Zones> {
         self.zones.as_deref()
+    }
+
+    /// Where the `i`th is, whatever hints and policies say of it; `None`: that is not known.
+    pub(super) fn zone(&self, i: usize) -> Option<Zone> {
+        let home = self.home.as_deref()?;
+        match &*self.models.list[i].traits.zone {
+            "" => None,
+            zone => Some(if zone == home { Zone::Local } else { Zone::Other }),
+        }
     }
 
     /// Where `addr` is listed.

@@ -182,12 +182,13 @@ impl Connection {
         place.served = Some(load.endpoint().model.addr);
         let tls = load.endpoint().tls();
         *measured = Some(leg.http(tls).request(Instant::now()));
+        load.sends(&mut request);
         headers::strip_ours(request.headers_mut());
         let joined = {
             let (target, copy) = (Arc::clone(&self.target), copy_under(self.outbound.settings.copy, policy));
             let (leg, drain) = (Arc::clone(leg), self.drain.clone());
             move |client, upstream| {
-                let connection = leg.tcp(tls, &crate::sniff::Seen::Opaque).open();
+                let connection = leg.tcp(tls, &crate::sniff::Seen::Opaque).open().to_zone(load.zone());
                 web::bytes::spawn_copy(client, upstream, copy, connection, move |end| {
                     timed_out(&leg, end);
                     drop((load, target, leg, drain));

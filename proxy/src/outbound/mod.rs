@@ -270,7 +270,7 @@ impl Outbound {
         if let Seen::Tls(sni) = seen {
             self.metrics.foreign_sni(DIRECTION, sni.as_deref());
         }
-        let connection = leg.tcp(load.endpoint().tls(), seen).open();
+        let connection = leg.tcp(load.endpoint().tls(), seen).open().to_zone(load.zone());
         let settings = copy_under(self.settings.copy, route.policy());
         web::bytes::spawn_copy(stream, upstream, settings, connection, move |end| {
             timed_out(&leg, end);

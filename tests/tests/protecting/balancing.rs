@@ -22,6 +22,9 @@ fn a_key_stays_with_its_endpoint_and_only_keys_of_one_that_goes_move() {
     let places = || -> BTreeMap<usize, String> { (0..60).map(|i| (i, world.who(keyed.v4, &user(i)))).collect() };
     world.who(keyed.v4, "");
     until(SOON, || world.state(keyed.v4)["balancing"] == "ConsistentHash");
+    let hash = &world.state(keyed.v4)["hash"];
+    assert_eq!(*hash, serde_json::json!({"keys": ["header x-user", "query user"], "bounded_load_percent": 125}));
+    assert!(world.state(world.web.v4)["hash"].is_null(), "where nothing goes by hash nothing is shown");
     let first = places();
     assert_eq!(first, places());
     let query = world.get(keyed.v4, "/?user=user-7", "").body;

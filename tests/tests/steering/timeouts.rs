@@ -12,13 +12,14 @@ use mesh_tests::netns::until;
 use super::{Policy, World};
 
 const GRPC: (&str, &str) = ("content-type", "application/grpc");
-const POLICIES: [Policy; 7] = [
+const POLICIES: [Policy; 8] = [
     ("request", "timeouts: {request: 500ms}"),
     ("head", "timeouts: {responseHeaders: 500ms}"),
     ("try", "timeouts: {backendRequest: 500ms}, circuitBreaker: {enabled: false}"),
     ("again", "retries: {on: [gateway-error], attempts: 2, perTryTimeout: 500ms}, circuitBreaker: {enabled: false}"),
     ("idle", "timeouts: {streamIdle: 500ms}"),
     ("deadline", "circuitBreaker: {enabled: false}"),
+    ("routed", "circuitBreaker: {enabled: false}"),
     ("opaque", "protocol: opaque, timeouts: {tcpIdle: 1s, halfClose: 500ms}"),
 ];
 
@@ -54,14 +55,38 @@ fn each_limit_ends_what_takes_longer_with_its_reason() {
 
 /// A response that has begun is broken off, and never looks whole.
 fn broken_after_the_head(world: &World) {
-    for (service, reason) in [("request", "request_timeout"), ("idle", "stream_idle")] {
-        let before = world.errors(reason);
+    routed(world);
+    for (service, reason, kind) in [
+        ("request", "request_timeout", "request"),
+        ("idle", "stream_idle", "stream_idle"),
+        ("try", "response_timeout", "backend_request"),
+        ("again", "response_timeout", "backend_request"),
+        ("routed", "response_timeout", "backend_request"),
+    ] {
+        let counted = || world.counted("mesh_timeouts_total", service, ("kind", kind));
+        let before = (world.errors(reason), counted());
         let seen = world.send(world.addr(service), "/drip/", &[], b"").expect("a head");
         assert_eq!((seen.status, seen.body), (200, Err(Reason::CANCEL)), "{service}");
-        until(SOON, || world.errors(reason) > before + 0.5);
+        until(SOON, || world.errors(reason) > before.0 + 0.5 && counted() > before.1 + 0.5);
     }
-    let drips = world.send(world.addr("head"), "/drip-0/", &[], b"whole").expect("a head");
-    assert_eq!(drips.body.as_deref(), Ok(&b"whole"[..]));
+    assert_eq!(world.arrivals.of("/drip/").len(), 5, "what was begun is not sent again");
+    for service in ["head", "try", "routed"] {
+        let drips = world.send(world.addr(service), "/drip-0/", &[], b"whole").expect("a head");
+        assert_eq!(drips.body.as_deref(), Ok(&b"whole"[..]), "{service}");
+    }
+}
+
+/// The same limit as a route says it.
+fn routed(world: &World) {
+    world.mesh.manifests.write(
+        "route-routed",
+        "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {name: routed}\n\
+         spec:\n  parentRefs: [{group: \"\", kind: Service, name: routed}]\n  rules:\n  \
+         - matches: [{path: {value: /drip}}, {path: {value: /drip-0}}]\n    timeouts: {backendRequest: 500ms}\n    \
+         backendRefs: [{name: routed, port: 80}]\n",
+    );
+    // Where a route is attached, what fits no rule is told so.
+    until(SOON, || world.ask(world.addr("routed"), "/ok/elsewhere", &[]).is_ok_and(|seen| seen.status == 404));
 }
 
 fn deadlines(world: &World) {
