@@ -7,6 +7,8 @@ use std::time::Duration;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::netns::Host;
+use crate::raw;
+use crate::yardstick::{Front, Process, Stopwatch, count};
 
 /// Held connections; they end with the value.
 #[derive(Default)]
@@ -73,4 +75,59 @@ fn has_ended(stream: &mut TcpStream) -> bool {
             Err(_) => return true,
         }
     }
+}
+
+/// The cap: a connection whose client is silent has one to the app as well.
+#[must_use]
+pub fn cap() -> usize {
+    count(100, Process::most_connections(10_000, 2))
+}
+
+/// How many come.
+#[must_use]
+pub fn flood() -> usize {
+    count(400, 50_000)
+}
+
+/// So many at a time, so that those that were refused need neither a file nor a port for long.
+const WAVE: usize = 2000;
+
+/// All that come, without those that were ended meanwhile; and how many never came about, of which no proxy knows.
+///
+/// # Panics
+/// When this process may not have so many files.
+#[must_use]
+pub fn come(front: &Front, addr: SocketAddr) -> (Held, usize) {
+    let (mut held, mut lost) = (Held::default(), 0);
+    for begun in (0..flood()).step_by(WAVE) {
+        let wave = hold(&front.client, addr, WAVE.min(flood() - begun), b"");
+        held.open.extend(wave.open);
+        lost += wave.refused;
+        held.look();
+    }
+    (held, lost)
+}
+
+/// A request of one who behaves, after which the connection ends.
+const GET: &[u8] = b"GET / HTTP/1.1\r\nhost: web\r\nconnection: close\r\n\r\n";
+
+/// How long it takes until a new connection is answered with 200, on a machine of its own; half a minute stands for never.
+#[must_use]
+pub fn recovery(host: &Host, addr: SocketAddr) -> Duration {
+    const NEVER: Duration = Duration::from_secs(30);
+    let watch = Stopwatch::start();
+    let answered = || raw::send(host, addr, GET).is_ok_and(|answer| raw::status(&answer) == Some(200));
+    while !answered() {
+        if watch.all() >= NEVER {
+            return NEVER;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    watch.apart()
+}
+
+/// A second, and more beside other tests.
+#[must_use]
+pub fn soon() -> Duration {
+    Duration::from_secs(count(10, 1))
 }

@@ -3,38 +3,13 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use mesh_tests::attacks::connections::{Held, hold};
+use mesh_tests::attacks::connections::{cap, come, flood};
 use mesh_tests::client;
 use mesh_tests::mesh::{ADMIN_PORT, INBOUND_PORT};
 use mesh_tests::netns::until;
-use mesh_tests::yardstick::{Bystander, Front, Mesh, Process, count, record};
+use mesh_tests::yardstick::{Bystander, Front, Mesh, record};
 
 use crate::{LATE, alone, demo, recovery, refused, soon};
-
-/// The cap: a connection whose client is silent has one to the app as well.
-fn cap() -> usize {
-    count(100, Process::most_connections(10_000, 2))
-}
-
-/// How many come.
-fn flood() -> usize {
-    count(400, 50_000)
-}
-
-/// So many at a time, so that those that were refused need neither a file nor a port for long.
-const WAVE: usize = 2000;
-
-/// All that come, without those that were ended meanwhile; and how many never came about, of which no proxy knows.
-fn come(front: &Front, addr: SocketAddr) -> (Held, usize) {
-    let (mut held, mut lost) = (Held::default(), 0);
-    for begun in (0..flood()).step_by(WAVE) {
-        let wave = hold(&front.client, addr, WAVE.min(flood() - begun), b"");
-        held.open.extend(wave.open);
-        lost += wave.refused;
-        held.look();
-    }
-    (held, lost)
-}
 
 fn mesh() -> Mesh {
     let cap = cap().to_string();
