@@ -90,9 +90,10 @@ impl Tried {
         Self { is_endless: true, ..Self::default() }
     }
 
-    /// Whether it was tried anywhere.
-    pub(super) fn is_empty(&self) -> bool {
-        self.endpoints.is_empty()
+    /// Forgets where it was tried, if it was.
+    pub(super) fn start_over(&mut self) -> bool {
+        self.since = Instant::now();
+        !std::mem::take(&mut self.endpoints).is_empty()
     }
 }
 
@@ -346,6 +347,7 @@ impl Backend {
             wish,
             untried: |list: &List, i: usize| !tried.endpoints.iter().any(|endpoint| list.is(i, endpoint)),
             in_time: now.saturating_duration_since(tried.since) < FAIL_FAST,
+            is_unsent: tried.last.as_ref().is_some_and(Failure::is_connect),
             now,
             settings: &self.reach.settings,
         };
@@ -371,10 +373,9 @@ impl Backend {
         if !matches!(failure, Failure::Silent(_)) {
             load.settled(now);
         }
-        // One that cannot be connected is passed by until an attempt succeeds, and is back at once then: were its breaker open as
-        // well, a sidecar that was replaced would be kept away after its return.
-        if failure.is_the_endpoints() && (load.is_probe() || !failure.is_connect()) {
-            load.tell(Outcome::Failure, now);
+        if failure.is_the_endpoints() {
+            let unreachable = matches!(failure, Failure::Connect(_) | Failure::Peer(_));
+            load.tell(if unreachable { Outcome::Unreachable } else { Outcome::Failure }, now);
         }
         if failure.is_connect() {
             load.endpoint().failed();
@@ -384,15 +385,14 @@ impl Backend {
 
     pub(super) fn pass_by(&self, load: &Load, failure: Failure, tried: &mut Tried) {
         tracing::debug!(endpoint = %load.endpoint().model.addr, %failure, "passed by");
-        self.leave(load, failure.word(), tried);
-        tried.last = Some(failure);
+        self.leave(load, failure.word(), Some(failure), tried);
     }
 
     /// The next try goes elsewhere, if there is another place.
-    pub(super) fn leave(&self, load: &Load, reason: &'static str, tried: &mut Tried) {
+    pub(super) fn leave(&self, load: &Load, reason: &'static str, last: Option<Failure>, tried: &mut Tried) {
         self.metrics.retry(reason);
         tried.endpoints.push(Arc::clone(load.endpoint()));
-        tried.last = None;
+        tried.last = last;
     }
 
     pub(super) fn failed(&self, failure: Option<Failure>) -> Failed {

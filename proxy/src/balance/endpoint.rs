@@ -265,6 +265,7 @@ async fn reconnect(endpoint: std::sync::Weak<Endpoint>) {
         let Some(endpoint) = endpoint.upgrade() else { return };
         if endpoint.is_reached().await {
             endpoint.failing.store(false, Ordering::Relaxed);
+            endpoint.vitals.reached(Instant::now());
             return;
         }
     }
@@ -318,11 +319,6 @@ impl Load {
             let cause = format!("no connection within {limit:?} (timeouts.connect)");
             Err(ConnectError { addr: self.endpoint.model.addr, cause, is_ours: false }.into())
         })
-    }
-
-    /// Whether it finds out whether the endpoint is well again.
-    pub(super) fn is_probe(&self) -> bool {
-        self.is_probe
     }
 
     /// Takes its place among those that the backend may have.
@@ -421,7 +417,7 @@ impl Load {
         match change {
             Some(Change::Ejected(time)) => {
                 self.endpoint.reach.metrics.ejection();
-                tracing::warn!(endpoint = %addr, ?time, "ejected: too many of its answers were failures");
+                tracing::warn!(endpoint = %addr, ?time, "ejected: too many failures");
             }
             Some(Change::Returned) => {
                 let took = now.saturating_duration_since(self.since);

@@ -167,9 +167,8 @@ impl<'a> Tries<'a> {
     /// The response to pass on, and when its try is over.
     async fn run(mut self, mut on_pick: impl FnMut(&Endpoint) + Send) -> Result<(Response<Body>, Option<End>), Failed> {
         let place = self.backend.enter().await?;
-        let mut last = None;
         loop {
-            let mut load = self.pick(last.as_ref())?;
+            let mut load = self.pick()?;
             if let Some((end, _)) = self.terms.end() {
                 load.expect_by(self.terms.began, end);
             }
@@ -192,8 +191,7 @@ impl<'a> Tries<'a> {
                 };
             };
             self.backend.metrics().retry_result("attempted");
-            self.backend.leave(&load, wish.word(), &mut self.tried);
-            last = outcome.err();
+            self.backend.leave(&load, wish.word(), outcome.err(), &mut self.tried);
             // What it held of the upstream goes now, not after the pause: an answer that nobody wants is not read on.
             drop(load);
             if !pause.is_zero() {
@@ -203,15 +201,12 @@ impl<'a> Tries<'a> {
     }
 
     /// The endpoint to try next: another one, unless there is none and the policy asks for more.
-    fn pick(&mut self, last: Option<&Failure>) -> Result<Load, Failed> {
-        let picked = match self.backend.pick(&self.tried, self.endpoint) {
-            Err(_) if self.wanted > 0 && !self.tried.is_empty() => {
-                self.tried = Tried::without_end();
-                self.backend.pick(&self.tried, self.endpoint)
-            }
-            picked => picked,
-        };
-        picked.map_err(|failed| last.map_or(failed, |last| self.backend.failed(Some(last.clone()))))
+    fn pick(&mut self) -> Result<Load, Failed> {
+        let picked = self.backend.pick(&self.tried, self.endpoint);
+        if picked.is_err() && self.wanted > 0 && self.tried.start_over() {
+            return self.backend.pick(&self.tried, self.endpoint);
+        }
+        picked
     }
 
     /// One try, and what is wished of it.
@@ -325,7 +320,7 @@ impl<'a> Tries<'a> {
             return Err(OVER);
         }
         let doubled = retries.backoff.saturating_mul(1 << self.wanted.min(16));
-        let backoff = doubled.min(retries.max_backoff).mul_f64(fastrand::f64());
+        let backoff = retries.least_backoff + doubled.min(retries.max_backoff).mul_f64(fastrand::f64());
         let pause = match wish.pushback() {
             Pushback::None if wish.is_unsent() && self.wanted == 0 => Duration::ZERO,
             Pushback::None => backoff,

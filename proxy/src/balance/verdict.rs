@@ -63,6 +63,7 @@ fn wants(retries: &Retries, grpc: bool, failure: &Failure) -> bool {
         Failure::Busy(_) | Failure::Late(_) => return false,
         failure if failure.is_connect() && retries.connect_failure => return true,
         Failure::Unprocessed if retries.refused_stream => return true,
+        Failure::Silent(_) if retries.timeout => return true,
         Failure::Closed(_) | Failure::Lost(_) | Failure::Reset(_) | Failure::Protocol(_) if retries.reset => {
             return true;
         }
@@ -130,7 +131,9 @@ mod tests {
             connect_failure: false,
             reset: false,
             refused_stream: false,
+            timeout: false,
             backoff: Duration::from_millis(25),
+            least_backoff: Duration::ZERO,
             max_backoff: Duration::from_millis(250),
             max_retry_after: Duration::from_secs(30),
         }
@@ -181,6 +184,9 @@ mod tests {
         assert_eq!(wanted(of_failure(Some(&retries(&[504..=504], 0)), false, false, &silent)), Some(true));
         assert_eq!(wanted(of_failure(Some(&retries(&[], 1 << 4)), true, false, &silent)), Some(true));
         assert_eq!(of_failure(Some(&retries(&[502..=502], 0)), false, false, &silent), None);
+        let in_time = Retries { timeout: true, ..none.clone() };
+        assert_eq!(wanted(of_failure(Some(&in_time), false, false, &silent)), Some(true));
+        assert_eq!(of_failure(Some(&in_time), false, false, &reset), None);
         assert_eq!(wanted(of_failure(Some(&retries(&[502..=502], 0)), false, false, &reset)), Some(true));
         assert_eq!(
             wanted(of_failure(Some(&Retries { reset: true, ..none.clone() }), false, false, &reset)),

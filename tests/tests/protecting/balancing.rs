@@ -22,6 +22,9 @@ fn a_key_stays_with_its_endpoint_and_only_keys_of_one_that_goes_move() {
     let places = || -> BTreeMap<usize, String> { (0..60).map(|i| (i, world.who(keyed.v4, &user(i)))).collect() };
     world.who(keyed.v4, "");
     until(SOON, || world.state(keyed.v4)["balancing"] == "ConsistentHash");
+    let hash = &world.state(keyed.v4)["hash"];
+    assert_eq!(*hash, serde_json::json!({"keys": ["header x-user", "query user"], "bounded_load_percent": 125}));
+    assert!(world.state(world.web.v4)["hash"].is_null(), "where nothing goes by hash nothing is shown");
     let first = places();
     assert_eq!(first, places());
     let query = world.get(keyed.v4, "/?user=user-7", "").body;
@@ -139,4 +142,29 @@ fn turns_are_taken_by_weight_and_a_new_endpoint_starts_slowly() {
     assert_eq!(shares(&world).iter().filter(|share| **share < 1.0).count(), 1, "{:?}", shares(&world));
     let tally = world.tally(at, 120);
     assert!(of(&tally, "web-3") * 3 < of(&tally, "web-2") * 2, "{tally:?}");
+}
+
+#[test]
+fn hints_of_a_slice_say_more_than_its_zones() {
+    let (world, [hinted]) = World::start(2, ["hinted"]);
+    let [first, second] = ["web-1", "web-2"].map(|name| world.mesh.get(name).host.v4);
+    let slice = format!(
+        "apiVersion: v1\nkind: Service\nmetadata: {{name: hinted}}\nspec:\n  clusterIP: {}\n  ports: [{{name: main, port: 80}}]\n\
+         ---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\n\
+         metadata: {{name: hinted-1, labels: {{kubernetes.io/service-name: hinted}}}}\naddressType: IPv4\n\
+         ports: [{{name: main, port: {APP}}}]\nendpoints:\n\
+         - {{addresses: [{first}], zone: a, hints: {{forZones: [{{name: b}}]}}}}\n\
+         - {{addresses: [{second}], zone: b, hints: {{forZones: [{{name: a}}]}}}}\n",
+        hinted.v4.ip()
+    );
+    world.mesh.manifests.write("service-hinted", &slice);
+    let client = world.mesh.get("client").manifest.replace("spec:\n", "spec:\n  zone: a\n");
+    world.mesh.manifests.write("workload-client", &client);
+    until(SOON, || {
+        world.get(hinted.v4, "/", "");
+        let near = |it: &serde_json::Value| it["near"] == (it["zone"] == "b") && !it["near"].is_null();
+        world.state(hinted.v4)["endpoints"].as_array().is_some_and(|all| all.len() == 2 && all.iter().all(near))
+    });
+    let tally = world.tally(hinted.v4, 100);
+    assert!(of(&tally, "web-2") >= 95, "{tally:?}");
 }

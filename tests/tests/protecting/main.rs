@@ -7,8 +7,10 @@
 mod balancing;
 mod breaking;
 mod bulkheads;
+mod calls;
 mod connections;
 mod crossing;
+mod healing;
 mod leaving;
 mod switchable;
 

@@ -86,7 +86,7 @@ fn what_cannot_or_may_not_be_sent_again_passes_as_it_is() {
 
 #[test]
 fn retries_cannot_storm_in_a_full_outage() {
-    const REQUESTS: usize = 2000;
+    const REQUESTS: usize = 4000;
     const AT_ONCE: usize = 20;
     let world = World::start(&[STORM]);
     let (addr, began) = (world.addr("storm"), Instant::now());
@@ -106,11 +106,13 @@ fn retries_cannot_storm_in_a_full_outage() {
         }
     });
     let tries = world.arrivals.count("/early-99/");
-    let floor = 3 * usize::try_from(began.elapsed().as_secs() + 1 + 10).expect("few seconds");
     println!("{tries} tries of {REQUESTS} requests in {:?}", began.elapsed());
     assert!(tries > REQUESTS * 105 / 100, "{tries} tries: nothing was retried");
-    assert!(tries <= REQUESTS * 12 / 10 + floor, "{tries} tries of {REQUESTS}, and a floor of {floor}");
+    // A fifth, and three for each second, which are few beside the requests of a second.
+    assert!(tries <= REQUESTS * 125 / 100, "{tries} tries of {REQUESTS}");
     assert!(world.counted("mesh_retry_results_total", "storm", ("result", "budget_exceeded")) > 100.0);
-    let state = world.mesh.get("client").state().to_string();
-    assert!(state.contains(r#""budgets":{"default/storm:80":{"allowed":4"#), "{state}");
+    let state = world.mesh.get("client").state();
+    let budget = &state["workers"][0]["outbound"]["targets"][0]["budgets"]["default/storm:80"];
+    let [used, allowed] = ["used", "allowed"].map(|field| budget[field].as_u64().unwrap_or_default());
+    assert!(used > 0 && used <= allowed, "{state}");
 }

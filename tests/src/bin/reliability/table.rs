@@ -5,48 +5,9 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use serde_json::Value;
-
+use crate::records::{Record, VERSION};
 use crate::rows::{ROWS, Row};
 use crate::summary::{self, Case};
-
-/// A figure of a row, as `yardstick::record` writes it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Record {
-    pub(crate) row: u8,
-    pub(crate) case: String,
-    pub(crate) who: String,
-    pub(crate) held: bool,
-    pub(crate) figure: String,
-}
-
-impl Record {
-    /// One of ours from a run at full counts, which has a column of its own.
-    pub(crate) fn at_full_count(self) -> Self {
-        Self { who: "full".to_owned(), ..self }
-    }
-
-    /// As it was read.
-    pub(crate) fn line(&self) -> Value {
-        let Self { row, case, who, held, figure } = self;
-        serde_json::json!({ "row": row, "case": case, "who": who, "held": held, "figure": figure })
-    }
-}
-
-/// Reads lines of JSON.
-pub(crate) fn parse(text: &str) -> anyhow::Result<Vec<Record>> {
-    let lines = text.lines().filter(|line| !line.trim().is_empty());
-    lines.map(|line| record(&serde_json::from_str(line)?)).collect()
-}
-
-fn record(value: &Value) -> anyhow::Result<Record> {
-    let text = |name: &str| value[name].as_str().map(str::to_owned);
-    let parsed = (value["row"].as_u64().and_then(|row| u8::try_from(row).ok()), value["held"].as_bool());
-    match (parsed, text("case"), text("who"), text("figure")) {
-        ((Some(row), Some(held)), Some(case), Some(who), Some(figure)) => Ok(Record { row, case, who, held, figure }),
-        _ => anyhow::bail!("not a record: {value}"),
-    }
-}
 
 const HEAD: &str = "\
 # Reliability
@@ -88,16 +49,20 @@ Empty cells:
 
 /// The makers of the columns.
 const COLUMNS: [(&str, &str); 4] =
-    [("mesh", "ours"), ("full", "ours at full count"), ("envoy", "Envoy"), ("haproxy", "HAProxy")];
+    [("mesh", "ours"), ("full", "ours at full counts"), ("envoy", "Envoy"), ("haproxy", "HAProxy")];
 
 /// The whole document.
-pub(crate) fn render(records: &[Record], others: &str) -> String {
+pub(crate) fn render(records: &[Record]) -> String {
     let mut last: BTreeMap<(u8, &str, &str), &Record> = BTreeMap::new();
     for record in records {
         last.insert((record.row, &record.who, &record.case), record);
     }
     let records: Vec<&Record> = last.into_values().collect();
-    let mut text = HEAD.replace("VERSIONS", others);
+    let versions = [("envoy", "Envoy"), ("haproxy", "HAProxy")].map(|(who, name)| {
+        let version = records.iter().find(|record| record.row == VERSION && record.who == who);
+        version.map_or_else(|| name.to_owned(), |version| format!("{name} {}", version.figure))
+    });
+    let mut text = HEAD.replace("VERSIONS", &versions.join(" and "));
     for row in &ROWS {
         let cell = |who| cell(&records, row.number, who);
         let ours = match (cell("mesh"), row) {
@@ -154,35 +119,28 @@ mod tests {
     #[test]
     fn every_row_has_a_line_and_the_last_figure_counts() {
         let records = [
+            seen(0, "envoy", "version", true, "1.40.0"),
             seen(10, "mesh", "inbound", false, "1 of 2"),
             seen(10, "mesh", "inbound", true, "2 of 2"),
             seen(10, "mesh", "inbound", true, "20 of 20").at_full_count(),
             seen(10, "envoy", "two readings", false, "1 of 2 | more"),
         ];
-        let text = render(&records, "Envoy 1 and HAProxy 2");
+        let text = render(&records);
         assert_eq!(text.lines().filter(|line| line.starts_with("| R")).count(), 66, "{text}");
         let row = text.lines().find(|line| line.starts_with("| R10 |")).expect("a line");
         assert!(row.contains("| 2 of 2 | 20 of 20 | **not held**: 1 of 2 / more |"), "{row}");
+        assert!(text.contains("\n- Envoy 1.40.0 and HAProxy are plain"), "{text}");
         assert!(text.contains("| R63 | ") && text.contains("waits for"), "{text}");
     }
 
     #[test]
     fn cases_of_a_row_are_one_line_each_below_the_table() {
         let records = [seen(1, "mesh", "a", true, "1 of 2"), seen(1, "mesh", "b", false, "2 of 2")];
-        let text = render(&records, "Envoy 1 and HAProxy 2");
+        let text = render(&records);
         assert!(text.contains("| **1 of 2 cases not held**: 1 to 2 of 2 |"), "{text}");
         assert!(
             text.contains("\n### R1: h2 rapid reset\n\n- ours, a: 1 of 2\n- ours, b: **not held**: 2 of 2\n"),
             "{text}"
         );
-    }
-
-    #[test]
-    fn what_tests_write_is_read() {
-        let line = r#"{"row":64,"case":"a","who":"mesh","held":true,"figure":"16 of 16"}"#;
-        let record = seen(64, "mesh", "a", true, "16 of 16");
-        assert_eq!(parse(line).expect("a record"), std::slice::from_ref(&record));
-        assert_eq!(parse(&record.line().to_string()).expect("a record"), [record]);
-        assert!(parse(r#"{"row":64}"#).is_err());
     }
 }

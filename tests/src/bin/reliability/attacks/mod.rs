@@ -7,14 +7,15 @@ mod floods;
 mod frames;
 mod requests;
 
-use mesh_tests::yardstick::{Peer, Speaks, Who};
+use mesh_tests::yardstick::{Peer, Speaks, Who, version};
 
-use crate::table::Record;
+use crate::records::{Record, VERSION};
 
 /// Runs all rows against both, or those of the numbers that are wanted.
 pub(crate) fn all(wanted: &[u8]) -> anyhow::Result<Vec<Record>> {
     let mut records = Vec::new();
     for who in [Who::Envoy, Who::Haproxy] {
+        records.push(note(who, VERSION, "version", true, version(who)?));
         for (rows, attack) in ATTACKS {
             if wanted.is_empty() || rows.iter().any(|row| wanted.contains(row)) {
                 eprintln!("== {}, R{rows:?}", who.name());

@@ -9,7 +9,7 @@ use mesh_tests::attacks::http1::{
 use mesh_tests::yardstick::{Peer, Who};
 
 use super::{note, plain, score};
-use crate::table::Record;
+use crate::records::Record;
 
 /// R10, R11, R12: tables of requests.
 pub(super) fn tables(who: Who) -> anyhow::Result<Vec<Record>> {
