@@ -49,6 +49,31 @@ fn what_overflows_is_answered_at_once_and_a_dead_dependency_does_not_slow_anothe
     queue(&world, patient.v4);
 }
 
+#[test]
+fn limits_hold_for_all_workers_together() {
+    let mut mesh = Mesh::new();
+    mesh.workload("client").service_account("client").env("MESH_WORKERS", "2").add();
+    let host = mesh.workload("web-1").of("web").add();
+    let to = mesh.service("web", 80, APP).add().v4;
+    mesh.manifests.write("policy", &policy("web", "  limits: {requests: 2}\n"));
+    mesh.start();
+    let endpoint = Endpoint::start(&host, APP, "web-1");
+    let client = mesh.get("client").host.clone();
+    let labels = [("direction", "outbound"), ("target", "default/web:80")];
+    let in_flight = || mesh.get("client").metric("mesh_http_requests_in_flight", &labels);
+    // The kernel spreads connections over both.
+    (0..16).for_each(|_| until(SOON, || get(&client, to, "/", "").status == 200));
+    until(SOON, || in_flight() < 0.5);
+    thread::scope(|scope| {
+        let held: Vec<_> = (0..2).map(|_| scope.spawn(|| get(&client, to, "/hang", ""))).collect();
+        until(SOON, || in_flight() > 1.5);
+        let statuses: Vec<_> = (0..16).map(|_| get(&client, to, "/", "").status).collect();
+        endpoint.release();
+        held.into_iter().for_each(|held| assert_eq!(held.join().expect("a client").status, 200));
+        assert_eq!(statuses, [503; 16]);
+    });
+}
+
 /// Rounds with `dead` full of requests that hang alternate with rounds without, so what the machine does besides falls on both
 /// alike. A busy machine gets more rounds, for chance to even out: a real difference does not.
 fn beside_a_dead_one(world: &World, dead: SocketAddr) {
@@ -76,31 +101,6 @@ fn beside_a_dead_one(world: &World, dead: SocketAddr) {
     let found = middle(&ratios);
     println!("median of a call beside a dead dependency: {found:.3} times that without; {} rounds", ratios.len());
     assert!(found <= SLOWER, "{found:.3} times slower: {ratios:.3?}");
-}
-
-#[test]
-fn limits_hold_for_all_workers_together() {
-    let mut mesh = Mesh::new();
-    mesh.workload("client").service_account("client").env("MESH_WORKERS", "2").add();
-    let host = mesh.workload("web-1").of("web").add();
-    let to = mesh.service("web", 80, APP).add().v4;
-    mesh.manifests.write("policy", &policy("web", "  limits: {requests: 2}\n"));
-    mesh.start();
-    let endpoint = Endpoint::start(&host, APP, "web-1");
-    let client = mesh.get("client").host.clone();
-    let labels = [("direction", "outbound"), ("target", "default/web:80")];
-    let in_flight = || mesh.get("client").metric("mesh_http_requests_in_flight", &labels);
-    // The kernel spreads connections over both.
-    (0..16).for_each(|_| until(SOON, || get(&client, to, "/", "").status == 200));
-    until(SOON, || in_flight() < 0.5);
-    thread::scope(|scope| {
-        let held: Vec<_> = (0..2).map(|_| scope.spawn(|| get(&client, to, "/hang", ""))).collect();
-        until(SOON, || in_flight() > 1.5);
-        let statuses: Vec<_> = (0..16).map(|_| get(&client, to, "/", "").status).collect();
-        endpoint.release();
-        held.into_iter().for_each(|held| assert_eq!(held.join().expect("a client").status, 200));
-        assert_eq!(statuses, [503; 16]);
-    });
 }
 
 /// One is served, one waits, and the third is refused at once.

@@ -1,10 +1,10 @@
 //! Connections to a backend: how many there may be, how much each carries, how old it gets, how long making one may take.
 //!
 //! Invariant: what counts is what the endpoints saw, and whatever ends a connection breaks no request that is on it.
-//! Non-goal: byte streams; `policies` and the bulkhead's own tests have those.
+//! Non-goal: limits of requests; `bulkheads` has those.
 
-use std::io;
-use std::net::SocketAddr;
+use std::io::{self, Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
@@ -22,8 +22,9 @@ use mesh_tests::streams;
 const PATIENCE: Duration = Duration::from_secs(25);
 const BODY: &str = "0123456789";
 /// Each over workloads of its own label and on a port of its own, so that what it is sent can be told apart.
-const SERVICES: [(&str, &str, u16, &str); 11] = [
+const SERVICES: [(&str, &str, u16, &str); 12] = [
     ("single", "plain", 8001, "limits: {connections: 1}, balancing: {policy: RoundRobin}"),
+    ("stream", "web", 8001, "protocol: opaque\n  limits: {connections: 1}"),
     ("worn", "plain", 8002, "limits: {requestsPerConnection: 3}"),
     ("aged", "plain", 8003, "limits: {connectionAge: 1s}"),
     ("quick", "plain", 8004, "timeouts: {connect: 300ms}, limits: {requestsPerConnection: 1}"),
@@ -54,6 +55,7 @@ struct Stage {
 fn connections_are_as_many_as_old_and_as_used_as_a_policy_says() {
     let stage = Stage::start();
     stage.one_at_a_time();
+    stage.one_stream_at_a_time();
     let accepted = |port: u16| move |stage: &Stage| stage.servers_at(port).map(Server::accepted).sum::<usize>() as u64;
     stage.wears_out("worn", Version::H1, Some(20), accepted(8002));
     let requests = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).matches("GET /").count();
@@ -179,6 +181,32 @@ impl Stage {
             }
         });
         assert_eq!(self.ask("single", Version::H1, "/").expect("an answer").status, 200);
+    }
+
+    /// Of bytes, in tunnels: the second is reset at once, and there is a place when the first has ended.
+    fn one_stream_at_a_time(&self) {
+        let (client, addr) = (self.client(), self.addr("stream"));
+        let open = || {
+            client.enter(|| {
+                let mut stream = TcpStream::connect_timeout(&addr, PATIENCE)?;
+                stream.set_read_timeout(Some(PATIENCE))?;
+                stream.write_all(b"GET / HTTP/1.1\r\n\r\n")?;
+                stream.read_exact(&mut [0; 8])?;
+                io::Result::Ok(stream)
+            })
+        };
+        let refused = || {
+            let labels = [("direction", "outbound"), ("reason", "overload")];
+            self.mesh.get("client").metric("mesh_errors_total", &labels)
+        };
+        until(SOON, || self.state("stream")["limits"]["connections"] == 0);
+        let first = open().expect("a place");
+        assert_eq!(self.state("stream")["limits"]["connections"], 1);
+        let before = refused();
+        assert_eq!(open().map(drop).map_err(|error| error.kind()), Err(io::ErrorKind::ConnectionReset));
+        assert!(refused() > before + 0.5);
+        drop(first);
+        until(SOON, || open().is_ok());
     }
 
     /// Requests are made until three more connections were seen, after `most` requests at the latest; one that was begun before
