@@ -4,7 +4,7 @@
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use mesh_proxy::balance::Terms;
 use mesh_proxy::model::policy::{RequestPolicy, Retries, Timeouts};
@@ -21,7 +21,7 @@ pub(crate) fn all(meter: &mut Meter, pair: &Pair) {
     });
     let policy = policy();
     meter.waiting_step("pair/request-with-policy", async || {
-        let terms = Terms::new(Some(Arc::clone(&policy)), None, Arc::new(|_| ()));
+        let terms = Terms::new(Instant::now(), Some(Arc::clone(&policy)), None, Arc::new(|_| ()));
         assert_eq!(pair.request_under(&terms).await.expect("an answer"), BODY);
     });
     let mut held = meter.runtime.block_on(pair.open()).expect("a byte stream");

@@ -40,13 +40,19 @@ type End = (Instant, Late);
 const PEEK: Duration = Duration::from_millis(100);
 
 impl Terms {
-    /// Of a request which came just now.
+    /// Of a request that came at `began`.
     pub fn new(
+        began: Instant,
         policy: Option<Arc<RequestPolicy>>,
         deadline: Option<Deadline>,
         broken: Arc<dyn Fn(Late) + Send + Sync>,
     ) -> Self {
-        Self { began: Instant::now(), policy, deadline, broken }
+        Self { began, policy, deadline, broken }
+    }
+
+    /// When all of it is over.
+    pub fn ends_at(&self) -> Option<Instant> {
+        self.end().map(|(at, _)| at)
     }
 
     fn timeouts(&self) -> Timeouts {

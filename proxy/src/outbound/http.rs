@@ -35,6 +35,8 @@ pub(super) struct Connection {
 struct Place {
     wish: Wish,
     served: Option<SocketAddr>,
+    /// When it came, where something has taken time since.
+    came: Option<Instant>,
 }
 
 impl Connection {
@@ -80,7 +82,7 @@ impl Connection {
         let mut response = if headers::leaves_http(&request) {
             self.leave_http(request, leg, policy, place, caller, measured).await?
         } else {
-            let terms = self.terms(policy, request.headers());
+            let terms = self.terms(policy, request.headers(), place);
             self.forward(request, leg, place, terms, caller, measured).await?
         };
         if let Some(cookie) = key.and_then(|key| key.set_cookie) {
@@ -99,8 +101,8 @@ impl Connection {
     ) -> Result<Response<Body>, Failed> {
         match routed.take(&mut request, &self.outbound) {
             Way::Onward(Onward { leg, copies, stick_to, answered }) => {
-                let mut place = Place { wish: Wish { stick_to, ..Wish::default() }, served: None };
-                let mut response = match self.injected(answered.policy(), request.headers()).await {
+                let mut place = Place { wish: Wish { stick_to, ..Wish::default() }, ..Place::default() };
+                let mut response = match self.injected(answered.policy(), request.headers(), &mut place).await {
                     Some(response) => response,
                     None => {
                         self.outbound.mirrors.send(copies, &mut request);
@@ -123,16 +125,24 @@ impl Connection {
         caller: &Caller,
         measured: &mut Option<metrics::Request>,
     ) -> Result<Response<Body>, Failed> {
-        match self.injected(route.policy(), request.headers()).await {
+        let mut place = Place::default();
+        match self.injected(route.policy(), request.headers(), &mut place).await {
             Some(response) => Ok(response),
-            None => self.send(request, route.leg(), route.policy(), &mut Place::default(), caller, measured).await,
+            None => self.send(request, route.leg(), route.policy(), &mut place, caller, measured).await,
         }
     }
 
-    /// What a policy has answered in place of a backend.
-    async fn injected(&self, policy: Option<&Arc<RequestPolicy>>, headers: &HeaderMap) -> Option<Response<Body>> {
-        let policy = policy.filter(|policy| !policy.faults.is_empty())?;
-        faults::inject(policy, headers, &self.outbound.metrics).await
+    /// What a policy has answered in place of a backend. A delay is a part of the request's time.
+    async fn injected(
+        &self,
+        policy: Option<&Arc<RequestPolicy>>,
+        headers: &HeaderMap,
+        place: &mut Place,
+    ) -> Option<Response<Body>> {
+        let own = policy.filter(|policy| !policy.faults.is_empty())?;
+        place.came = Some(Instant::now());
+        let end = self.terms(policy, headers, place).and_then(|terms| terms.ends_at());
+        faults::inject(own, headers, end, &self.outbound.metrics).await
     }
 
     async fn send(
@@ -153,17 +163,18 @@ impl Connection {
         if headers::leaves_http(&request) {
             return Box::pin(self.leave_http(request, leg, policy, place, caller, measured)).await;
         }
-        let terms = self.terms(policy, request.headers());
+        let terms = self.terms(policy, request.headers(), place);
         self.forward(request, leg, place, terms, caller, measured).await
     }
 
     /// What bounds a request; `None`: the proxy's defaults alone.
-    fn terms(&self, policy: Option<&Arc<RequestPolicy>>, headers: &HeaderMap) -> Option<Box<Terms>> {
-        let deadline = Deadline::of(headers, Instant::now);
+    fn terms(&self, policy: Option<&Arc<RequestPolicy>>, headers: &HeaderMap, place: &Place) -> Option<Box<Terms>> {
+        let came = || place.came.unwrap_or_else(Instant::now);
+        let deadline = Deadline::of(headers, came);
         if policy.is_none() && deadline.is_none() {
             return None;
         }
-        Some(Box::new(Terms::new(policy.cloned(), deadline, Arc::new(self.broken()))))
+        Some(Box::new(Terms::new(came(), policy.cloned(), deadline, Arc::new(self.broken()))))
     }
 
     /// What hears of responses that are broken off.

@@ -61,7 +61,7 @@ impl Server {
     /// Ends with the process.
     fn start(host: &Host, name: &'static str) -> Self {
         let server = Self { name, code: Arc::default(), calls: Arc::default() };
-        let (serving, (told, ready)) = (server.clone(), std::sync::mpsc::channel());
+        let (serving, (told, ready)) = (server.clone(), std::sync::mpsc::sync_channel(1));
         host.run_in_thread(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             runtime.expect("a runtime in a test").block_on(async {

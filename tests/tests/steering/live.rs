@@ -3,7 +3,8 @@
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use mesh_tests::client::within;
+use mesh_tests::client::{PATIENCE, within};
+use mesh_tests::mesh::SOON;
 use mesh_tests::streams;
 use mesh_tests::yardstick::count;
 
@@ -51,13 +52,16 @@ fn policies_and_routes_change_under_load_without_one_failed_request() {
                 let sender = streams::connect(addr).await.expect("a connection");
                 let mut failures = Vec::new();
                 while !stop.load(Ordering::Relaxed) {
-                    let seen = app::ask(&sender, "/ok/live", &[], b"body").await;
-                    failures.extend(failure(seen));
+                    let seen = app::ask(&sender, "/ok/live", &[], b"body");
+                    let seen = tokio::time::timeout(PATIENCE, seen).await;
+                    failures.extend(failure(seen.unwrap_or(Err(h2::Reason::CANCEL))));
                     answered.fetch_add(1, Ordering::Relaxed);
                 }
                 failures
             };
-            within(host, requests)
+            // For as long as the changes take.
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            host.enter(|| runtime.expect("a runtime in a test").block_on(requests))
         });
         let brief = scope.spawn(move || {
             let mut failures = Vec::new();
@@ -82,7 +86,7 @@ fn policies_and_routes_change_under_load_without_one_failed_request() {
             // Some requests under each.
             let goal = answered.load(Ordering::Relaxed) + 20;
             let begun = Instant::now();
-            while answered.load(Ordering::Relaxed) < goal && begun.elapsed() < Duration::from_secs(5) {
+            while answered.load(Ordering::Relaxed) < goal && begun.elapsed() < SOON {
                 std::thread::sleep(Duration::from_millis(10));
             }
         }
