@@ -1,14 +1,16 @@
-//! How long programs have waited for a processor that others had: what a busy machine adds to each answer.
+//! How long programs, and packets, have waited for a processor that others had: what a busy machine adds to each answer.
 //!
 //! Source: the second figure of `/proc/PID/task/TID/schedstat`, nanoseconds in which a thread could have run and did not.
 //! Invariant: time in which a program was at work, for whomever, is not part of it: a proxy that serves an attacker while others
 //! wait is to blame for that.
-//! Non-goal: threads of this process but the one that asks, for one of them may be the attacker.
+//! Non-goal: threads that begin later, such as an attacker's.
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
+
+use nix::unistd::Pid;
 
 /// Measures a time that a demand is about, on a machine that may be busy.
 #[derive(Debug)]
@@ -22,7 +24,7 @@ impl Stopwatch {
     /// From now on, with the programs that run now.
     #[must_use]
     pub fn start() -> Self {
-        let waits = Waits::of_all();
+        let waits = Waits::of_all(None);
         Self { begin: Instant::now(), waited: waits.total(), waits }
     }
 
@@ -40,18 +42,29 @@ impl Stopwatch {
     }
 }
 
-/// The programs that are watched.
+/// The threads that are watched.
 #[derive(Debug)]
 pub(super) struct Waits(Vec<File>);
 
+/// The kernel's threads that bring packets to their sockets, one for each processor, when there are many.
+const PACKETS: &str = "ksoftirqd/";
+
 impl Waits {
-    /// Of the calling thread, and of all programs that this process has started and that run.
-    pub(super) fn of_all() -> Self {
+    /// Of this process, which may have back ends within it, of all programs that it has started and that run, and of the kernel
+    /// where it delivers packets. Not of `attacker`.
+    pub(super) fn of_all(attacker: Option<Pid>) -> Self {
         let tasks = |pid: &str| folder(&format!("/proc/{pid}/task"));
-        let children = tasks("self").into_iter().filter_map(|task| fs::read_to_string(task + "/children").ok());
-        let children: String = children.collect();
-        let programs = children.split_whitespace().flat_map(tasks).map(|task| task + "/schedstat");
-        Self::of(programs.chain(["/proc/thread-self/schedstat".to_owned()]))
+        let own = tasks("self");
+        let children: String =
+            own.iter().filter_map(|task| fs::read_to_string(format!("{task}/children")).ok()).collect();
+        let attacker = attacker.map(|thread| format!("/{thread}"));
+        let own = own.into_iter().filter(|task| attacker.as_ref().is_none_or(|attacker| !task.ends_with(attacker)));
+        let programs = own.chain(children.split_whitespace().flat_map(tasks)).map(|task| task + "/schedstat");
+        let kernel = folder("/proc").into_iter().filter(|process| {
+            fs::read_to_string(format!("{process}/comm")).is_ok_and(|name| name.starts_with(PACKETS))
+        });
+        let kernel = kernel.map(|process| process + "/schedstat");
+        Self::of(programs.chain(kernel))
     }
 
     fn of(paths: impl IntoIterator<Item = String>) -> Self {
@@ -79,6 +92,8 @@ fn folder(path: &str) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use std::os::fd::AsRawFd as _;
+
+    use nix::unistd::gettid;
 
     use super::*;
 
@@ -109,8 +124,10 @@ mod tests {
     fn programs_that_were_started_are_watched() {
         let mut child = std::process::Command::new("sleep").arg("60").spawn().expect("a program");
         let path = |file: &File| fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd())).expect("an open file");
-        let watched: Vec<_> = Waits::of_all().0.iter().map(path).collect();
+        let watched: Vec<_> = Waits::of_all(Some(gettid())).0.iter().map(path).collect();
         let _ = (child.kill(), child.wait());
-        assert!(watched.iter().any(|path| path.starts_with(format!("/proc/{}", child.id()))), "{watched:?}");
+        let watches = |part: String| watched.iter().any(|path| path.display().to_string().contains(&part));
+        assert!(watches(format!("/proc/{}/task", child.id())), "{watched:?}");
+        assert!(!watches(format!("/task/{}/", gettid())), "an attacker: {watched:?}");
     }
 }

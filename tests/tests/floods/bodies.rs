@@ -4,7 +4,7 @@ use mesh_tests::attacks::floods::{Held, STREAMS, hold_answers, tiny};
 use mesh_tests::netns::until;
 use mesh_tests::yardstick::{beside, count};
 
-use crate::{LATE, Scene, Surface, flooded, note};
+use crate::{LATE, SURFACES, Scene, Surface, flooded, note};
 
 fn unread(surface: &Surface<'_>) {
     let too_slow = || surface.scene.mesh.metric(surface.front, "mesh_errors_total", &[("reason", "too_slow")]);
@@ -29,10 +29,15 @@ fn r6_data_in_tiny_pieces_ends_its_connection() {
     }
 }
 
+/// On all surfaces at once, each of a mesh of its own, for most of it is waiting.
 #[test]
 fn r7_answers_that_nobody_takes_are_held_back_and_end() {
-    let scene = Scene::start(&[("MESH_HTTP_STALL_TIMEOUT", count("3s", "10m"))]);
-    for surface in scene.surfaces() {
-        unread(&surface);
-    }
+    std::thread::scope(|scope| {
+        for nth in 0..SURFACES {
+            scope.spawn(move || {
+                let scene = Scene::start(&[("MESH_HTTP_STALL_TIMEOUT", count("3s", "10m"))]);
+                unread(&scene.surfaces()[nth]);
+            });
+        }
+    });
 }

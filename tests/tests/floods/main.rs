@@ -24,6 +24,8 @@ use mesh_tests::yardstick::{Beside, Front, Group, Mesh, Source, beside, record};
 /// Where the app listens.
 const APP: u16 = 8000;
 const LATE: Duration = Duration::from_secs(30);
+/// How many surfaces speak HTTP/2.
+const SURFACES: usize = 3;
 
 /// One mesh for all rows of a file, with its app.
 struct Scene {
@@ -72,7 +74,7 @@ impl Scene {
     }
 
     /// All surfaces, the bystander's way first.
-    fn surfaces(&self) -> [Surface<'_>; 3] {
+    fn surfaces(&self) -> [Surface<'_>; SURFACES] {
         let [inbound, outbound] = &self.mesh.fronts;
         // Not all of the scene can be shared between threads.
         let member = &self.member;
