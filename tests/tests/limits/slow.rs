@@ -46,9 +46,12 @@ fn cut(mesh: &Mesh, front: &Front, addr: SocketAddr, phase: Phase, counter: (&st
     let wanted = before + f64::from(u32::try_from(ended).unwrap_or(0));
     until(LATE, || counted() >= wanted);
     assert_eq!(counted(), wanted, "{case}: counted in {counter:?}");
-    println!("{case}: {ended} of {connected} ended after {first:.0?} to {last:.0?}, {each} KiB each; {told}");
+    println!(
+        "{case}: {ended} of {connected} ended, first after {first:.0?}, last after {last:.0?}, {each} KiB each; {told}"
+    );
     assert!(each <= allowed(phase), "{case}: {each} KiB each");
-    let figure = format!("{ended} of {connected} ended after {first:.0?} to {last:.0?}, {each} KiB each");
+    let figure =
+        format!("{ended} of {connected} ended, first after {first:.0?}, last after {last:.0?}, {each} KiB each");
     record(20, &case, front.who, true, &figure);
 }
 
@@ -107,8 +110,10 @@ fn r20_slow_clients_keep_nobody_from_the_control_plane_and_from_admin_ports() {
                 let each = most.saturating_sub(idle) / clients() as u64;
                 assert!(each <= allowed(phase), "{name}: {each} KiB each");
                 until(2 * LATE, || process.files() <= files + 5);
-                let figure =
-                    format!("{} ended after {:.0?} to {:.0?}, {each} KiB each", ends.ended, ends.first, ends.last);
+                let figure = format!(
+                    "{} ended, first after {:.0?}, last after {:.0?}, {each} KiB each",
+                    ends.ended, ends.first, ends.last
+                );
                 println!("{name}: {figure}");
                 record(20, &format!("{}, {name}", phase.name), mesh_tests::yardstick::Who::Mesh, true, &figure);
             });

@@ -34,7 +34,7 @@ fn phase_of(peer: &Peer, phase: Phase) -> Record {
     let polite = &seen.polite;
     let end = match let_go {
         Some(after) if ended < connected => format!("{connected} of {connected} let go after {after:.0?}"),
-        _ => format!("{ended} of {connected} ended after {first:.0?} to {last:.0?}"),
+        _ => format!("{ended} of {connected} ended, first after {first:.0?}, last after {last:.0?}"),
     };
     let figure = format!("{end}, {each} KiB each; {polite}");
     let (held, figure) = judged(fault, figure);
