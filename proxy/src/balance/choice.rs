@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use super::Settings;
 use super::list::List;
-use super::pick::two_choices;
+use super::pick::{two_choices, two_choices_by_weight};
 use crate::model::policy::BalancingKind;
 use crate::resilience::{breaker, rendezvous};
 
@@ -185,12 +185,16 @@ impl<F: Fn(&List, usize) -> bool> Look<'_, F> {
 
     fn lightest(&self, these: Option<&[u32]>, eligible: &dyn Fn(usize) -> bool) -> Option<usize> {
         let mut random = fastrand::Rng::new();
-        match these {
-            None => two_choices(self.list.len(), eligible, |i| self.load(i), &mut random),
-            Some(these) => {
-                let at = |k: usize| these[k] as usize;
-                two_choices(these.len(), |k| eligible(at(k)), |k| self.load(at(k)), &mut random).map(at)
+        let at = |k: usize| these.map_or(k, |these| these[k] as usize);
+        let n = these.map_or(self.list.len(), <[u32]>::len);
+        let (eligible, load) = (|k: usize| eligible(at(k)), |k: usize| self.load(at(k)));
+        let chosen = match self.list.weighs() {
+            None => two_choices(n, eligible, load, &mut random),
+            Some(heaviest) => {
+                let weigh = (|k: usize| self.list.weight(at(k)), heaviest);
+                two_choices_by_weight(n, eligible, weigh, load, &mut random)
             }
-        }
+        };
+        chosen.map(at)
     }
 }

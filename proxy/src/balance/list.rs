@@ -35,6 +35,9 @@ pub(super) struct List {
     home: Option<Box<str>>,
     /// How often the proxy's own zone had changed when the list was made.
     moves: usize,
+    /// The largest weight, and whether there are others.
+    heaviest: u16,
+    has_weights: bool,
 }
 
 #[derive(Clone)]
@@ -52,7 +55,7 @@ pub(super) struct Business {
     /// Expected latency in seconds.
     pub(super) latency: f64,
     pub(super) in_flight: usize,
-    /// Expected wait: latency times the requests that would share it, by weight.
+    /// Expected wait: latency times the requests that would share it. Requests of a lighter endpoint count for more.
     pub(super) load: f64,
 }
 
@@ -70,7 +73,10 @@ impl List {
         let has_zones = !zone.is_empty() && models.list.iter().any(|endpoint| !endpoint.traits.zone.is_empty());
         let home = has_zones.then(|| zone.into());
         let (fleet, turns) = (Arc::clone(&self.fleet), self.turns.clone());
-        List { models, slots, fleet, turns, zones, home, moves }
+        let weights = || models.list.iter().map(|endpoint| endpoint.traits.weight);
+        let heaviest = weights().max().unwrap_or(1);
+        let has_weights = weights().any(|weight| weight != heaviest);
+        List { models, slots, fleet, turns, zones, home, moves, heaviest, has_weights }
     }
 
     /// See [`List::next`].
@@ -206,17 +212,23 @@ impl List {
         self.models.list[i].traits.weight
     }
 
+    /// The largest weight.
     pub(super) fn heaviest(&self) -> u16 {
-        self.models.list.iter().map(|endpoint| endpoint.traits.weight).max().unwrap_or(1)
+        self.heaviest
+    }
+
+    /// The same, unless all weigh the same.
+    pub(super) fn weighs(&self) -> Option<u16> {
+        self.has_weights.then_some(self.heaviest)
     }
 
     pub(super) fn in_flight(&self, i: usize) -> usize {
         self.used(i).map_or(0, |endpoint| endpoint.in_flight())
     }
 
-    /// Requests in flight if there was one more, by weight.
+    /// Requests in flight if there was one more. Those of an endpoint of half the weight count twice.
     pub(super) fn requests(&self, i: usize) -> f64 {
-        (self.in_flight(i) as f64 + 1.0) / f64::from(self.weight(i))
+        self.in_flight(i) as f64 * f64::from(self.heaviest) / f64::from(self.weight(i).max(1)) + 1.0
     }
 
     /// Whether `share` may be less than 1 for any.
@@ -253,8 +265,7 @@ impl List {
     pub(super) fn business(&self, i: usize, settings: &Settings, now: Instant) -> Business {
         let latency = self.latency(i, settings, now, Ewma::seconds);
         let in_flight = self.in_flight(i);
-        let load = latency * (in_flight as f64 + 1.0) / f64::from(self.weight(i));
-        Business { latency, in_flight, load }
+        Business { latency, in_flight, load: latency * self.requests(i) }
     }
 
     fn latency(&self, i: usize, settings: &Settings, now: Instant, of: impl Fn(&Ewma, Instant) -> f64) -> f64 {

@@ -54,7 +54,7 @@ fn policies_and_routes_change_under_load_without_one_failed_request() {
                 while !stop.load(Ordering::Relaxed) {
                     let seen = app::ask(&sender, "/ok/live", &[], b"body");
                     let seen = tokio::time::timeout(PATIENCE, seen).await;
-                    failures.extend(failure(seen.unwrap_or(Err(h2::Reason::CANCEL))));
+                    failures.extend(failure(&seen.unwrap_or(Err(h2::Reason::CANCEL))));
                     answered.fetch_add(1, Ordering::Relaxed);
                 }
                 failures
@@ -70,7 +70,7 @@ fn policies_and_routes_change_under_load_without_one_failed_request() {
                     let sender = streams::connect(addr).await.map_err(|_| h2::Reason::CONNECT_ERROR)?;
                     app::ask(&sender, "/ok/brief", &[], b"body").await
                 });
-                failures.extend(failure(seen));
+                failures.extend(failure(&seen));
             }
             failures
         });
@@ -99,7 +99,7 @@ fn policies_and_routes_change_under_load_without_one_failed_request() {
     assert!(answered >= changes * 20, "{answered} answered over {changes} changes");
 }
 
-fn failure(seen: Result<app::Seen, h2::Reason>) -> Option<String> {
+fn failure(seen: &Result<app::Seen, h2::Reason>) -> Option<String> {
     let is_good = seen.as_ref().is_ok_and(|seen| seen.status == 200 && seen.body.as_deref() == Ok(b"body"));
     (!is_good).then(|| format!("{seen:?}"))
 }
