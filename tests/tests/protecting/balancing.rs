@@ -145,6 +145,40 @@ fn turns_are_taken_by_weight_and_a_new_endpoint_starts_slowly() {
 }
 
 #[test]
+fn the_least_busy_is_asked_and_of_those_that_are_alike_each_by_its_weight() {
+    let (world, []) = World::start(2, []);
+    let web = world.web.v4;
+    world.policy("web", "  balancing: {policy: LeastRequest}\n");
+    let weighs = |weight: u64| {
+        let manifest = world.mesh.get("web-1").manifest.replace("spec:\n", &format!("spec:\n  weight: {weight}\n"));
+        world.mesh.manifests.write("workload-web-1", &manifest);
+        until(SOON, || {
+            world.get(web, "/", "");
+            let state = world.state(web);
+            state["balancing"] == "LeastRequest" && state["endpoints"][0]["weight"] == weight
+        });
+    };
+    weighs(3);
+    let by_weight = world.tally(web, 400);
+    assert!((260..=340).contains(&of(&by_weight, "web-1")), "three quarters: {by_weight:?}");
+    weighs(1);
+    thread::scope(|scope| {
+        let held: Vec<_> = (0..2).map(|_| scope.spawn(|| world.get(web, "/hang", ""))).collect();
+        until(SOON, || {
+            let state = world.state(web);
+            let in_flight = |i: usize| state["endpoints"][i]["in_flight"].as_u64().unwrap_or_default();
+            in_flight(0) + in_flight(1) == 2
+        });
+        let state = world.state(web);
+        let busy: Vec<_> =
+            state["endpoints"].as_array().into_iter().flatten().map(|it| it["in_flight"].clone()).collect();
+        world.endpoints.iter().for_each(Endpoint::release);
+        held.into_iter().for_each(|request| assert_eq!(request.join().expect("a request").status, 200));
+        assert_eq!(busy, [1, 1], "the second one goes where the first one is not");
+    });
+}
+
+#[test]
 fn hints_of_a_slice_say_more_than_its_zones() {
     let (world, [hinted]) = World::start(2, ["hinted"]);
     let [first, second] = ["web-1", "web-2"].map(|name| world.mesh.get(name).host.v4);
