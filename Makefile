@@ -22,11 +22,16 @@ SECONDS ?= 60
 HOURS ?= 8
 # What `make torture` and `make soak` have seen, for tests/RELIABILITY.md.
 FULL := $(CURDIR)/tests/torture.jsonl
+# What the rows and the other proxies have shown, for the same page; ROWS are those to run again.
+RECORDS := tests/reliability.jsonl
+ROWS ?=
+comma := ,
+space := $(subst ,, )
 RELEASE := CARGO_ENCODED_RUSTFLAGS="-Cprofile-use=$(PROFILE)" cargo build --release --locked
 
 .PHONY: help
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: build
 build: ## release binaries in target/release
@@ -119,14 +124,19 @@ measure: root ## memory, start-up and CPU per request of one pair of sidecars (r
 	@target/release/measure
 
 .PHONY: reliability
-reliability: root ## tests/RELIABILITY.md anew: all rows, and the same attacks on Envoy and HAProxy (half an hour)
+reliability: root ## tests/RELIABILITY.md anew: all rows, and the same attacks on Envoy and HAProxy (half an hour; or ROWS="14 58")
 	@tests/tools.sh reliability
 	@$(MAKE) --no-print-directory $(VENV)/ready $(BENCH_VENV)/ready
 	@echo "== building programs and tests"
 	cargo build --workspace --bins --locked
 	@rm -f target/reliability.jsonl
-	YARDSTICK=$(CURDIR)/target/reliability.jsonl cargo test --workspace --locked --no-fail-fast
-	@target/debug/reliability --full $(FULL) target/reliability.jsonl tests/RELIABILITY.md
+	YARDSTICK=$(CURDIR)/target/reliability.jsonl cargo test --workspace --locked --no-fail-fast -- $(ROWS:%=r%_)
+	@target/debug/reliability --ours target/reliability.jsonl $(if $(ROWS),--rows $(subst $(space),$(comma),$(strip $(ROWS)))) \
+	  --full $(FULL) $(RECORDS) tests/RELIABILITY.md
+
+.PHONY: reliability-page
+reliability-page: ## tests/RELIABILITY.md of the records that are there
+	cargo run --quiet --locked -p mesh-tests --bin reliability -- --ours-only --full $(FULL) $(RECORDS) tests/RELIABILITY.md
 
 .PHONY: bench
 bench: bench-built ## the mesh beside Envoy and HAProxy: all scenarios, 3 rounds (the better part of an hour)

@@ -20,7 +20,7 @@ use serde::Serialize;
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::admin::{Certified, Sources, follow_certificate};
-use crate::balance::Reach;
+use crate::balance::{Bulkheads, Reach};
 use crate::config::Config;
 use crate::control::{Discovery, Hello};
 use crate::health;
@@ -59,6 +59,7 @@ struct Shared {
     local: Arc<LocalAddresses>,
     rules: Arc<Rules>,
     metrics: Metrics,
+    bulkheads: Bulkheads,
 }
 
 /// One worker's two sides.
@@ -130,7 +131,8 @@ pub async fn run(config: Config, log: log::Handle, shutdown: Shutdown) -> Result
     tokio::spawn(memory::upkeep());
 
     let rules = Rules::new(discovery.inbound());
-    let shared = Shared { config: Arc::clone(&config), credentials, discovery, local, rules, metrics };
+    let bulkheads = Bulkheads::default();
+    let shared = Shared { config: Arc::clone(&config), credentials, discovery, local, rules, metrics, bulkheads };
     let (mut inbound_end, inbound_drain) = drain::channel();
     let (mut outbound_end, outbound_drain) = drain::channel();
     let workers: Vec<Worker> = sockets.iter().map(|_| Worker::new(&shared)).collect();
@@ -223,7 +225,7 @@ impl Listeners {
 
 impl Worker {
     fn new(shared: &Shared) -> Self {
-        let Shared { config, credentials, discovery, local, rules, metrics } = shared.clone();
+        let Shared { config, credentials, discovery, local, rules, metrics, bulkheads } = shared.clone();
         let http = Arc::new(config.http.clone());
         let reach = Reach::new(
             Connector::new(config.connect_out.clone()),
@@ -231,6 +233,7 @@ impl Worker {
             Arc::clone(&http),
             Arc::new(config.balance.clone()),
             metrics.clone(),
+            bulkheads,
         );
         // `rules` keeps the subscription alive.
         discovery.inbound().follow(&reach, |reach: &Reach, policy: &InboundPolicy| reach.be_in(&policy.zone));

@@ -27,3 +27,8 @@ pub use bins::bin;
 pub mod echo {
     tonic::include_proto!("mesh.demo.v1");
 }
+/// gRPC's health protocol, generated from `proto/health.proto`.
+#[allow(missing_docs, clippy::all, clippy::pedantic)]
+pub mod health {
+    tonic::include_proto!("grpc.health.v1");
+}

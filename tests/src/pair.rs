@@ -16,7 +16,7 @@ use http_body_util::BodyExt as _;
 use mesh_mtls::anchors::Anchors;
 use mesh_mtls::credentials::{Credentials, Leaf};
 use mesh_mtls::{spiffe, tls};
-use mesh_proxy::balance::{Backend, Reach, Wish};
+use mesh_proxy::balance::{Backend, Bulkheads, Reach, Terms, Wish};
 use mesh_proxy::config::{self, Config};
 use mesh_proxy::control::{Discovery, Hello};
 use mesh_proxy::http::h2_server::Tunnel;
@@ -96,6 +96,7 @@ impl Pair {
             Arc::clone(&http),
             Arc::new(config.balance.clone()),
             metrics.clone(),
+            Bulkheads::default(),
         );
         let inbound = Inbound::new(
             config.inbound.clone(),
@@ -122,11 +123,16 @@ impl Pair {
     /// # Errors
     /// When it is not answered with 200.
     pub async fn request(&self) -> anyhow::Result<usize> {
-        let request = Request::get("/b/100").header(http::header::HOST, "web");
-        let response = self.send(Box::new(request.body(Body::empty())?), &Caller::Deaf).await?;
-        anyhow::ensure!(response.status() == StatusCode::OK, "{}", response.status());
-        let body = response.into_body().collect().await?;
-        Ok(body.to_bytes().len())
+        length(self.send(small()?, &Caller::Deaf).await?).await
+    }
+
+    /// The same as `terms` say.
+    ///
+    /// # Errors
+    /// When it is not answered with 200.
+    pub async fn request_under(&self, terms: &Terms) -> anyhow::Result<usize> {
+        let sent = self.backend.send_under(small()?, &Caller::Deaf, &Wish::default(), terms, |_| ()).await;
+        length(sent.map_err(|failed| anyhow::anyhow!(failed.detail))?).await
     }
 
     /// A byte stream through both sidecars; the application echoes what begins with a zero.
@@ -148,6 +154,16 @@ impl Pair {
         let sent = self.backend.send(request, caller, &Wish::default(), |_| ()).await;
         sent.map_err(|failed| anyhow::anyhow!(failed.detail))
     }
+}
+
+fn small() -> anyhow::Result<BoxedRequest> {
+    let request = Request::get("/b/100").header(http::header::HOST, "web");
+    Ok(Box::new(request.body(Body::empty())?))
+}
+
+async fn length(response: Response<Body>) -> anyhow::Result<usize> {
+    anyhow::ensure!(response.status() == StatusCode::OK, "{}", response.status());
+    Ok(response.into_body().collect().await?.to_bytes().len())
 }
 
 struct Forward(Arc<Pair>);
@@ -174,7 +190,8 @@ pub fn reach(id: &spiffe::Id) -> anyhow::Result<(Arc<Reach>, Metrics)> {
     let metrics = Metrics::new(config.metrics);
     let tls = tls::Connector::new(credentials(id)?, TUNNEL_ALPN);
     let connector = Connector::new(config.connect_out);
-    let reach = Reach::new(connector, tls, Arc::new(config.http), Arc::new(config.balance), metrics.clone());
+    let (http, balance, bulkheads) = (Arc::new(config.http), Arc::new(config.balance), Bulkheads::default());
+    let reach = Reach::new(connector, tls, http, balance, metrics.clone(), bulkheads);
     Ok((reach, metrics))
 }
 

@@ -7,7 +7,8 @@ use std::sync::Arc;
 use anyhow::{Context as _, ensure};
 use mesh_proxy::balance::{Backend, Tried, Wish};
 use mesh_proxy::detect::{self, Verdict};
-use mesh_proxy::model::{Endpoint, Traits};
+use mesh_proxy::model::policy::{BackendPolicy, Balancing, BalancingKind};
+use mesh_proxy::model::{Endpoint, EndpointSet, Traits};
 use mesh_tests::pair::Pair;
 use rustls::pki_types::ServerName;
 
@@ -52,17 +53,33 @@ fn client_hello() -> anyhow::Result<Vec<u8>> {
 /// An endpoint of few and of many, and its load given back.
 pub(crate) fn pick(meter: &mut Meter, pair: &Pair) {
     for count in [2, 10, 1000] {
-        let backend = {
-            let _inside = meter.runtime.enter();
-            let backend = Backend::new(&format!("of-{count}"), &pair.reach);
-            backend.apply((1..=count).map(endpoint).collect());
-            backend
-        };
-        let tried = Tried::default();
-        meter.step(&format!("pick/of-{count}"), || {
-            black_box(backend.pick(&tried, &Wish::default()).is_ok());
-        });
+        pick_of(meter, pair, &format!("of-{count}"), (1..=count).map(endpoint).collect(), Wish::default());
     }
+    let hash = BalancingKind::ConsistentHash { keys: Box::default(), bounded_load_percent: 125 };
+    let kinds = [
+        ("of-10-least-request", BalancingKind::LeastRequest),
+        ("of-10-round-robin", BalancingKind::RoundRobin),
+        ("of-10-hash", hash),
+    ];
+    for (name, kind) in kinds {
+        let balancing = Balancing { kind, ..Balancing::default() };
+        let policy = Some(Arc::new(BackendPolicy { balancing, ..BackendPolicy::default() }));
+        let endpoints = EndpointSet { policy, ..(1..=10).map(endpoint).collect() };
+        pick_of(meter, pair, name, endpoints, Wish { hash: Some(7), ..Wish::default() });
+    }
+}
+
+fn pick_of(meter: &mut Meter, pair: &Pair, name: &str, endpoints: EndpointSet, wish: Wish) {
+    let backend = {
+        let _inside = meter.runtime.enter();
+        let backend = Backend::new(name, &pair.reach);
+        backend.apply(endpoints);
+        backend
+    };
+    let tried = Tried::default();
+    meter.step(&format!("pick/{name}"), || {
+        black_box(backend.pick(&tried, &wish).is_ok());
+    });
 }
 
 fn endpoint(port: u16) -> Endpoint {

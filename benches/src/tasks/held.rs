@@ -9,7 +9,7 @@ use anyhow::{Context as _, ensure};
 use mesh_tests::bins;
 use serde::Deserialize;
 
-use super::{REST, Stage, difference, load};
+use super::{AFTERMATH, Stage, difference, load};
 use crate::cell::{Cell, micros};
 use crate::generator::float;
 use crate::peers::Pair;
@@ -44,7 +44,8 @@ pub(super) fn run(stage: &Stage, protocol: &str, count: u32, pair: &Pair, cell: 
     cell.sight(&look.stop());
     let mut holder = holder?;
     cell.cpu(difference(pair.spent()?, spent), f64::from(count));
-    thread::sleep(REST);
+    // What opening them left behind, such as connections to the back end, has the time to go that a spike has.
+    thread::sleep(AFTERMATH);
     let held = pair.memory()?;
     cell.memory("held", held);
     cell.counted(pair.counters()?, counted, stage.scenario, f64::from(count));

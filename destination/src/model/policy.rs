@@ -119,10 +119,14 @@ pub struct Retries {
     pub reset: bool,
     /// When the stream was refused.
     pub refused_stream: bool,
+    /// When the backend did not answer in time.
+    pub timeout: bool,
     /// Of one try; above what timeouts say.
     pub per_try: Option<Duration>,
     /// Before the first retry.
     pub backoff: Option<Duration>,
+    /// Added to each backoff.
+    pub least_backoff: Option<Duration>,
     /// Before any.
     pub max_backoff: Option<Duration>,
     /// The longest `Retry-After` that is waited for.

@@ -90,9 +90,10 @@ impl Tried {
         Self { is_endless: true, ..Self::default() }
     }
 
-    /// Whether it was tried anywhere.
-    pub(super) fn is_empty(&self) -> bool {
-        self.endpoints.is_empty()
+    /// Forgets where it was tried, if it was.
+    pub(super) fn start_over(&mut self) -> bool {
+        self.since = Instant::now();
+        !std::mem::take(&mut self.endpoints).is_empty()
     }
 }
 
@@ -167,6 +168,17 @@ impl Backend {
         }
     }
 
+    /// The same of a connection that is no HTTP.
+    pub fn source_key(&self, source: impl FnOnce() -> Option<IpAddr>) -> Option<u64> {
+        if !self.is_keyed() {
+            return None;
+        }
+        match &self.policy()?.balancing.kind {
+            BalancingKind::ConsistentHash { keys, .. } => key::of_source(keys, source()),
+            _ => None,
+        }
+    }
+
     /// What is known of it and of each endpoint.
     pub fn state(&self, now: Instant) -> State {
         let bulkhead = self.bulkhead.get().map(|bulkhead| bulkhead.state());
@@ -188,7 +200,7 @@ impl Backend {
             let mut load = self.pick_next(&tried, wish)?;
             on_pick(load.endpoint());
             let limit = request.patience(load.endpoint().http());
-            let failure = match once(&load, &mut request, caller, limit).await {
+            let failure = match self.once(&load, &mut request, caller, limit).await {
                 Ok(response) => {
                     load.keep(place);
                     return Ok(load.carry(response));
@@ -223,6 +235,26 @@ impl Backend {
                     self.pass_by(&load, failure, &mut tried);
                 }
             }
+        }
+    }
+
+    /// One try. A request that was not sent stays in `request`.
+    pub(super) async fn once(
+        &self,
+        load: &Load,
+        request: &mut Repeatable,
+        caller: &Caller,
+        limit: Option<Duration>,
+    ) -> Result<Response<Body>, Failure> {
+        let line = load.line(request.version(), self.bulkhead.get().map(|bulkhead| &**bulkhead)).await?;
+        let endpoint = load.endpoint();
+        let Some(mut next) = request.take() else { return Err(Failure::Unprocessed) };
+        load.sends(&mut next);
+        let sent = pin!(endpoint.send(line, next, caller));
+        let response = patience::within(limit, || request.out_for(), sent).await?;
+        match undelivered(&response) {
+            Some(said) if endpoint.model.is_meshed() => Err(Failure::App(said)),
+            _ => Ok(response),
         }
     }
 
@@ -315,6 +347,7 @@ impl Backend {
             wish,
             untried: |list: &List, i: usize| !tried.endpoints.iter().any(|endpoint| list.is(i, endpoint)),
             in_time: now.saturating_duration_since(tried.since) < FAIL_FAST,
+            is_unsent: tried.last.as_ref().is_some_and(Failure::is_connect),
             now,
             settings: &self.reach.settings,
         };
@@ -323,7 +356,11 @@ impl Backend {
             let endpoint = endpoints.get(i, &self.reach);
             let policy = endpoints.policy();
             let is_probe = matches!(choice, Choice::Probe(_));
-            return Ok(if is_probe { endpoint.probe(policy, now) } else { endpoint.take(policy, now) });
+            let mut load = if is_probe { endpoint.probe(policy, now) } else { endpoint.take(policy, now) };
+            if let Some(zone) = endpoints.zone(i) {
+                load.goes_to(zone, self.metrics.zones());
+            }
+            return Ok(load);
         }
         drop(endpoints);
         let failure = tried.last.clone().or((choice == Choice::AllEjected).then_some(Failure::Ejected));
@@ -336,10 +373,9 @@ impl Backend {
         if !matches!(failure, Failure::Silent(_)) {
             load.settled(now);
         }
-        // One that cannot be connected is passed by until an attempt succeeds, and is back at once then: were its breaker open as
-        // well, a sidecar that was replaced would be kept away after its return.
-        if failure.is_the_endpoints() && (load.is_probe() || !failure.is_connect()) {
-            load.tell(Outcome::Failure, now);
+        if failure.is_the_endpoints() {
+            let unreachable = matches!(failure, Failure::Connect(_) | Failure::Peer(_));
+            load.tell(if unreachable { Outcome::Unreachable } else { Outcome::Failure }, now);
         }
         if failure.is_connect() {
             load.endpoint().failed();
@@ -349,15 +385,14 @@ impl Backend {
 
     pub(super) fn pass_by(&self, load: &Load, failure: Failure, tried: &mut Tried) {
         tracing::debug!(endpoint = %load.endpoint().model.addr, %failure, "passed by");
-        self.leave(load, failure.word(), tried);
-        tried.last = Some(failure);
+        self.leave(load, failure.word(), Some(failure), tried);
     }
 
     /// The next try goes elsewhere, if there is another place.
-    pub(super) fn leave(&self, load: &Load, reason: &'static str, tried: &mut Tried) {
+    pub(super) fn leave(&self, load: &Load, reason: &'static str, last: Option<Failure>, tried: &mut Tried) {
         self.metrics.retry(reason);
         tried.endpoints.push(Arc::clone(load.endpoint()));
-        tried.last = None;
+        tried.last = last;
     }
 
     pub(super) fn failed(&self, failure: Option<Failure>) -> Failed {
@@ -383,24 +418,6 @@ impl Backend {
 
     fn endpoints(&self) -> MutexGuard<'_, List> {
         self.endpoints.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// One try. A request that was not sent stays in `request`.
-pub(super) async fn once(
-    load: &Load,
-    request: &mut Repeatable,
-    caller: &Caller,
-    limit: Option<Duration>,
-) -> Result<Response<Body>, Failure> {
-    let line = load.line(request.version()).await?;
-    let endpoint = load.endpoint();
-    let Some(next) = request.take() else { return Err(Failure::Unprocessed) };
-    let sent = pin!(endpoint.send(line, next, caller));
-    let response = patience::within(limit, || request.out_for(), sent).await?;
-    match undelivered(&response) {
-        Some(said) if endpoint.model.is_meshed() => Err(Failure::App(said)),
-        _ => Ok(response),
     }
 }
 

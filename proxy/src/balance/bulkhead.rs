@@ -1,22 +1,27 @@
 //! Bulkheads: how many requests and connections a backend may have at once, and how many wait for their turn.
 //!
 //! Invariant: who finds no place waits, if others who wait leave room for it and no longer than the policy says; all else is
-//! refused at once. A place is given back when it is dropped. Limits may change while places are held.
+//! refused at once. A place is given back when it is dropped. Limits may change while places are held. A connection has its
+//! place for as long as it is open, and one that a pool keeps unused is closed when another one needs its place.
+//! Non-goal: HTTP/2 connections, which are few and shared; limits of requests bound what they carry.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
+use crate::http::h1_pool::{Pool, Ticket};
 use crate::model::policy::Limits;
 
-/// The limits of a backend, of all that is sent there by one worker.
+/// The limits of a backend, of all that is sent there.
 #[derive(Debug)]
 pub(super) struct Bulkhead {
     requests: Arc<Gate>,
     connections: Arc<Gate>,
+    /// Those that have connections.
+    pools: Mutex<Vec<Weak<Pool>>>,
 }
 
 /// At most so many at once.
@@ -48,7 +53,7 @@ const WAITING: u32 = 1024;
 
 impl Default for Bulkhead {
     fn default() -> Self {
-        Self { requests: Gate::new(), connections: Gate::new() }
+        Self { requests: Gate::new(), connections: Gate::new(), pools: Mutex::default() }
     }
 }
 
@@ -79,8 +84,34 @@ impl Bulkhead {
     pub(super) fn connection(&self, limits: &Limits) -> Result<Option<Place>, Full> {
         match limits.connections {
             None => Ok(None),
-            Some(_) => self.connections.take().map(Some).ok_or(CONNECTIONS),
+            Some(_) => self.one_connection().map(Some),
         }
+    }
+
+    /// The same for a connection that `pool` will keep.
+    pub(super) fn pooled(&self, pool: &Arc<Pool>) -> Result<Ticket, Full> {
+        let place = self.one_connection()?;
+        let mut pools = self.pools();
+        if !pools.iter().any(|known| Weak::as_ptr(known) == Arc::as_ptr(pool)) {
+            pools.retain(|known| known.strong_count() > 0);
+            pools.push(Arc::downgrade(pool));
+        }
+        Ok(Arc::new(place))
+    }
+
+    fn one_connection(&self) -> Result<Place, Full> {
+        loop {
+            if let Some(place) = self.connections.take() {
+                return Ok(place);
+            }
+            if !self.pools().iter().filter_map(Weak::upgrade).any(|pool| pool.make_room()) {
+                return Err(CONNECTIONS);
+            }
+        }
+    }
+
+    fn pools(&self) -> std::sync::MutexGuard<'_, Vec<Weak<Pool>>> {
+        self.pools.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Requests that have a place, those that wait, connections.

@@ -1,7 +1,7 @@
 //! Which endpoint gets the next request or connection.
 //!
 //! Invariant: one that is not well (it could not be connected, or its breaker is open) is passed by while there is another;
-//! when more are out than the policy allows, breakers are not heeded. Those of the own zone go first; requests go to another
+//! when more are out than the policy allows, breakers are not heeded, nor when no other could be connected. Those of the own zone go first; requests go to another
 //! zone the more often, the slower the own one is beside it, so there is no split that somebody has to set.
 //! Pure but for the draws.
 
@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use super::Settings;
 use super::list::List;
-use super::pick::two_choices;
+use super::pick::{two_choices, two_choices_by_weight};
 use crate::model::policy::BalancingKind;
 use crate::resilience::{breaker, rendezvous};
 
@@ -43,6 +43,8 @@ pub(super) struct Asked<'a, F> {
     pub(super) untried: F,
     /// Those that are failing may be tried as well.
     pub(super) in_time: bool,
+    /// The last one tried could not be connected.
+    pub(super) is_unsent: bool,
     pub(super) now: Instant,
     pub(super) settings: &'a Settings,
 }
@@ -94,6 +96,11 @@ impl<F: Fn(&List, usize) -> bool> Look<'_, F> {
         !self.list.is_failing(i) && !self.is_out(i)
     }
 
+    /// Nobody was asked so far for want of a connection, and it may be well by now.
+    fn is_last_resort(&self, i: usize) -> bool {
+        self.asked.is_unsent && self.is_out(i) && !self.list.is_failing(i) && self.untried(i)
+    }
+
     /// Whether it takes part in this choice: new ones and those that ask to be spared do so less often.
     fn takes_part(&self, i: usize) -> bool {
         let share = self.list.share(i, self.asked.now);
@@ -125,6 +132,7 @@ impl<F: Fn(&List, usize) -> bool> Look<'_, F> {
         let well = |i: usize| !self.list.is_failing(i) && (!self.is_out(i) || due(i));
         let chosen = self.highest(key, |i| well(i) && self.untried(i));
         let chosen = chosen.or_else(|| self.highest(key, |i| self.asked.in_time && !self.is_out(i) && self.untried(i)));
+        let chosen = chosen.or_else(|| self.highest(key, |i| self.is_last_resort(i)));
         chosen.or_else(|| self.highest(key, |i| self.is_well(i)))
     }
 
@@ -145,6 +153,7 @@ impl<F: Fn(&List, usize) -> bool> Look<'_, F> {
             chosen = self.one(&first);
         }
         let chosen = chosen.or_else(|| self.one(&|i| self.asked.in_time && !self.is_out(i) && self.untried(i)));
+        let chosen = chosen.or_else(|| self.one(&|i| self.is_last_resort(i)));
         chosen.or_else(|| self.one(&|i| self.is_well(i)))
     }
 
@@ -176,12 +185,16 @@ impl<F: Fn(&List, usize) -> bool> Look<'_, F> {
 
     fn lightest(&self, these: Option<&[u32]>, eligible: &dyn Fn(usize) -> bool) -> Option<usize> {
         let mut random = fastrand::Rng::new();
-        match these {
-            None => two_choices(self.list.len(), eligible, |i| self.load(i), &mut random),
-            Some(these) => {
-                let at = |k: usize| these[k] as usize;
-                two_choices(these.len(), |k| eligible(at(k)), |k| self.load(at(k)), &mut random).map(at)
+        let at = |k: usize| these.map_or(k, |these| these[k] as usize);
+        let n = these.map_or(self.list.len(), <[u32]>::len);
+        let (eligible, load) = (|k: usize| eligible(at(k)), |k: usize| self.load(at(k)));
+        let chosen = match self.list.weighs() {
+            None => two_choices(n, eligible, load, &mut random),
+            Some(heaviest) => {
+                let weigh = (|k: usize| self.list.weight(at(k)), heaviest);
+                two_choices_by_weight(n, eligible, weigh, load, &mut random)
             }
-        }
+        };
+        chosen.map(at)
     }
 }

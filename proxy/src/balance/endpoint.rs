@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use http::{HeaderMap, Response, Version};
 
-use super::bulkhead::Place;
+use super::bulkhead::{Bulkhead, Place};
 use super::ewma::Ewma;
 use super::outcome;
 use super::reach::Reach;
@@ -19,7 +19,7 @@ use super::vitals::{Fleet, Vitals, breaker_of};
 use crate::http::body::Witness;
 use crate::http::wear::Wear;
 use crate::http::{self as web, Body, BoxedRequest, Caller, Failure, h1_pool, h2_client, h2_pool, headers};
-use crate::metrics::Tls;
+use crate::metrics::{Tls, Zone, Zones};
 use crate::model::policy::BackendPolicy;
 use crate::model::{self, Protocol};
 use crate::net::Stream;
@@ -68,6 +68,19 @@ pub struct Load {
     place: Option<Place>,
     /// To have said nothing until then is a failure. Boxed, as few requests have an end.
     due: Option<Box<Instant>>,
+    /// Count what goes to the endpoint and comes from it, where its zone is known.
+    zones: Option<Zones>,
+    /// Of the endpoint, if it is known.
+    zone: Zone,
+}
+
+/// Counts the body of a request.
+struct Sent(Zones, Zone);
+
+impl Witness for Sent {
+    fn data(&mut self, bytes: usize) {
+        self.0.sent(self.1, bytes as u64);
+    }
 }
 
 /// How much the breaker knows of an exchange.
@@ -156,6 +169,8 @@ impl Endpoint {
             is_probe: false,
             place: None,
             due: None,
+            zones: None,
+            zone: Zone::Other,
         }
     }
 
@@ -168,10 +183,15 @@ impl Endpoint {
     }
 
     /// A connection for one request of `version`.
-    async fn line(&self, version: Version, wear: Option<&Wear>) -> Result<Line, Failure> {
+    async fn line(
+        &self,
+        version: Version,
+        wear: Option<&Wear>,
+        admit: Option<&h1_pool::Admit<'_>>,
+    ) -> Result<Line, Failure> {
         match self.way() {
             Way::Mesh(tunnels) => tunnels.ready(wear).await.map(Line::Mesh),
-            Way::Plain { h1, .. } if version < Version::HTTP_2 => h1.lease(wear).await.map(Line::H1),
+            Way::Plain { h1, .. } if version < Version::HTTP_2 => h1.lease(wear, admit).await.map(Line::H1),
             Way::Plain { h2, .. } => h2.ready(wear).await.map(Line::H2),
         }
     }
@@ -209,7 +229,10 @@ impl Endpoint {
     async fn open(&self, protocol: Option<Protocol>, wear: Option<&Wear>) -> Result<Stream, Failure> {
         match self.way() {
             Way::Mesh(tunnels) => tunnels.tunnel(self.model.addr, protocol, wear).await,
-            Way::Plain { .. } => Ok(self.reach.connector.connect(self.model.addr).await?.into()),
+            Way::Plain { .. } => {
+                let limit = wear.and_then(|wear| wear.connect);
+                Ok(self.reach.connector.connect_within(self.model.addr, limit).await?.into())
+            }
         }
     }
 
@@ -242,6 +265,7 @@ async fn reconnect(endpoint: std::sync::Weak<Endpoint>) {
         let Some(endpoint) = endpoint.upgrade() else { return };
         if endpoint.is_reached().await {
             endpoint.failing.store(false, Ordering::Relaxed);
+            endpoint.vitals.reached(Instant::now());
             return;
         }
     }
@@ -254,14 +278,17 @@ impl Load {
     }
 
     /// A connection for its request, as its backend's policy bounds it.
-    pub(super) async fn line(&self, version: Version) -> Result<Line, Failure> {
+    pub(super) async fn line(&self, version: Version, bulkhead: Option<&Bulkhead>) -> Result<Line, Failure> {
         match &self.policy {
-            None => self.endpoint.line(version, None).await,
+            None => self.endpoint.line(version, None, None).await,
             // Boxed: few backends have a policy.
             Some(policy) => {
                 let by_policy = async {
                     let wear = wear(policy);
-                    self.in_time(policy, self.endpoint.line(version, Some(&wear))).await
+                    let bulkhead = bulkhead.filter(|_| policy.limits.connections.is_some());
+                    let admit = bulkhead.map(|bulkhead| |pool: &Arc<h1_pool::Pool>| bulkhead.pooled(pool));
+                    let admit = admit.as_ref().map(|admit| admit as &h1_pool::Admit<'_>);
+                    self.in_time(policy, self.endpoint.line(version, Some(&wear), admit)).await
                 };
                 Box::pin(by_policy).await
             }
@@ -294,14 +321,27 @@ impl Load {
         })
     }
 
-    /// Whether it finds out whether the endpoint is well again.
-    pub(super) fn is_probe(&self) -> bool {
-        self.is_probe
-    }
-
     /// Takes its place among those that the backend may have.
     pub(super) fn keep(&mut self, place: Option<Place>) {
         self.place = place;
+    }
+
+    /// Counts what goes there for the endpoint's zone.
+    pub(super) fn goes_to(&mut self, zone: Zone, zones: Zones) {
+        (self.zones, self.zone) = (Some(zones), zone);
+    }
+
+    /// What counts for the endpoint's zone.
+    pub fn zone(&self) -> Option<(Zones, Zone)> {
+        Some((self.zones.clone()?, self.zone))
+    }
+
+    /// The request goes out.
+    pub fn sends(&self, request: &mut BoxedRequest) {
+        let Some(zones) = &self.zones else { return };
+        zones.request(self.zone);
+        let body = std::mem::take(request.body_mut());
+        *request.body_mut() = body.witnessed(Sent(zones.clone(), self.zone));
     }
 
     /// The request has begun at `began` and is given up at `end`: to have said nothing until then is the endpoint's failure, if
@@ -377,7 +417,7 @@ impl Load {
         match change {
             Some(Change::Ejected(time)) => {
                 self.endpoint.reach.metrics.ejection();
-                tracing::warn!(endpoint = %addr, ?time, "ejected: too many of its answers were failures");
+                tracing::warn!(endpoint = %addr, ?time, "ejected: too many failures");
             }
             Some(Change::Returned) => {
                 let took = now.saturating_duration_since(self.since);
@@ -391,10 +431,17 @@ impl Load {
 
 /// When a connection takes no more of a backend's requests.
 fn wear(policy: &BackendPolicy) -> Wear {
-    Wear { requests: policy.limits.requests_per_connection, age: policy.limits.connection_age }
+    let limits = &policy.limits;
+    Wear { requests: limits.requests_per_connection, age: limits.connection_age, connect: policy.connect_timeout }
 }
 
 impl Witness for Load {
+    fn data(&mut self, bytes: usize) {
+        if let Some(zones) = &self.zones {
+            zones.received(self.zone, bytes as u64);
+        }
+    }
+
     fn grpc(&mut self, status: u16) {
         if self.stage == Stage::Head {
             let (outcome, now) = (outcome::of_grpc(status), Instant::now());

@@ -34,6 +34,12 @@ pub(super) fn of(keys: &[HashKey], headers: &HeaderMap, uri: &Uri, source: Optio
     })
 }
 
+/// By the source alone, of a connection of which nothing else is known.
+pub(super) fn of_source(keys: &[HashKey], source: Option<IpAddr>) -> Option<u64> {
+    let by_source = keys.iter().find(|key| matches!(key, HashKey::SourceAddress))?;
+    of(std::slice::from_ref(by_source), &HeaderMap::new(), &Uri::default(), source).map(|key| key.hash)
+}
+
 fn parameter<'a>(query: &'a str, name: &str) -> Option<&'a str> {
     query.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='))
 }

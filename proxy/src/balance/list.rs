@@ -15,6 +15,7 @@ use super::sync::Arc;
 use super::sync::atomic::Ordering;
 use super::vitals::{Fleet, Vitals, breaker_of};
 use super::zones::{self, Zones};
+use crate::metrics::Zone;
 use crate::model::policy::{BackendPolicy, BalancingKind};
 use crate::model::{self, EndpointSet};
 use crate::resilience::breaker;
@@ -30,8 +31,13 @@ pub(super) struct List {
     pub(super) turns: Cell<Turns>,
     /// `None`: they make no difference.
     zones: Option<Box<Zones>>,
+    /// The proxy's own zone; `None`: it is unknown, or those of all endpoints are.
+    home: Option<Box<str>>,
     /// How often the proxy's own zone had changed when the list was made.
     moves: usize,
+    /// The largest weight, and whether there are others.
+    heaviest: u16,
+    has_weights: bool,
 }
 
 #[derive(Clone)]
@@ -49,7 +55,7 @@ pub(super) struct Business {
     /// Expected latency in seconds.
     pub(super) latency: f64,
     pub(super) in_flight: usize,
-    /// Expected wait: latency times the requests that would share it, by weight.
+    /// Expected wait: latency times the requests that would share it. Requests of a lighter endpoint count for more.
     pub(super) load: f64,
 }
 
@@ -64,8 +70,13 @@ impl List {
         let slots = models.list.iter().map(slot).collect();
         let ignores_zones = models.policy.as_ref().is_some_and(|policy| policy.balancing.ignores_zones);
         let zones = if ignores_zones { None } else { Zones::of(zone, &models.list) };
+        let has_zones = !zone.is_empty() && models.list.iter().any(|endpoint| !endpoint.traits.zone.is_empty());
+        let home = has_zones.then(|| zone.into());
         let (fleet, turns) = (Arc::clone(&self.fleet), self.turns.clone());
-        List { models, slots, fleet, turns, zones, moves }
+        let weights = || models.list.iter().map(|endpoint| endpoint.traits.weight);
+        let heaviest = weights().max().unwrap_or(1);
+        let has_weights = weights().any(|weight| weight != heaviest);
+        List { models, slots, fleet, turns, zones, home, moves, heaviest, has_weights }
     }
 
     /// See [`List::next`].
@@ -109,6 +120,15 @@ impl List {
 
     pub(super) fn zones(&self) -> Option<&Zones> {
         self.zones.as_deref()
+    }
+
+    /// Where the `i`th is, whatever hints and policies say of it; `None`: that is not known.
+    pub(super) fn zone(&self, i: usize) -> Option<Zone> {
+        let home = self.home.as_deref()?;
+        match &*self.models.list[i].traits.zone {
+            "" => None,
+            zone => Some(if zone == home { Zone::Local } else { Zone::Other }),
+        }
     }
 
     /// Where `addr` is listed.
@@ -192,17 +212,23 @@ impl List {
         self.models.list[i].traits.weight
     }
 
+    /// The largest weight.
     pub(super) fn heaviest(&self) -> u16 {
-        self.models.list.iter().map(|endpoint| endpoint.traits.weight).max().unwrap_or(1)
+        self.heaviest
+    }
+
+    /// The same, unless all weigh the same.
+    pub(super) fn weighs(&self) -> Option<u16> {
+        self.has_weights.then_some(self.heaviest)
     }
 
     pub(super) fn in_flight(&self, i: usize) -> usize {
         self.used(i).map_or(0, |endpoint| endpoint.in_flight())
     }
 
-    /// Requests in flight if there was one more, by weight.
+    /// Requests in flight if there was one more. Those of an endpoint of half the weight count twice.
     pub(super) fn requests(&self, i: usize) -> f64 {
-        (self.in_flight(i) as f64 + 1.0) / f64::from(self.weight(i))
+        self.in_flight(i) as f64 * f64::from(self.heaviest) / f64::from(self.weight(i).max(1)) + 1.0
     }
 
     /// Whether `share` may be less than 1 for any.
@@ -239,8 +265,7 @@ impl List {
     pub(super) fn business(&self, i: usize, settings: &Settings, now: Instant) -> Business {
         let latency = self.latency(i, settings, now, Ewma::seconds);
         let in_flight = self.in_flight(i);
-        let load = latency * (in_flight as f64 + 1.0) / f64::from(self.weight(i));
-        Business { latency, in_flight, load }
+        Business { latency, in_flight, load: latency * self.requests(i) }
     }
 
     fn latency(&self, i: usize, settings: &Settings, now: Instant, of: impl Fn(&Ewma, Instant) -> f64) -> f64 {

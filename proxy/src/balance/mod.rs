@@ -32,7 +32,7 @@ pub use backend::{Backend, Failed, Tried};
 pub use choice::Wish;
 pub use endpoint::{Endpoint, Load};
 pub use key::Key;
-pub use reach::Reach;
+pub use reach::{Bulkheads, Reach};
 pub use state::State;
 pub use steered::Terms;
 

@@ -87,7 +87,14 @@ fn reach() -> Arc<Reach> {
     let tls = tls::Connector::new(Credentials::new(anchors), http::TUNNEL_ALPN);
     let connector = Connector::new(connect::Settings { timeout: second, liveness });
     let metrics = Metrics::new(metrics::Settings::default());
-    Reach::new(connector, tls, Arc::new(http::h1::tests::limits()), Arc::new(settings), metrics)
+    Reach::new(
+        connector,
+        tls,
+        Arc::new(http::h1::tests::limits()),
+        Arc::new(settings),
+        metrics,
+        reach::Bulkheads::default(),
+    )
 }
 
 #[test]

@@ -5,11 +5,10 @@
 
 use std::time::Duration;
 
-use http::header::RETRY_AFTER;
 use http::{HeaderMap, Response, StatusCode};
 
 use crate::http::answer::Reason;
-use crate::http::headers::{ERROR, is_grpc};
+use crate::http::headers::{ERROR, is_grpc, retry_after};
 use crate::resilience::breaker::Outcome;
 
 /// See [`of_head`].
@@ -29,7 +28,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 pub(super) fn of_head<B>(response: &Response<B>) -> Verdict {
     let headers = response.headers();
     let outcome = if is_from_shedding(headers) { Some(Outcome::Overload) } else { of(response.status(), headers) };
-    let asked = || retry_after(headers).map(|pause| pause.min(LONGEST_PAUSE));
+    let asked = || retry_after(headers, mesh_mtls::clock::wall()).map(|pause| pause.min(LONGEST_PAUSE));
     let pause = match outcome {
         Some(Outcome::Overload) => asked().or(Some(PAUSE)),
         Some(Outcome::Failure) => asked(),
@@ -71,10 +70,6 @@ pub(super) fn pause_after(outcome: Outcome) -> Option<Duration> {
 fn is_from_shedding(headers: &HeaderMap) -> bool {
     let said = headers.get(ERROR).map(|said| said.as_bytes());
     said.is_some_and(|said| said.starts_with(Reason::Overload.word().as_bytes()))
-}
-
-fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    headers.get(RETRY_AFTER)?.to_str().ok()?.trim().parse().ok().map(Duration::from_secs)
 }
 
 #[cfg(test)]

@@ -14,6 +14,48 @@ pub(super) fn two_choices(
     Some(if load(second) < load(first) { second } else { first })
 }
 
+/// The same where some take more than others: both are drawn by `weight`, of which `heaviest` is the largest, and may be the
+/// same one. `load` is of one weight's worth.
+pub(super) fn two_choices_by_weight(
+    n: usize,
+    eligible: impl Fn(usize) -> bool,
+    (weight, heaviest): (impl Fn(usize) -> u16, u16),
+    load: impl Fn(usize) -> f64,
+    random: &mut fastrand::Rng,
+) -> Option<usize> {
+    let first = draw_by_weight(n, &eligible, (&weight, heaviest), random)?;
+    let second = draw_by_weight(n, &eligible, (&weight, heaviest), random)?;
+    Some(if second != first && load(second) < load(first) { second } else { first })
+}
+
+/// A random eligible index, as in [`draw`], by weight.
+fn draw_by_weight(
+    n: usize,
+    eligible: impl Fn(usize) -> bool,
+    (weight, heaviest): (impl Fn(usize) -> u16, u16),
+    random: &mut fastrand::Rng,
+) -> Option<usize> {
+    const BLIND_DRAWS: usize = 8;
+    if n == 0 {
+        return None;
+    }
+    for _ in 0..BLIND_DRAWS {
+        let i = random.usize(..n);
+        if eligible(i) && random.u16(..heaviest.max(1)) < weight(i) {
+            return Some(i);
+        }
+    }
+    let all = || (0..n).filter(|i| eligible(*i));
+    let sum: u64 = all().map(|i| u64::from(weight(i))).sum();
+    let mut left = random.u64(..sum.max(1));
+    all().find(|i| {
+        let weight = u64::from(weight(*i));
+        let is_hit = left < weight;
+        left = left.saturating_sub(weight);
+        is_hit
+    })
+}
+
 /// A random eligible index. A few blind draws find one at once where most are eligible; otherwise they are listed, so that
 /// the neighbours of ineligible ones get no more than their share.
 fn draw(n: usize, eligible: impl Fn(usize) -> bool, random: &mut fastrand::Rng) -> Option<usize> {
@@ -61,6 +103,29 @@ mod tests {
         let shares = shares(50, |i| i >= 47, |_| 1.0);
         assert!(shares[..47].iter().all(|s| *s == 0));
         assert!(shares[47..].iter().all(|s| (3_000..3_700).contains(s)), "{shares:?}");
+    }
+
+    #[test]
+    fn who_weighs_more_gets_more_and_load_counts_by_weight() {
+        let by_weight = |weights: &[u16], eligible: &dyn Fn(usize) -> bool, load: &dyn Fn(usize) -> f64| {
+            let (mut random, mut shares) = (fastrand::Rng::with_seed(7), vec![0; weights.len()]);
+            let heaviest = *weights.iter().max().unwrap();
+            for _ in 0..10_000 {
+                let weigh = (|i: usize| weights[i], heaviest);
+                shares[two_choices_by_weight(weights.len(), eligible, weigh, load, &mut random).unwrap()] += 1;
+            }
+            shares
+        };
+        let even = by_weight(&[3, 1], &|_| true, &|_| 1.0);
+        assert!((7_300..7_700).contains(&even[0]), "{even:?}");
+        // The lighter one is faster, and is asked whenever it is drawn at all.
+        let slow = by_weight(&[3, 1], &|_| true, &|i| if i == 0 { 9.0 } else { 1.0 });
+        assert!((4_100..4_650).contains(&slow[1]), "7 of 16: {slow:?}");
+        let mut weights = vec![1000; 50];
+        weights[48..].copy_from_slice(&[1, 3]);
+        let few = by_weight(&weights, &|i| i >= 48, &|_| 1.0);
+        assert!(few[..48].iter().all(|share| *share == 0));
+        assert!((2_300..2_700).contains(&few[48]), "{few:?}");
     }
 
     #[test]

@@ -1,5 +1,5 @@
 //! The means to reach endpoints: connectors, one tunnel pool per sidecar, whatever backends it serves, and one bulkhead per
-//! backend, whatever destinations lead there.
+//! backend, whatever destinations and workers lead there.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -15,6 +15,10 @@ use crate::metrics::Metrics;
 use crate::model::Peer;
 use crate::net::Connector;
 
+/// The limits of backends by their names, for all workers together.
+#[derive(Clone, Default)]
+pub struct Bulkheads(Arc<Mutex<HashMap<Arc<str>, Weak<Bulkhead>>>>);
+
 /// What all backends of one worker share.
 pub struct Reach {
     pub(super) connector: Connector,
@@ -23,7 +27,7 @@ pub struct Reach {
     pub(super) settings: SharedSettings,
     pub(super) metrics: Metrics,
     tunnels: Mutex<HashMap<Peer, Weak<h2_pool::Pool>>>,
-    bulkheads: Mutex<HashMap<Arc<str>, Weak<Bulkhead>>>,
+    bulkheads: Bulkheads,
     zone: Mutex<Arc<str>>,
     /// How often `zone` has changed: a look at it takes no lock.
     moves: AtomicUsize,
@@ -37,8 +41,9 @@ impl Reach {
         http: Arc<HttpSettings>,
         settings: SharedSettings,
         metrics: Metrics,
+        bulkheads: Bulkheads,
     ) -> Arc<Self> {
-        let (tunnels, bulkheads, zone, moves) = Default::default();
+        let (tunnels, zone, moves) = Default::default();
         Arc::new(Self { connector, tls, http, settings, metrics, tunnels, bulkheads, zone, moves })
     }
 
@@ -62,9 +67,9 @@ impl Reach {
         self.moves.load(Ordering::Acquire)
     }
 
-    /// The limits of the backend of this name, whatever destinations lead there.
+    /// The limits of the backend of this name.
     pub(super) fn bulkhead(&self, backend: &Arc<str>) -> Arc<Bulkhead> {
-        let mut bulkheads = self.bulkheads.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut bulkheads = self.bulkheads.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = bulkheads.get(backend).and_then(Weak::upgrade) {
             return known;
         }

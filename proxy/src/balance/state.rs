@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::Settings;
 use super::list::{Business, List};
-use crate::model::policy::BalancingKind;
+use crate::model::policy::{BalancingKind, HashKey};
 
 /// A backend.
 #[derive(Debug, Serialize)]
@@ -17,11 +17,22 @@ pub struct State {
     #[serde(skip_serializing_if = "Option::is_none")]
     policy: Option<Arc<str>>,
     balancing: &'static str,
+    /// What equal requests have in common, where they go by hash.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hash: Option<Hash>,
     /// More endpoints are out than the breaker allows: it is not heeded.
     panic: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     limits: Option<Limited>,
     endpoints: Vec<EndpointState>,
+}
+
+#[derive(Debug, Serialize)]
+struct Hash {
+    /// In the order in which they are looked for.
+    keys: Vec<String>,
+    /// Of the mean load, before a key moves on.
+    bounded_load_percent: u32,
 }
 
 #[derive(Debug, Serialize)]
@@ -71,11 +82,23 @@ impl State {
                 Some(BalancingKind::RoundRobin) => "RoundRobin",
                 Some(BalancingKind::ConsistentHash { .. }) => "ConsistentHash",
             },
+            hash: list.kind().and_then(hash),
             panic: list.has_ejected() && list.is_in_panic(&list.breaker()),
             limits: limited.map(|[requests, pending, connections]| Limited { requests, pending, connections }),
             endpoints: (0..list.len()).map(|i| endpoint(list, i, settings, now)).collect(),
         }
     }
+}
+
+fn hash(kind: &BalancingKind) -> Option<Hash> {
+    let BalancingKind::ConsistentHash { keys, bounded_load_percent } = kind else { return None };
+    let key = |key: &HashKey| match key {
+        HashKey::Header(name) => format!("header {name}"),
+        HashKey::Cookie(cookie) => format!("cookie {}", cookie.name),
+        HashKey::SourceAddress => "source address".to_owned(),
+        HashKey::Query(name) => format!("query {name}"),
+    };
+    Some(Hash { keys: keys.iter().map(key).collect(), bounded_load_percent: *bounded_load_percent })
 }
 
 fn endpoint(list: &List, i: usize, settings: &Settings, now: Instant) -> EndpointState {

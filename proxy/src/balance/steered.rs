@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use http::Response;
 use http_body_util::BodyExt as _;
 
-use super::backend::{Backend, Failed, Tried, once};
+use super::backend::{Backend, Failed, Tried};
 use super::choice;
 use super::endpoint::{Endpoint, Load};
 use super::request::Repeatable;
@@ -33,17 +33,26 @@ pub struct Terms {
     pub broken: Arc<dyn Fn(Late) + Send + Sync>,
 }
 
+/// When it is over, and by whose word.
+type End = (Instant, Late);
+
 /// A response of gRPC that may be of trailers only is held back so long at most, to see whether it is.
 const PEEK: Duration = Duration::from_millis(100);
 
 impl Terms {
-    /// Of a request which came just now.
+    /// Of a request that came at `began`.
     pub fn new(
+        began: Instant,
         policy: Option<Arc<RequestPolicy>>,
         deadline: Option<Deadline>,
         broken: Arc<dyn Fn(Late) + Send + Sync>,
     ) -> Self {
-        Self { began: Instant::now(), policy, deadline, broken }
+        Self { began, policy, deadline, broken }
+    }
+
+    /// When all of it is over.
+    pub fn ends_at(&self) -> Option<Instant> {
+        self.end().map(|(at, _)| at)
     }
 
     fn timeouts(&self) -> Timeouts {
@@ -62,8 +71,14 @@ impl Terms {
         self.timeouts().stream_idle.flatten()
     }
 
+    /// When a try is over that begins just now.
+    fn end_of_try(&self) -> Option<(Instant, Duration)> {
+        let limit = self.timeouts().backend.flatten()?;
+        Some((Instant::now().checked_add(limit)?, limit))
+    }
+
     /// When all of it is over, and by whose word.
-    fn end(&self) -> Option<(Instant, Late)> {
+    fn end(&self) -> Option<End> {
         let request = self.timeouts().request.flatten();
         let request = request.and_then(|limit| Some((self.began.checked_add(limit)?, Late::Request(limit))));
         let deadline = self.deadline.map(|deadline| (deadline.0, Late::Deadline));
@@ -102,7 +117,8 @@ impl Backend {
                 result.unwrap_or_else(|_| Err(self.late(late)))
             }
         };
-        let response = result?;
+        let (response, end_of_try) = result?;
+        let end = end.into_iter().chain(end_of_try).min_by_key(|(at, _)| *at);
         if end.is_none() && activity.is_none() {
             return Ok(response);
         }
@@ -135,6 +151,8 @@ struct Tries<'a> {
     retries: u32,
     /// Such as the policy asks for.
     wanted: u32,
+    /// When the try that is on its way is over, and how long it may take.
+    end: Option<(Instant, Duration)>,
 }
 
 /// How a try ended.
@@ -149,14 +167,14 @@ impl<'a> Tries<'a> {
         activity: Option<(Duration, Arc<Activity>)>,
     ) -> Self {
         let (request, tried) = (Repeatable::new(request), Tried::without_end());
-        Self { backend, caller, endpoint, terms, activity, request, tried, retries: 0, wanted: 0 }
+        Self { backend, caller, endpoint, terms, activity, request, tried, retries: 0, wanted: 0, end: None }
     }
 
-    async fn run(mut self, mut on_pick: impl FnMut(&Endpoint) + Send) -> Result<Response<Body>, Failed> {
+    /// The response to pass on, and when its try is over.
+    async fn run(mut self, mut on_pick: impl FnMut(&Endpoint) + Send) -> Result<(Response<Body>, Option<End>), Failed> {
         let place = self.backend.enter().await?;
-        let mut last = None;
         loop {
-            let mut load = self.pick(last.as_ref())?;
+            let mut load = self.pick()?;
             if let Some((end, _)) = self.terms.end() {
                 load.expect_by(self.terms.began, end);
             }
@@ -173,14 +191,13 @@ impl<'a> Tries<'a> {
                 return match outcome {
                     Ok(response) => {
                         load.keep(place);
-                        Ok(response.map(|body| body.witnessed(load)))
+                        Ok((response.map(|body| body.witnessed(load)), self.end.map(late)))
                     }
                     Err(failure) => Err(self.backend.failed(Some(failure))),
                 };
             };
             self.backend.metrics().retry_result("attempted");
-            self.backend.leave(&load, wish.word(), &mut self.tried);
-            last = outcome.err();
+            self.backend.leave(&load, wish.word(), outcome.err(), &mut self.tried);
             // What it held of the upstream goes now, not after the pause: an answer that nobody wants is not read on.
             drop(load);
             if !pause.is_zero() {
@@ -190,15 +207,12 @@ impl<'a> Tries<'a> {
     }
 
     /// The endpoint to try next: another one, unless there is none and the policy asks for more.
-    fn pick(&mut self, last: Option<&Failure>) -> Result<Load, Failed> {
-        let picked = match self.backend.pick(&self.tried, self.endpoint) {
-            Err(_) if self.wanted > 0 && !self.tried.is_empty() => {
-                self.tried = Tried::without_end();
-                self.backend.pick(&self.tried, self.endpoint)
-            }
-            picked => picked,
-        };
-        picked.map_err(|failed| last.map_or(failed, |last| self.backend.failed(Some(last.clone()))))
+    fn pick(&mut self) -> Result<Load, Failed> {
+        let picked = self.backend.pick(&self.tried, self.endpoint);
+        if picked.is_err() && self.wanted > 0 && self.tried.start_over() {
+            return self.backend.pick(&self.tried, self.endpoint);
+        }
+        picked
     }
 
     /// One try, and what is wished of it.
@@ -233,7 +247,7 @@ impl<'a> Tries<'a> {
         let limit = timeouts.response_headers.unwrap_or_else(|| self.request.patience(load.endpoint().http()));
         let metrics = self.backend.metrics();
         let sent = async {
-            let result = once(load, &mut self.request, self.caller, limit).await;
+            let result = self.backend.once(load, &mut self.request, self.caller, limit).await;
             if matches!(result, Err(Failure::Silent(_))) {
                 metrics.timeouts().count("response_headers");
             }
@@ -246,10 +260,11 @@ impl<'a> Tries<'a> {
             }
             result
         });
-        let Some(limit) = timeouts.backend.flatten() else { return sent.await };
-        let result = tokio::time::timeout(limit, sent).await;
+        self.end = self.terms.end_of_try();
+        let Some((at, limit)) = self.end else { return sent.await };
+        let result = tokio::time::timeout_at(at.into(), sent).await;
         result.unwrap_or_else(|_| {
-            metrics.timeouts().count("backend_request");
+            metrics.timeouts().count(Late::Backend(limit).kind());
             Err(Failure::Silent(limit))
         })
     }
@@ -311,7 +326,7 @@ impl<'a> Tries<'a> {
             return Err(OVER);
         }
         let doubled = retries.backoff.saturating_mul(1 << self.wanted.min(16));
-        let backoff = doubled.min(retries.max_backoff).mul_f64(fastrand::f64());
+        let backoff = retries.least_backoff + doubled.min(retries.max_backoff).mul_f64(fastrand::f64());
         let pause = match wish.pushback() {
             Pushback::None if wish.is_unsent() && self.wanted == 0 => Duration::ZERO,
             Pushback::None => backoff,
@@ -334,6 +349,10 @@ impl<'a> Tries<'a> {
         }
         None
     }
+}
+
+fn late((at, limit): (Instant, Duration)) -> End {
+    (at, Late::Backend(limit))
 }
 
 fn refused(result: impl Fn(&'static str), why: &'static str) -> Option<Duration> {

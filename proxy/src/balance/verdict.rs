@@ -4,11 +4,11 @@
 //! connection a 503), so `5xx` and `gateway-error` mean what clients see.
 //! Not here: attempts, budgets, time.
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
-use http::header::RETRY_AFTER;
 use http::{HeaderMap, Response};
 
+use crate::http::headers::retry_after;
 use crate::http::{Body, Failure};
 use crate::model::policy::Retries;
 
@@ -63,6 +63,7 @@ fn wants(retries: &Retries, grpc: bool, failure: &Failure) -> bool {
         Failure::Busy(_) | Failure::Late(_) => return false,
         failure if failure.is_connect() && retries.connect_failure => return true,
         Failure::Unprocessed if retries.refused_stream => return true,
+        Failure::Silent(_) if retries.timeout => return true,
         Failure::Closed(_) | Failure::Lost(_) | Failure::Reset(_) | Failure::Protocol(_) if retries.reset => {
             return true;
         }
@@ -81,7 +82,8 @@ pub(super) fn of_response(
 ) -> Option<Wish> {
     let wish = |word, pushback| Some(Wish { word, wanted: true, unsent: false, pushback });
     if has_status(retries, response.status().as_u16()) {
-        return wish("status", retry_after(response.headers(), mesh_mtls::clock::wall()));
+        let asked = retry_after(response.headers(), mesh_mtls::clock::wall());
+        return wish("status", asked.map_or(Pushback::None, Pushback::After));
     }
     let said = [Some(response.headers()), trailers].into_iter().flatten().filter(|_| grpc);
     let found = said.into_iter().find(|fields| fields.contains_key("grpc-status"))?;
@@ -95,18 +97,6 @@ fn has_status(retries: &Retries, status: u16) -> bool {
 
 fn has_code(retries: &Retries, code: u16) -> bool {
     code <= 16 && retries.grpc & (1 << code) != 0
-}
-
-/// `Retry-After` (RFC 9110 10.2.3): seconds, or a date. What is neither says nothing.
-fn retry_after(headers: &HeaderMap, now: SystemTime) -> Pushback {
-    let Some(value) = headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok()) else { return Pushback::None };
-    if !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit()) {
-        return Pushback::After(Duration::from_secs(value.parse().unwrap_or(u64::MAX)));
-    }
-    match httpdate::parse_http_date(value) {
-        Ok(date) => Pushback::After(date.duration_since(now).unwrap_or_default()),
-        Err(_) => Pushback::None,
-    }
 }
 
 /// `grpc-retry-pushback-ms` (gRFC A6): what is no number of 0 or more means not to try again.
@@ -130,7 +120,9 @@ mod tests {
             connect_failure: false,
             reset: false,
             refused_stream: false,
+            timeout: false,
             backoff: Duration::from_millis(25),
+            least_backoff: Duration::ZERO,
             max_backoff: Duration::from_millis(250),
             max_retry_after: Duration::from_secs(30),
         }
@@ -181,6 +173,9 @@ mod tests {
         assert_eq!(wanted(of_failure(Some(&retries(&[504..=504], 0)), false, false, &silent)), Some(true));
         assert_eq!(wanted(of_failure(Some(&retries(&[], 1 << 4)), true, false, &silent)), Some(true));
         assert_eq!(of_failure(Some(&retries(&[502..=502], 0)), false, false, &silent), None);
+        let in_time = Retries { timeout: true, ..none.clone() };
+        assert_eq!(wanted(of_failure(Some(&in_time), false, false, &silent)), Some(true));
+        assert_eq!(of_failure(Some(&in_time), false, false, &reset), None);
         assert_eq!(wanted(of_failure(Some(&retries(&[502..=502], 0)), false, false, &reset)), Some(true));
         assert_eq!(
             wanted(of_failure(Some(&Retries { reset: true, ..none.clone() }), false, false, &reset)),
@@ -199,18 +194,10 @@ mod tests {
 
     #[test]
     fn an_upstream_says_when_it_wants_to_be_asked_again() {
-        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(784_111_777);
-        for (text, expected) in [
-            ("120", Pushback::After(Duration::from_secs(120))),
-            ("0", Pushback::After(Duration::ZERO)),
-            ("99999999999999999999999", Pushback::After(Duration::from_secs(u64::MAX))),
-            ("Sun, 06 Nov 1994 08:49:39 GMT", Pushback::After(Duration::from_secs(2))),
-            ("Sun, 06 Nov 1994 08:49:30 GMT", Pushback::After(Duration::ZERO)),
-            ("soon", Pushback::None),
-            ("", Pushback::None),
-            ("-1", Pushback::None),
-        ] {
-            assert_eq!(retry_after(response(503, &[("retry-after", text)]).headers(), now), expected, "{text:?}");
+        let gateway = retries(&[502..=504], 0);
+        for (text, expected) in [("120", Pushback::After(Duration::from_secs(120))), ("soon", Pushback::None)] {
+            let wish = of_response(&gateway, false, &response(503, &[("retry-after", text)]), None);
+            assert_eq!(wish.map(|wish| wish.pushback), Some(expected), "{text:?}");
         }
         for (text, expected) in
             [("100", Pushback::After(Duration::from_millis(100))), ("-1", Pushback::Never), ("x", Pushback::Never)]

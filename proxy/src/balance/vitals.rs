@@ -76,6 +76,13 @@ impl Vitals {
         self.known().breaker.probe_abandoned(now);
     }
 
+    /// It was connected again, after a failed attempt.
+    pub(super) fn reached(&self, now: Instant) {
+        if self.is_ejected() {
+            self.known().breaker.reached(now);
+        }
+    }
+
     /// What an exchange said of it.
     pub(super) fn observe(&self, outcome: Outcome, settings: &Settings, now: Instant) -> Option<Change> {
         let mut known = self.known();

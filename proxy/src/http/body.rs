@@ -51,6 +51,26 @@ struct Held<T>(T);
 
 impl<T: Send + Sync> Witness for Held<T> {}
 
+/// Those of one body.
+struct Both<T>(Box<dyn Witness>, T);
+
+impl<T: Witness> Witness for Both<T> {
+    fn data(&mut self, bytes: usize) {
+        self.0.data(bytes);
+        self.1.data(bytes);
+    }
+
+    fn grpc(&mut self, status: u16) {
+        self.0.grpc(status);
+        self.1.grpc(status);
+    }
+
+    fn broken(&mut self) {
+        self.0.broken();
+        self.1.broken();
+    }
+}
+
 #[derive(Default)]
 enum Kind {
     #[default]
@@ -208,7 +228,10 @@ impl Body {
     #[must_use]
     pub fn witnessed(mut self, witness: impl Witness + 'static) -> Self {
         if !http_body::Body::is_end_stream(&self) {
-            self.held = Some(Box::new(witness));
+            self.held = Some(match self.held.take() {
+                None => Box::new(witness),
+                Some(first) => Box::new(Both(first, witness)),
+            });
         }
         self
     }

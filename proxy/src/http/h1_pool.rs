@@ -6,12 +6,13 @@
 //! byte of a response. A connection has no task of its own, unless a request has a body, whose sending must go on while
 //! nobody reads the response: who waits for the response, or reads it, drives it.
 
+use std::any::Any;
 use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use http::{Response, Version};
 use http_body::Body as _;
@@ -37,6 +38,12 @@ pub struct Pool {
     shelf: Mutex<Shelf>,
 }
 
+/// The place of a connection among those that there may be, until dropped.
+pub type Ticket = Arc<dyn Any + Send + Sync>;
+
+/// Says whether there may be one more connection of a pool; or why not, for people.
+pub type Admit<'a> = dyn Fn(&Arc<Pool>) -> Result<Ticket, &'static str> + Send + Sync + 'a;
+
 #[derive(Debug, Default)]
 struct Shelf {
     idle: Vec<Idle>,
@@ -58,7 +65,14 @@ pub struct Client {
     connection: Option<Box<Connection>>,
     asked: Arc<Asked>,
     /// Boxed: a request on its way moves this about.
-    worn: Box<Worn>,
+    past: Box<Past>,
+}
+
+#[derive(Debug)]
+struct Past {
+    worn: Worn,
+    /// Where connections are limited.
+    ticket: Option<Ticket>,
 }
 
 type Connection = http1::Connection<TokioIo<Judged>, Body>;
@@ -75,6 +89,8 @@ impl Lease {
     /// Sends `request` here, and once more on a new connection if that is surely safe.
     pub async fn send(self, request: BoxedRequest, caller: &Caller) -> Result<Response<Body>, Failure> {
         let pool = Arc::clone(&self.pool);
+        // A connection that takes this one's place.
+        let ticket = self.client.past.ticket.clone();
         let (request, again) = if self.reused && headers::is_idempotent(request.method()) {
             let (request, spare) = Spare::of(request);
             (request, Some(spare))
@@ -91,7 +107,7 @@ impl Lease {
         };
         // Boxed, as all that few requests need.
         let another = Box::pin(async {
-            let lease = pool.open().await.map_err(|failure| (failure, None))?;
+            let lease = pool.open(ticket, None).await.map_err(|failure| (failure, None))?;
             exchange(lease, request, caller, &pool.settings).await
         });
         another.await.map_err(|(failure, _)| failure)
@@ -115,20 +131,39 @@ impl Pool {
         Arc::new(Self { addr, connector, settings, shelf: Mutex::default() })
     }
 
-    /// A connection: an idle one, or a new one.
-    pub async fn lease(self: &Arc<Self>, wear: Option<&Wear>) -> Result<Lease, Failure> {
-        match self.take(wear) {
-            Some(client) => Ok(Lease { client, pool: Arc::clone(self), reused: true }),
-            None => Box::pin(self.open()).await,
+    /// A connection: an idle one, or a new one, if `admit` has a place for it.
+    pub async fn lease(self: &Arc<Self>, wear: Option<&Wear>, admit: Option<&Admit<'_>>) -> Result<Lease, Failure> {
+        let idle = self.take(wear);
+        let known = idle.as_ref().and_then(|client| client.past.ticket.clone());
+        let ticket = match (known, admit) {
+            (None, Some(admit)) => Some(admit(self).map_err(Failure::Busy)?),
+            (known, _) => known,
+        };
+        match idle {
+            Some(mut client) => {
+                client.past.ticket = ticket;
+                Ok(Lease { client, pool: Arc::clone(self), reused: true })
+            }
+            None => Box::pin(self.open(ticket, wear.and_then(|wear| wear.connect))).await,
         }
     }
 
-    async fn open(self: &Arc<Self>) -> Result<Lease, Failure> {
+    /// Closes the connection that has been unused for the longest time; false: there is none with a ticket.
+    pub fn make_room(&self) -> bool {
+        let mut shelf = self.shelf();
+        let found = shelf.idle.iter().position(|idle| idle.client.past.ticket.is_some());
+        let closed = found.map(|i| shelf.idle.remove(i));
+        drop(shelf);
+        closed.is_some()
+    }
+
+    async fn open(self: &Arc<Self>, ticket: Option<Ticket>, limit: Option<Duration>) -> Result<Lease, Failure> {
         // Many requests may have been let in before the first one shows: what comes of a connection is the larger part.
         has_memory()?;
-        let tcp = self.connector.connect(self.addr).await?;
+        let tcp = self.connector.connect_within(self.addr, limit).await?;
         has_memory()?;
-        let client = Client::new(tcp.into(), &self.settings).await?;
+        let mut client = Client::new(tcp.into(), &self.settings).await?;
+        client.past.ticket = ticket;
         Ok(Lease { client, pool: Arc::clone(self), reused: false })
     }
 
@@ -136,7 +171,7 @@ impl Pool {
         let mut shelf = self.shelf();
         // The youngest first: the others may then age and go.
         while let Some(Idle { mut client, since }) = shelf.idle.pop() {
-            let is_worn = client.worn.is_out(wear, Instant::now);
+            let is_worn = client.past.worn.is_out(wear, Instant::now);
             if !is_worn && since.elapsed() < self.settings.pool_idle && client.is_usable() {
                 return Some(client);
             }
@@ -190,7 +225,8 @@ impl Client {
         let mut builder = http1::Builder::new();
         builder.max_buf_size(settings.max_head).max_header_size(settings.max_head).max_headers(settings.max_headers);
         let (sender, connection) = builder.handshake(io).await.map_err(|error| failure(&error, false))?;
-        Ok(Self { sender, connection: Some(Box::new(connection)), asked, worn: Box::new(Worn::new(Instant::now())) })
+        let past = Box::new(Past { worn: Worn::new(Instant::now()), ticket: None });
+        Ok(Self { sender, connection: Some(Box::new(connection)), asked, past })
     }
 
     fn drive(&mut self, cx: &mut Context<'_>) {
@@ -252,6 +288,8 @@ async fn exchange(
     let response = send(&mut lease.client, request, caller, settings).await?;
     // A server that answers before the end of a body may take what is left of it for requests, and answer those too.
     let keep = keep && !lease.client.asked.is_sending();
+    // A connection that is not kept still is one until the response has passed.
+    let ticket = if keep { None } else { lease.client.past.ticket.take() };
     let lease = keep.then_some(lease);
     Ok(response.map(|incoming| {
         if incoming.is_end_stream() {
@@ -260,7 +298,8 @@ async fn exchange(
             }
             return Body::empty();
         }
-        Body::h1(incoming, lease)
+        let body = Body::h1(incoming, lease);
+        if let Some(ticket) = ticket { body.holding(ticket) } else { body }
     }))
 }
 
@@ -274,7 +313,7 @@ pub async fn send(
     let (request, gate) = hold_body_if_expecting(request, settings);
     let request = listen_for_interim(request, caller, gate.as_ref());
     client.asked.ask(request.method());
-    client.worn.carry();
+    client.past.worn.carry();
     let mut answer = pin!(client.sender.try_send_request(*request));
     let result = poll_fn(|cx| {
         client.drive(cx);
@@ -341,8 +380,6 @@ fn has_timed_out(error: &hyper::Error) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::net::TcpListener;
     use tokio::runtime::Handle;
@@ -374,7 +411,7 @@ mod tests {
     }
 
     async fn ask(pool: &Arc<Pool>) {
-        let lease = pool.lease(None).await.expect("a connection");
+        let lease = pool.lease(None, None).await.expect("a connection");
         let request = Box::new(http::Request::get("/").header("host", "x").body(Body::empty()).expect("a request"));
         let answer = lease.send(request, &Caller::Deaf).await.expect("an answer");
         assert_eq!(answer.status(), 200);

@@ -181,7 +181,7 @@ impl Pool {
             let connection = match self.usable(Room::ToSpare) {
                 Some(connection) => connection,
                 // A busy connection is better than none. Boxed, for hardly any request has to wait for a connection.
-                None => match Box::pin(self.connect_once()).await {
+                None => match Box::pin(self.connect_once(wear.and_then(|wear| wear.connect))).await {
                     Ok(connection) => connection,
                     Err(failure) => self.usable(Room::ForOne).ok_or(failure)?,
                 },
@@ -244,7 +244,7 @@ impl Pool {
         open.connections.iter().find(has_room).cloned()
     }
 
-    async fn connect_once(self: &Arc<Self>) -> Result<Connection, Failure> {
+    async fn connect_once(self: &Arc<Self>, limit: Option<Duration>) -> Result<Connection, Failure> {
         let failed_before = self.open().failed.0;
         let _only = self.connecting.lock().await;
         if let Some(connection) = self.usable(Room::ToSpare) {
@@ -261,10 +261,8 @@ impl Pool {
                 return Err(failure.clone());
             }
         }
-        let result = match timeout(self.settings.open_timeout, self.connect()).await {
-            Ok(result) => result,
-            Err(_) => Err(self.too_slow()),
-        };
+        let all = limit.map_or(self.settings.open_timeout, |limit| limit.max(self.settings.open_timeout));
+        let result = timeout(all, self.connect(limit)).await.unwrap_or_else(|_| Err(self.too_slow(all)));
         let mut open = self.open();
         match result {
             Ok(connection) => {
@@ -281,23 +279,23 @@ impl Pool {
         }
     }
 
-    fn too_slow(&self) -> Failure {
-        let cause = format!("no HTTP/2 connection within {:?}", self.settings.open_timeout);
+    fn too_slow(&self, limit: Duration) -> Failure {
+        let cause = format!("no HTTP/2 connection within {limit:?}");
         match &self.dial {
             Dial::Plain(addr) => ConnectError { addr: *addr, cause, is_ours: false }.into(),
             Dial::Mutual(peer, _) => ConnectError { addr: peer.addr, cause, is_ours: false }.into(),
         }
     }
 
-    async fn connect(self: &Arc<Self>) -> Result<Connection, Failure> {
+    async fn connect(self: &Arc<Self>, limit: Option<Duration>) -> Result<Connection, Failure> {
         match &self.dial {
             Dial::Plain(addr) => {
-                let tcp = self.connector.connect(*addr).await?;
+                let tcp = self.connector.connect_within(*addr, limit).await?;
                 let (connection, driver) = self.handshake(tcp).await?;
                 Ok(self.start(connection, driver))
             }
             Dial::Mutual(peer, tls) => {
-                let tcp = self.connector.connect(peer.addr).await?;
+                let tcp = self.connector.connect_within(peer.addr, limit).await?;
                 let stream = tls.connect(tcp, &peer.id).await.map_err(|error| {
                     self.metrics.handshake(Direction::Outbound, error.reason());
                     Failure::Peer(format!("mutual TLS with {} at {}: {error}", peer.id, peer.addr))

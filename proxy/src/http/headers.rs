@@ -4,9 +4,11 @@
 //! application to the far side or from the mesh to an application, save `CLIENT_ID` and `ERROR`, which say what they say.
 
 use std::net::SocketAddr;
+use std::time::{Duration, SystemTime};
 
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, HOST, HeaderMap, HeaderName, HeaderValue, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
+    CONNECTION, CONTENT_LENGTH, HOST, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER, TE, TRAILER, TRANSFER_ENCODING,
+    UPGRADE,
 };
 use http::uri::{Authority as UriAuthority, PathAndQuery, Scheme, Uri};
 use http::{Method, Request, Response, StatusCode, Version};
@@ -378,6 +380,16 @@ fn join_cookies(headers: &mut HeaderMap) {
     }
 }
 
+/// How long `Retry-After` (RFC 9110 10.2.3) asks to wait from `now` on: seconds, or a date. What is neither says nothing.
+pub fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
+    let value = headers.get(RETRY_AFTER)?.to_str().ok()?;
+    if !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Some(Duration::from_secs(value.parse().unwrap_or(u64::MAX)));
+    }
+    let date = httpdate::parse_http_date(value).ok()?;
+    Some(date.duration_since(now).unwrap_or_default())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -500,5 +512,23 @@ mod tests {
         assert_eq!(headers.len(), 2, "{headers:?}");
         assert_eq!(headers[TE], "trailers");
         assert_eq!(headers[HOST], "web");
+    }
+
+    #[test]
+    fn retry_after_is_seconds_or_a_date() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(784_111_777);
+        for (text, expected) in [
+            ("120", Some(Duration::from_secs(120))),
+            ("0", Some(Duration::ZERO)),
+            ("99999999999999999999999", Some(Duration::from_secs(u64::MAX))),
+            ("Sun, 06 Nov 1994 08:49:39 GMT", Some(Duration::from_secs(2))),
+            ("Sun, 06 Nov 1994 08:49:30 GMT", Some(Duration::ZERO)),
+            ("soon", None),
+            ("", None),
+            ("-1", None),
+        ] {
+            let headers = HeaderMap::from_iter([(RETRY_AFTER, HeaderValue::from_static(text))]);
+            assert_eq!(retry_after(&headers, now), expected, "{text:?}");
+        }
     }
 }

@@ -129,6 +129,9 @@ pub enum Late {
     /// The request's, with all its tries, by a policy.
     #[error("not done within {0:?}")]
     Request(Duration),
+    /// A try's, by a policy or a route.
+    #[error("the try that was passed on was not done within {0:?} (timeouts.backendRequest)")]
+    Backend(Duration),
     /// The caller's own (`grpc-timeout`).
     #[error("the caller's deadline is over")]
     Deadline,
@@ -142,6 +145,7 @@ impl Late {
     pub fn reason(self) -> answer::Reason {
         match self {
             Late::Request(_) => answer::Reason::RequestTimeout,
+            Late::Backend(_) => answer::Reason::ResponseTimeout,
             Late::Deadline => answer::Reason::Deadline,
             Late::Idle(_) => answer::Reason::StreamIdle,
         }
@@ -151,6 +155,7 @@ impl Late {
     pub fn kind(self) -> &'static str {
         match self {
             Late::Request(_) => "request",
+            Late::Backend(_) => "backend_request",
             Late::Deadline => "deadline",
             Late::Idle(_) => "stream_idle",
         }

@@ -14,6 +14,8 @@ pub struct Wear {
     pub requests: Option<u32>,
     /// Since the connection was made, give or take a tenth.
     pub age: Option<Duration>,
+    /// To make it, in place of the proxy's own limit.
+    pub connect: Option<Duration>,
 }
 
 /// What a connection has behind it.
@@ -53,11 +55,11 @@ mod tests {
         let now = Instant::now();
         let worn = Worn::new(now);
         worn.carry();
-        let requests = |most| Wear { requests: Some(most), age: None };
+        let requests = |most| Wear { requests: Some(most), ..Wear::default() };
         assert!(!worn.is_out(Some(&requests(2)), || now) && worn.is_out(Some(&requests(1)), || now));
         assert!(!worn.is_out(None, || now + Duration::from_secs(1_000_000)));
         let aged = |ms| {
-            let wear = Wear { requests: None, age: Some(Duration::from_secs(1)) };
+            let wear = Wear { age: Some(Duration::from_secs(1)), ..Wear::default() };
             (0..1_000).filter(|_| Worn::new(now).is_out(Some(&wear), || now + Duration::from_millis(ms))).count()
         };
         assert_eq!((aged(899), aged(1_101)), (0, 1_000));

@@ -89,7 +89,7 @@ impl App {
     async fn exchange(&self, mut request: BoxedRequest, caller: &Caller) -> Result<Response<Body>, Failure> {
         let response = if request.version() < Version::HTTP_2 {
             headers::into_h1_hop(&mut request);
-            self.h1.lease(None).await?.send(request, caller).await
+            self.h1.lease(None, None).await?.send(request, caller).await
         } else {
             headers::strip_hop_by_hop(request.headers_mut());
             headers::into_h2_form(&mut request, self.addr);

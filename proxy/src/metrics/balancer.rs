@@ -6,7 +6,7 @@
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 
-use super::registry::{Gauge, Label, Registry, label};
+use super::registry::{Counter, Gauge, Label, Registry, label};
 use super::table::Reasons;
 use super::{Direction, family};
 
@@ -26,6 +26,24 @@ pub(super) struct Target {
 struct Rare {
     results: Reasons<8>,
     timeouts: Reasons<8>,
+    /// The own zone's, and those of all others.
+    zones: [OnceLock<Crossing>; 2],
+}
+
+/// What goes to one kind of zone.
+struct Crossing {
+    requests: Counter,
+    sent: Counter,
+    received: Counter,
+}
+
+impl Crossing {
+    fn new(registry: &Registry, mut labels: Vec<Label>, zone: &'static str) -> Self {
+        labels.push(label("zone", zone));
+        let counter = |family| registry.counter(family, &labels);
+        let (requests, sent) = (counter(&family::ZONE_REQUESTS), counter(&family::ZONE_SENT));
+        Self { requests, sent, received: counter(&family::ZONE_RECEIVED) }
+    }
 }
 
 impl Target {
@@ -50,7 +68,8 @@ impl Target {
         self.rare.get_or_init(|| {
             let labels = self.retries.labels();
             let results = Reasons::new(&family::RETRY_RESULTS, labels.clone(), "result");
-            Box::new(Rare { results, timeouts: Reasons::new(&family::TIMEOUTS, labels, "kind") })
+            let timeouts = Reasons::new(&family::TIMEOUTS, labels, "kind");
+            Box::new(Rare { results, timeouts, zones: Default::default() })
         })
     }
 }
@@ -64,6 +83,45 @@ impl Timeouts {
     /// `stream_idle`, `tcp_idle` or `half_close`.
     pub fn count(&self, kind: &'static str) {
         self.0.rare().timeouts.count(&self.0.registry, kind);
+    }
+}
+
+/// Where an endpoint is, seen from the proxy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Zone {
+    /// In the proxy's own zone.
+    Local,
+    /// In another one.
+    Other,
+}
+
+/// Counts what goes to a target's endpoints, by their zone.
+#[derive(Clone)]
+pub struct Zones(Arc<Target>);
+
+impl Zones {
+    /// A request goes out.
+    pub fn request(&self, to: Zone) {
+        self.crossing(to).requests.increment(1);
+    }
+
+    /// Bytes that went to an endpoint.
+    pub fn sent(&self, to: Zone, bytes: u64) {
+        self.crossing(to).sent.increment(bytes);
+    }
+
+    /// Bytes that came from it.
+    pub fn received(&self, from: Zone, bytes: u64) {
+        self.crossing(from).received.increment(bytes);
+    }
+
+    fn crossing(&self, zone: Zone) -> &Crossing {
+        let (registry, rare) = (&self.0.registry, self.0.rare());
+        let word = match zone {
+            Zone::Local => "local",
+            Zone::Other => "other",
+        };
+        rare.zones[zone as usize].get_or_init(|| Crossing::new(registry, rare.timeouts.labels(), word))
     }
 }
 
@@ -94,6 +152,11 @@ impl Balancer {
     /// To be kept by what outlives a request's way to its endpoint.
     pub fn timeouts(&self) -> Timeouts {
         Timeouts(Arc::clone(&self.target))
+    }
+
+    /// To be kept by what goes to an endpoint whose zone is known.
+    pub fn zones(&self) -> Zones {
+        Zones(Arc::clone(&self.target))
     }
 
     /// A request is sent once more, and why.

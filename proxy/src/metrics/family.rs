@@ -93,6 +93,11 @@ families! {
     RETRY_RESULTS: Counter "mesh_retry_results_total"
         "What came of retries: attempted, succeeded, limit_exceeded, budget_exceeded, or too_large a body.";
     TIMEOUTS: Counter "mesh_timeouts_total" "Requests and connections that took too long, by the limit that ended them.";
+    ZONE_REQUESTS: Counter "mesh_zone_requests_total"
+        "Requests sent to endpoints of the proxy's own zone (local) or of another, each try.";
+    ZONE_SENT: Counter "mesh_zone_sent_bytes_total" "Bytes of bodies and byte streams sent to endpoints, by zone.";
+    ZONE_RECEIVED: Counter "mesh_zone_received_bytes_total"
+        "Bytes of bodies and byte streams received from endpoints, by zone.";
     TUNNEL_CONNECTIONS: Gauge "mesh_tunnel_connections" "Open connections between sidecars.";
     TUNNEL_STREAMS: Gauge "mesh_tunnel_streams" "Open streams on connections between sidecars.";
 

@@ -7,7 +7,7 @@
 //!
 //! Invariant: the number of series is bounded. New label sets stop at [`Settings::max_series`]; what comes after counts
 //! under `target="overflow"` (statuses: `status="other"`), so sums stay right and only the detail is lost. On top of
-//! the cap come only series that the code bounds: reasons, kinds, and per label set at most 14 `status="other"` and 18
+//! the cap come only series that the code bounds: reasons, kinds, two kinds of zones, and per label set at most 14 `status="other"` and 18
 //! of gRPC.
 //!
 //! The series of a target end when nobody has used it for [`Settings::idle`], and make room for others: [`Metrics::sweep`].
@@ -31,7 +31,7 @@ mod tests;
 use std::sync::{self, Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-pub use self::balancer::{Balancer, Open, Timeouts, Tunnels};
+pub use self::balancer::{Balancer, Open, Timeouts, Tunnels, Zone, Zones};
 pub use self::control::{Discovery, Identity};
 pub use self::http::{Http, Request};
 pub use self::tcp::{Connection, Tcp};

@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use super::balancer::{Zone, Zones};
 use super::family;
 use super::registry::{Counter, Gauge, Label, Registry};
 use super::table::Reasons;
@@ -37,25 +38,40 @@ impl Tcp {
     pub fn open(self: &Arc<Self>) -> Connection {
         self.opened.increment(1);
         self.open.increment(1.0);
-        Connection { tcp: Arc::clone(self), reason: "cut" }
+        Connection { tcp: Arc::clone(self), zone: None, reason: "cut" }
     }
 }
 
 /// An open connection. Dropping it without [`Connection::close`] counts as closed for the reason `cut`.
 pub struct Connection {
     tcp: Arc<Tcp>,
+    /// The upstream's, where it is known. Boxed, since few are.
+    zone: Option<Box<(Zones, Zone)>>,
     reason: &'static str,
 }
 
 impl Connection {
+    /// Its bytes count for the zone of its upstream as well.
+    #[must_use]
+    pub fn to_zone(mut self, zone: Option<(Zones, Zone)>) -> Self {
+        self.zone = zone.map(Box::new);
+        self
+    }
+
     /// Bytes that went towards the upstream.
     pub fn sent(&self, bytes: u64) {
         self.tcp.sent.increment(bytes);
+        if let Some((zones, zone)) = self.zone.as_deref() {
+            zones.sent(*zone, bytes);
+        }
     }
 
     /// Bytes that came from the upstream.
     pub fn received(&self, bytes: u64) {
         self.tcp.received.increment(bytes);
+        if let Some((zones, zone)) = self.zone.as_deref() {
+            zones.received(*zone, bytes);
+        }
     }
 
     /// The connection has ended, and why.

@@ -64,8 +64,12 @@ pub struct Retries {
     pub reset: bool,
     /// When the upstream refused the stream.
     pub refused_stream: bool,
-    /// Before the first retry; it doubles.
+    /// When the upstream did not answer in time.
+    pub timeout: bool,
+    /// Before the first retry at most; it doubles.
     pub backoff: Duration,
+    /// Before each retry, beside what is drawn from `backoff`.
+    pub least_backoff: Duration,
     /// At most.
     pub max_backoff: Duration,
     /// The longest `Retry-After` that is waited for.

@@ -58,9 +58,15 @@ impl Connector {
 
     /// Connects to `addr` within the time limit.
     pub async fn connect(&self, addr: SocketAddr) -> Result<TcpStream, ConnectError> {
+        self.connect_within(addr, None).await
+    }
+
+    /// The same within a limit that somebody has set for this one.
+    pub async fn connect_within(&self, addr: SocketAddr, limit: Option<Duration>) -> Result<TcpStream, ConnectError> {
+        let limit = limit.unwrap_or(self.settings.timeout);
         let failed = |cause: String| ConnectError { addr, cause, is_ours: false };
         let without_files = |cause: &str| ConnectError { addr, cause: cause.into(), is_ours: true };
-        match tokio::time::timeout(self.settings.timeout, TcpStream::connect(addr)).await {
+        match tokio::time::timeout(limit, TcpStream::connect(addr)).await {
             // These are for the admin port and the control plane.
             Ok(Ok(tcp)) if limits::is_among_last(&tcp, 1) => Err(without_files("too few file descriptors are left")),
             Ok(Ok(tcp)) => {
@@ -70,7 +76,7 @@ impl Connector {
             }
             Ok(Err(error)) if limits::are_files_used_up(&error) => Err(without_files(&error.to_string())),
             Ok(Err(error)) => Err(failed(error.to_string())),
-            Err(_) => Err(failed(format!("no answer within {:?}", self.settings.timeout))),
+            Err(_) => Err(failed(format!("no answer within {limit:?}"))),
         }
     }
 }

@@ -4,6 +4,8 @@
 //! was injected (`Reason::Fault`).
 //! Non-goal: faults of connections.
 
+use std::time::Instant;
+
 use http::{HeaderMap, Response};
 
 use crate::http::Body;
@@ -14,8 +16,13 @@ use crate::model::route::header_fits;
 
 const MILLION: u32 = 1_000_000;
 
-/// Does to a request with `headers` what `policy` says; an answer is in place of the backend's.
-pub(super) async fn inject(policy: &RequestPolicy, headers: &HeaderMap, metrics: &Metrics) -> Option<Response<Body>> {
+/// Does to a request with `headers`, which is over at `end`, what `policy` says; an answer is in place of the backend's.
+pub(super) async fn inject(
+    policy: &RequestPolicy,
+    headers: &HeaderMap,
+    end: Option<Instant>,
+    metrics: &Metrics,
+) -> Option<Response<Body>> {
     let fault = policy.faults.iter().find(|fault| fits(fault, headers))?;
     let drawn = |share: u32| fastrand::u32(..MILLION) < share;
     let delay = fault.delay.filter(|(share, _)| drawn(*share));
@@ -23,7 +30,8 @@ pub(super) async fn inject(policy: &RequestPolicy, headers: &HeaderMap, metrics:
     if let Some((_, delay)) = delay {
         metrics.fault("delay");
         tracing::debug!(policy = %policy.name, ?delay, "fault injected");
-        tokio::time::sleep(delay).await;
+        let left = end.map_or(delay, |end| end.saturating_duration_since(Instant::now()));
+        tokio::time::sleep(delay.min(left)).await;
     }
     let (_, abort) = abort?;
     metrics.fault("abort");
@@ -85,7 +93,7 @@ mod tests {
     }
 
     async fn outcome(policy: &RequestPolicy, headers: &HeaderMap) -> Option<Response<Body>> {
-        inject(policy, headers, &Metrics::new(metrics::Settings::default())).await
+        inject(policy, headers, None, &Metrics::new(metrics::Settings::default())).await
     }
 
     #[tokio::test]

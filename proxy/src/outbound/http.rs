@@ -16,10 +16,11 @@ use crate::balance::{Failed, Terms, Wish};
 use crate::http::answer::{MEMORY, Reason};
 use crate::http::deadline::Deadline;
 use crate::http::h2_server::Tunnel;
+use crate::http::timed::Limits;
 use crate::http::{self as web, Abort, Body, BoxedRequest, Caller, Failure, Handler, Late, headers, upgrade};
 use crate::metrics::{self, Tls};
 use crate::model::Protocol;
-use crate::model::policy::RequestPolicy;
+use crate::model::policy::{RequestPolicy, Timeouts};
 use crate::net::Drain;
 
 /// Serves the requests of one connection.
@@ -34,6 +35,8 @@ pub(super) struct Connection {
 struct Place {
     wish: Wish,
     served: Option<SocketAddr>,
+    /// When it came, where something has taken time since.
+    came: Option<Instant>,
 }
 
 impl Connection {
@@ -68,7 +71,7 @@ impl Connection {
     async fn by_key(
         &self,
         request: BoxedRequest,
-        leg: &Leg,
+        leg: &Arc<Leg>,
         policy: Option<&Arc<RequestPolicy>>,
         place: &mut Place,
         caller: &Caller,
@@ -76,8 +79,12 @@ impl Connection {
     ) -> Result<Response<Body>, Failed> {
         let key = leg.now().key(&request, || self.outbound.local.all().first().copied());
         place.wish.hash = key.as_ref().map(|key| key.hash);
-        let terms = self.terms(policy, request.headers());
-        let mut response = self.forward(request, leg, place, terms, caller, measured).await?;
+        let mut response = if headers::leaves_http(&request) {
+            self.leave_http(request, leg, policy, place, caller, measured).await?
+        } else {
+            let terms = self.terms(policy, request.headers(), place);
+            self.forward(request, leg, place, terms, caller, measured).await?
+        };
         if let Some(cookie) = key.and_then(|key| key.set_cookie) {
             response.headers_mut().append(SET_COOKIE, cookie);
         }
@@ -94,8 +101,8 @@ impl Connection {
     ) -> Result<Response<Body>, Failed> {
         match routed.take(&mut request, &self.outbound) {
             Way::Onward(Onward { leg, copies, stick_to, answered }) => {
-                let mut place = Place { wish: Wish { stick_to, ..Wish::default() }, served: None };
-                let mut response = match self.injected(answered.policy(), request.headers()).await {
+                let mut place = Place { wish: Wish { stick_to, ..Wish::default() }, ..Place::default() };
+                let mut response = match self.injected(answered.policy(), request.headers(), &mut place).await {
                     Some(response) => response,
                     None => {
                         self.outbound.mirrors.send(copies, &mut request);
@@ -118,16 +125,24 @@ impl Connection {
         caller: &Caller,
         measured: &mut Option<metrics::Request>,
     ) -> Result<Response<Body>, Failed> {
-        match self.injected(route.policy(), request.headers()).await {
+        let mut place = Place::default();
+        match self.injected(route.policy(), request.headers(), &mut place).await {
             Some(response) => Ok(response),
-            None => self.send(request, route.leg(), route.policy(), &mut Place::default(), caller, measured).await,
+            None => self.send(request, route.leg(), route.policy(), &mut place, caller, measured).await,
         }
     }
 
-    /// What a policy has answered in place of a backend.
-    async fn injected(&self, policy: Option<&Arc<RequestPolicy>>, headers: &HeaderMap) -> Option<Response<Body>> {
-        let policy = policy.filter(|policy| !policy.faults.is_empty())?;
-        faults::inject(policy, headers, &self.outbound.metrics).await
+    /// What a policy has answered in place of a backend. A delay is a part of the request's time.
+    async fn injected(
+        &self,
+        policy: Option<&Arc<RequestPolicy>>,
+        headers: &HeaderMap,
+        place: &mut Place,
+    ) -> Option<Response<Body>> {
+        let own = policy.filter(|policy| !policy.faults.is_empty())?;
+        place.came = Some(Instant::now());
+        let end = self.terms(policy, headers, place).and_then(|terms| terms.ends_at());
+        faults::inject(own, headers, end, &self.outbound.metrics).await
     }
 
     async fn send(
@@ -142,33 +157,63 @@ impl Connection {
         let stand_in = self.outbound.stand_in(leg).await;
         let leg = stand_in.as_ref().unwrap_or(leg);
         // Boxed both: they are rare, and larger than what other requests need.
-        if headers::leaves_http(&request) {
-            return Box::pin(self.leave_http(request, leg, policy, place, caller, measured)).await;
-        }
         if leg.now().is_keyed() {
             return Box::pin(self.by_key(request, leg, policy, place, caller, measured)).await;
         }
-        let terms = self.terms(policy, request.headers());
+        if headers::leaves_http(&request) {
+            return Box::pin(self.leave_http(request, leg, policy, place, caller, measured)).await;
+        }
+        let terms = self.terms(policy, request.headers(), place);
         self.forward(request, leg, place, terms, caller, measured).await
     }
 
     /// What bounds a request; `None`: the proxy's defaults alone.
-    fn terms(&self, policy: Option<&Arc<RequestPolicy>>, headers: &HeaderMap) -> Option<Box<Terms>> {
-        let deadline = Deadline::of(headers, Instant::now);
+    fn terms(&self, policy: Option<&Arc<RequestPolicy>>, headers: &HeaderMap, place: &Place) -> Option<Box<Terms>> {
+        let came = || place.came.unwrap_or_else(Instant::now);
+        let deadline = Deadline::of(headers, came);
         if policy.is_none() && deadline.is_none() {
             return None;
         }
+        Some(Box::new(Terms::new(came(), policy.cloned(), deadline, Arc::new(self.broken()))))
+    }
+
+    /// What hears of responses that are broken off.
+    fn broken(&self) -> impl Fn(Late) + Send + Sync + 'static {
         let metrics = self.outbound.metrics.clone();
-        let broken = move |late: Late| {
+        move |late: Late| {
             let reason = late.reason().word();
             metrics.error(DIRECTION, reason);
             tracing::info!(reason, detail = %late, "exchange ended");
-        };
-        Some(Box::new(Terms::new(policy.cloned(), deadline, Arc::new(broken))))
+        }
     }
 
-    /// An upgrade or CONNECT: a connection of its own to one endpoint, then bytes.
+    /// An upgrade or CONNECT. A policy's limits hold until both sides have agreed to leave HTTP, or for the answer that says no.
     async fn leave_http(
+        &self,
+        request: BoxedRequest,
+        leg: &Arc<Leg>,
+        policy: Option<&Arc<RequestPolicy>>,
+        place: &mut Place,
+        caller: &Caller,
+        measured: &mut Option<metrics::Request>,
+    ) -> Result<Response<Body>, Failed> {
+        let end = policy.and_then(|policy| end_of(&policy.timeouts, Instant::now()));
+        let asked = self.ask_to_leave(request, leg, policy, place, caller, measured);
+        let Some((at, late)) = end else { return asked.await };
+        let Ok(result) = tokio::time::timeout_at(at.into(), asked).await else {
+            leg.now().timed_out(late.kind());
+            return Err(Failed { failure: Some(Failure::Late(late)), detail: format!("upgrade: {late}") });
+        };
+        let (broken, leg) = (self.broken(), Arc::clone(leg));
+        let broken = Box::new(move |late: Late| {
+            leg.now().timed_out(late.kind());
+            broken(late);
+        });
+        Ok(result?.map(|body| body.timed(Limits { end: Some((at.into(), late)), idle: None, broken })))
+    }
+
+    /// A connection of its own to one endpoint, then bytes.
+    async fn ask_to_leave(
         &self,
         mut request: BoxedRequest,
         leg: &Arc<Leg>,
@@ -182,12 +227,13 @@ impl Connection {
         place.served = Some(load.endpoint().model.addr);
         let tls = load.endpoint().tls();
         *measured = Some(leg.http(tls).request(Instant::now()));
+        load.sends(&mut request);
         headers::strip_ours(request.headers_mut());
         let joined = {
             let (target, copy) = (Arc::clone(&self.target), copy_under(self.outbound.settings.copy, policy));
             let (leg, drain) = (Arc::clone(leg), self.drain.clone());
             move |client, upstream| {
-                let connection = leg.tcp(tls, &crate::sniff::Seen::Opaque).open();
+                let connection = leg.tcp(tls, &crate::sniff::Seen::Opaque).open().to_zone(load.zone());
                 web::bytes::spawn_copy(client, upstream, copy, connection, move |end| {
                     timed_out(&leg, end);
                     drop((load, target, leg, drain));
@@ -204,6 +250,14 @@ impl Connection {
             Failed { failure: Some(failure), detail }
         })
     }
+}
+
+/// When a request with one try is over that begins at `now`, and by whose word.
+fn end_of(timeouts: &Timeouts, now: Instant) -> Option<(Instant, Late)> {
+    let request = timeouts.request.flatten().map(|limit| (limit, Late::Request(limit)));
+    let backend = timeouts.backend.flatten().map(|limit| (limit, Late::Backend(limit)));
+    let (limit, late) = request.into_iter().chain(backend).min_by_key(|(limit, _)| *limit)?;
+    Some((now.checked_add(limit)?, late))
 }
 
 impl Handler for Connection {

@@ -218,7 +218,8 @@ impl Outbound {
         protocol: Option<Protocol>,
     ) -> Result<(Stream, Load, Arc<Leg>), crate::balance::Failed> {
         let leg = self.stand_in(leg).await.unwrap_or_else(|| Arc::clone(leg));
-        let (stream, load) = leg.open(protocol, &Wish::default()).await?;
+        let hash = leg.now().source_key(|| self.local.all().first().copied());
+        let (stream, load) = leg.open(protocol, &Wish { hash, ..Wish::default() }).await?;
         Ok((stream, load, leg))
     }
 
@@ -270,7 +271,7 @@ impl Outbound {
         if let Seen::Tls(sni) = seen {
             self.metrics.foreign_sni(DIRECTION, sni.as_deref());
         }
-        let connection = leg.tcp(load.endpoint().tls(), seen).open();
+        let connection = leg.tcp(load.endpoint().tls(), seen).open().to_zone(load.zone());
         let settings = copy_under(self.settings.copy, route.policy());
         web::bytes::spawn_copy(stream, upstream, settings, connection, move |end| {
             timed_out(&leg, end);

@@ -3,7 +3,8 @@
 //!
 //! Invariant: an ejection lasts between the least and the longest that the settings allow; each one in a row lasts twice as long
 //! as the one before, and up to a quarter more, so that what failed together does not come back together. While a probe is out,
-//! nobody else is let in. Overload counts as no success, but never towards failures in a row: who sheds load is alive.
+//! nobody else is let in. Overload counts as no success, but never towards failures in a row: who sheds load is alive. Who
+//! could not be connected is probed as soon as it can be again.
 //! Not here: how many endpoints may be out at once (`balance::choice`), and what a failure is (`balance::outcome`).
 
 use std::time::{Duration, Instant};
@@ -19,6 +20,8 @@ pub enum Outcome {
     Failure,
     /// The endpoint has more to do than it can.
     Overload,
+    /// The endpoint could not be connected. When it can be again, `Breaker::reached` says so.
+    Unreachable,
 }
 
 /// What an outcome has changed.
@@ -54,7 +57,7 @@ pub struct Breaker {
 #[derive(Clone, Copy, Debug)]
 enum State {
     Closed { since: Instant },
-    Open { until: Instant },
+    Open { until: Instant, unreachable: bool },
     Probing { since: Instant },
 }
 
@@ -78,7 +81,7 @@ impl Breaker {
     pub fn until(&self) -> Option<Instant> {
         match self.state {
             State::Closed { .. } => None,
-            State::Open { until } => Some(until),
+            State::Open { until, .. } => Some(until),
             State::Probing { since } => Some(since),
         }
     }
@@ -87,7 +90,7 @@ impl Breaker {
     pub fn admits(&self, settings: &Settings, now: Instant) -> Admits {
         match self.state {
             State::Closed { .. } => Admits::All,
-            State::Open { until } if now >= until => Admits::Probe,
+            State::Open { until, .. } if now >= until => Admits::Probe,
             State::Probing { since } if now.saturating_duration_since(since) > settings.window => Admits::Probe,
             State::Open { .. } | State::Probing { .. } => Admits::None,
         }
@@ -101,7 +104,14 @@ impl Breaker {
     /// The probe ended without saying anything.
     pub fn probe_abandoned(&mut self, now: Instant) {
         if let State::Probing { .. } = self.state {
-            self.state = State::Open { until: now };
+            self.state = State::Open { until: now, unreachable: false };
+        }
+    }
+
+    /// It was connected again: if it is out because it could not be, a probe may go to it at once.
+    pub fn reached(&mut self, now: Instant) {
+        if let State::Open { until, unreachable: true } = &mut self.state {
+            *until = now.min(*until);
         }
     }
 
@@ -116,10 +126,10 @@ impl Breaker {
         match self.state {
             State::Closed { .. } => self.observe_closed(outcome, settings, now, random),
             // Begun before the ejection, or sent because too many are out: says nothing new before the time is over.
-            State::Open { until } if now < until => None,
+            State::Open { until, .. } if now < until => None,
             State::Open { .. } | State::Probing { .. } => Some(match outcome {
                 Outcome::Success => self.close(now),
-                Outcome::Failure | Outcome::Overload => self.eject(settings, now, random),
+                failed => self.eject(failed, settings, now, random),
             }),
         }
     }
@@ -134,13 +144,13 @@ impl Breaker {
         self.window.count(outcome == Outcome::Success, settings.window, now);
         match outcome {
             Outcome::Success => self.in_a_row = 0,
-            Outcome::Failure => self.in_a_row = self.in_a_row.saturating_add(1),
+            Outcome::Failure | Outcome::Unreachable => self.in_a_row = self.in_a_row.saturating_add(1),
             Outcome::Overload => {}
         }
         let is_out = outcome != Outcome::Success
             && settings.is_enabled
             && (self.in_a_row >= settings.consecutive_failures || self.window.is_poor(settings));
-        is_out.then(|| self.eject(settings, now, random))
+        is_out.then(|| self.eject(outcome, settings, now, random))
     }
 
     /// Lets all in again.
@@ -151,7 +161,7 @@ impl Breaker {
         Change::Returned
     }
 
-    fn eject(&mut self, settings: &Settings, now: Instant, random: &mut fastrand::Rng) -> Change {
+    fn eject(&mut self, last: Outcome, settings: &Settings, now: Instant, random: &mut fastrand::Rng) -> Change {
         if let State::Closed { since } = self.state
             && now.saturating_duration_since(since) > settings.window.max(self.least(settings))
         {
@@ -159,7 +169,7 @@ impl Breaker {
         }
         self.ejections = self.ejections.saturating_add(1);
         let time = self.least(settings).mul_f64(1.0 + 0.25 * random.f64()).min(settings.max_ejection);
-        self.state = State::Open { until: now + time };
+        self.state = State::Open { until: now + time, unreachable: last == Outcome::Unreachable };
         Change::Ejected(time)
     }
 
@@ -220,7 +230,7 @@ fn place(slice: u64) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use super::Outcome::{Failure, Overload, Success};
+    use super::Outcome::{Failure, Overload, Success, Unreachable};
     use super::*;
 
     const S: Duration = Duration::from_secs(1);
@@ -308,6 +318,17 @@ mod tests {
     }
 
     #[test]
+    fn who_could_not_be_connected_is_probed_when_it_can_be_and_who_failed_is_not() {
+        for (outcome, expected) in [(Unreachable, Admits::Probe), (Failure, Admits::None)] {
+            let mut bench = Bench::new(1);
+            (0..7).for_each(|_| _ = bench.see(outcome));
+            assert_eq!(bench.admits(), Admits::None, "{outcome:?}");
+            bench.breaker.reached(bench.now);
+            assert_eq!(bench.admits(), expected, "{outcome:?}");
+        }
+    }
+
+    #[test]
     fn a_probe_that_says_nothing_is_followed_by_another() {
         let mut bench = Bench::new(3);
         let time = bench.ejected();
@@ -353,7 +374,7 @@ mod tests {
         for seed in 0..500 {
             let mut bench = Bench::new(seed);
             for _ in 0..200 {
-                let outcome = bench.random.choice([Success, Failure, Overload]).unwrap();
+                let outcome = bench.random.choice([Success, Failure, Overload, Unreachable]).unwrap();
                 bench.now += bench.random.u32(0..2_000) * Duration::from_millis(1);
                 if bench.admits() == Admits::Probe && bench.random.bool() {
                     bench.breaker.probe(bench.now);

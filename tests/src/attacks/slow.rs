@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::connections::hold;
 use crate::netns::Host;
+use crate::yardstick::{Front, Process, count};
 
 /// One phase: what is said at once, and what is said byte by byte after it.
 #[derive(Clone, Copy, Debug)]
@@ -19,6 +20,87 @@ pub struct Phase {
     pub drip: &'static [u8],
     /// Whether what comes back is read before the end.
     pub reads: bool,
+}
+
+/// A head.
+pub const HEAD: Phase =
+    Phase { name: "head", hello: b"GET / HTTP/1.1\r\nhost: web\r\nx: ", drip: b"slow", reads: true };
+/// A body that does not go on.
+pub const BODY: Phase = Phase {
+    name: "body",
+    hello: b"POST /count HTTP/1.1\r\nhost: web\r\ncontent-length: 1000\r\n\r\nbegun",
+    drip: b"",
+    reads: true,
+};
+/// An answer that nobody reads.
+pub const READ: Phase =
+    Phase { name: "slow read", hello: b"GET /endless HTTP/1.1\r\nhost: web\r\n\r\n", drip: b"", reads: false };
+/// The beginning of HTTP/2's preface.
+pub const PREFACE: Phase = Phase { name: "h2 preface", hello: b"PRI * HTTP/2.0\r\n", drip: b"", reads: true };
+/// The header of a TLS record with a hello of 512 bytes, which do not come.
+pub const HELLO: Phase =
+    Phase { name: "TLS hello", hello: &[22, 3, 1, 2, 4, 1, 0, 2, 0, 3, 3], drip: &[7], reads: true };
+/// Nothing at all.
+pub const SILENCE: Phase = Phase { name: "silence", hello: b"", drip: b"", reads: true };
+
+/// For facts that a busy machine brings about late.
+const LATE: Duration = Duration::from_secs(30);
+
+/// So long after all were let go, those that were reset have been told.
+const SETTLED: Duration = Duration::from_secs(3);
+
+/// What a slow client may cost, KiB. A debug build's futures are larger.
+#[must_use]
+pub fn allowed(phase: Phase) -> u64 {
+    // An answer under way fills the client's write buffer of 64 KiB, and its window on the tunnel, 256 KiB.
+    if phase.reads { count(26, 20) } else { 400 }
+}
+
+/// As many as fit: at both ends of a sidecar in this process, or at three daemons at once. Answers that nobody reads fill buffers of
+/// the kernel's, which has so much for all connections of the machine: were that used up, everybody on it would wait.
+#[must_use]
+pub fn clients(phase: Phase) -> usize {
+    let most = count(200, Process::most_connections(10_000, 3));
+    if phase.reads { most } else { most.min(buffers() / UNREAD) }
+}
+
+/// What an answer that nobody reads fills at both ends and in between.
+const UNREAD: usize = 512 << 10;
+
+/// What connections may have in buffers before the kernel becomes sparing: the first figure of `tcp_mem`, in pages. All, where it
+/// is not said.
+fn buffers() -> usize {
+    const PAGE: usize = 4096;
+    let said = std::fs::read_to_string("/proc/sys/net/ipv4/tcp_mem").unwrap_or_default();
+    let pages = said.split_whitespace().next().and_then(|pages| pages.parse::<usize>().ok());
+    pages.map_or(usize::MAX, |pages| pages * PAGE)
+}
+
+/// One byte of each client in so long.
+#[must_use]
+pub fn pace() -> Duration {
+    Duration::from_millis(count(250, 5000))
+}
+
+/// Until the last one of them is ended: before that, all have to be opened.
+#[must_use]
+pub fn patience(clients: usize) -> Duration {
+    LATE + Duration::from_millis(10) * u32::try_from(clients).unwrap_or(0)
+}
+
+/// All clients in `phase` at once, and KiB that each has cost the proxy of `front` at most.
+#[must_use]
+pub fn attack(front: &Front, addr: SocketAddr, phase: Phase) -> (Ends, u64) {
+    let (process, clients) = (front.proxy, clients(phase));
+    let (idle, mut most) = (process.anonymous(), 0);
+    let (files, mut most_files) = (process.files(), 0);
+    let look = || {
+        let now = process.files();
+        (most, most_files) = (most.max(process.anonymous()), most_files.max(now));
+        !phase.reads && most_files >= files + clients && now <= files + 5
+    };
+    let ends = drip(&front.client, addr, (phase, clients), (pace(), patience(clients)), look);
+    (ends, most.saturating_sub(idle) / clients as u64)
 }
 
 /// How the connections of an attack have ended.
@@ -34,10 +116,12 @@ pub struct Ends {
     pub last: Duration,
     /// The last bytes that one of them was told.
     pub told: String,
+    /// When the far end held none of them any more, of those that do not read: behind bytes that nobody takes, only a reset shows.
+    pub let_go: Option<Duration>,
 }
 
 /// Holds `count` connections in `phase`, one byte every `pace`, until all have been ended or `patience` is over. `look` is
-/// called in between.
+/// called in between, and says whether the far end holds none of them any more.
 ///
 /// # Panics
 /// When this process may not have so many files.
@@ -46,14 +130,16 @@ pub fn drip(
     addr: SocketAddr,
     (phase, count): (Phase, usize),
     (pace, patience): (Duration, Duration),
-    mut look: impl FnMut(),
+    mut look: impl FnMut() -> bool,
 ) -> Ends {
     let begin = Instant::now();
     let mut streams = hold(host, addr, count, phase.hello).open;
     let mut ends = Ends { connected: streams.len(), ..Ends::default() };
     let mut drops = phase.drip.iter().cycle();
-    while !streams.is_empty() && begin.elapsed() < patience {
+    let rests = |let_go: Option<Duration>| let_go.is_some_and(|since| begin.elapsed() > since + SETTLED);
+    while !streams.is_empty() && !rests(ends.let_go) && begin.elapsed() < patience {
         thread::sleep(pace);
+        ends.let_go = look().then(|| ends.let_go.unwrap_or_else(|| begin.elapsed()));
         let drop = drops.next().copied();
         streams.retain_mut(|stream| {
             let lives =
@@ -67,8 +153,8 @@ pub fn drip(
             }
             lives
         });
-        look();
     }
+    look();
     ends
 }
 

@@ -50,6 +50,7 @@ pub struct Spec<'mesh> {
     env: Vec<(String, String)>,
     within: Option<Within>,
     program: PathBuf,
+    token: Option<PathBuf>,
 }
 
 /// Makes one command of another.
@@ -69,6 +70,7 @@ impl<'mesh> Spec<'mesh> {
             env: Vec::new(),
             within: None,
             program: bin("mesh-proxy"),
+            token: None,
         }
     }
 
@@ -143,13 +145,21 @@ impl<'mesh> Spec<'mesh> {
         self
     }
 
+    /// A token that was made before, of [`Control::token`]: of one that is made now, identity learns within a second only.
+    #[must_use]
+    pub fn token(mut self, path: &Path) -> Self {
+        self.token = Some(path.to_owned());
+        self
+    }
+
     /// Adds the workload: its host and its manifest. Its programs start with the mesh, or now if that runs already.
     pub fn add(self) -> Host {
         let host = self.mesh.net.host(&self.name);
         // Before identity starts, if it has not: then it need not notice that its tokens file has changed.
         let sidecar = match self.is_meshed {
             true => {
-                let token = self.mesh.control.proxy_token(&self.namespace, &self.service_account);
+                let made = || self.mesh.control.proxy_token(&self.namespace, &self.service_account);
+                let token = self.token.unwrap_or_else(made);
                 Sidecar::Planned(Plan { token, env: self.env, program: self.program, within: self.within })
             }
             false => Sidecar::Absent,

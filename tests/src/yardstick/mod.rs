@@ -21,7 +21,7 @@ pub use front::{Front, Mesh};
 pub use group::Group;
 pub use peer::{Peer, Setup, Speaks, version};
 pub use process::Process;
-pub use record::{Who, record};
+pub use record::{Who, is_recording, record};
 pub use source::{Counts, Source};
 pub use vitals::{Vitals, log_is_safe};
 pub use waits::Stopwatch;

@@ -2,7 +2,8 @@
 //! namespaces of their own.
 //!
 //! Invariant: their configuration says where to listen, where to forward and which version the back end speaks; all limits are
-//! their makers' defaults, but for the time-outs that HAProxy wants to be given, and for what a row sets for the mesh as well.
+//! their makers' defaults, but for the time-outs that HAProxy wants to be given, and for what a row sets for the mesh as well
+//! or the mesh does by itself: these are in [`Setup`].
 //! Non-goal: installing them; `make reliability` does. No test needs them.
 
 use std::fs;
@@ -36,15 +37,23 @@ pub enum Speaks {
 pub struct Setup<'a> {
     /// How the back ends are spoken to.
     pub speaks: Speaks,
-    /// After so many seconds without progress a stream is given up; none stands for the maker's default.
+    /// After so many seconds without progress a stream is given up; none stands for the maker's default, here and below.
     pub stall: Option<u64>,
+    /// After so many seconds a connection ends whose first head has not come.
+    pub head: Option<u64>,
+    /// More connections are refused.
+    pub connections: Option<usize>,
+    /// A port of the back end's host where another one listens, which has its share of all requests.
+    pub second: Option<u16>,
+    /// Requests are sent elsewhere that the back end did not process, or that got no answer.
+    pub again: bool,
     /// Where it runs.
     pub group: Option<&'a Group>,
 }
 
 impl From<Speaks> for Setup<'_> {
     fn from(speaks: Speaks) -> Self {
-        Self { speaks, stall: None, group: None }
+        Self { speaks, stall: None, head: None, connections: None, second: None, again: false, group: None }
     }
 }
 
@@ -135,10 +144,18 @@ fn program(who: Who) -> anyhow::Result<PathBuf> {
 }
 
 fn envoy(back: &Host, setup: Setup<'_>) -> Value {
-    json!({ "static_resources": {
+    let mut config = json!({ "static_resources": {
         "listeners": PORTS.map(|(port, behind)| listener(port, behind, setup)),
-        "clusters": PORTS.map(|(_, behind)| cluster(back, behind, setup.speaks)),
-    }})
+        "clusters": PORTS.map(|(_, behind)| cluster(back, behind, setup)),
+    }});
+    if let Some(most) = setup.connections {
+        let limit = format!("{TYPES}.resource_monitors.downstream_connections.v3.DownstreamConnectionsConfig");
+        config["overload_manager"] = json!({ "resource_monitors": [{
+            "name": "envoy.resource_monitors.global_downstream_max_connections",
+            "typed_config": { "@type": limit, "max_active_downstream_connections": most },
+        }]});
+    }
+    config
 }
 
 const TYPES: &str = "type.googleapis.com/envoy.extensions";
@@ -162,20 +179,32 @@ fn listener(port: u16, behind: u16, setup: Setup<'_>) -> Value {
     if let Some(stall) = setup.stall {
         manager["stream_idle_timeout"] = format!("{stall}s").into();
     }
+    if let Some(head) = setup.head {
+        manager["request_headers_timeout"] = format!("{head}s").into();
+        // Of a connection without a request, also where its first bytes are still to come.
+        manager["common_http_protocol_options"] = json!({ "idle_timeout": format!("{head}s") });
+    }
+    if setup.again {
+        manager["route_config"]["virtual_hosts"][0]["retry_policy"] =
+            json!({ "retry_on": "connect-failure,refused-stream,reset-before-request", "num_retries": 3 });
+    }
     json!({
         "name": port.to_string(), "address": socket("0.0.0.0", port),
         "filter_chains": [{ "filters": [{ "name": "http", "typed_config": manager }] }],
     })
 }
 
-fn cluster(back: &Host, port: u16, speaks: Speaks) -> Value {
-    let version = if speaks == Speaks::Http1 { "http_protocol_options" } else { "http2_protocol_options" };
+fn cluster(back: &Host, port: u16, setup: Setup<'_>) -> Value {
+    let version = if setup.speaks == Speaks::Http1 { "http_protocol_options" } else { "http2_protocol_options" };
     let name = port.to_string();
+    let endpoint = |port| json!({ "endpoint": { "address": socket(&back.v4.to_string(), port) } });
+    let endpoints: Vec<_> = [port].into_iter().chain(setup.second).map(endpoint).collect();
+    // Three at a time, if nothing is said.
+    let again = json!({ "thresholds": [{ "retry_budget": { "min_retry_concurrency": 100 } }] });
     json!({
         "name": name, "type": "STATIC",
-        "load_assignment": { "cluster_name": name, "endpoints": [{ "lb_endpoints": [
-            { "endpoint": { "address": socket(&back.v4.to_string(), port) } },
-        ]}]},
+        "circuit_breakers": if setup.again { again } else { json!({}) },
+        "load_assignment": { "cluster_name": name, "endpoints": [{ "lb_endpoints": endpoints }]},
         "typed_extension_protocol_options": { "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
             "@type": format!("{TYPES}.upstreams.http.v3.HttpProtocolOptions"),
             "explicit_http_config": { version: {} },
@@ -185,17 +214,23 @@ fn cluster(back: &Host, port: u16, speaks: Speaks) -> Value {
 
 fn haproxy(back: &Host, setup: Setup<'_>) -> String {
     let version = if setup.speaks == Speaks::Http1 { "" } else { " proto h2" };
-    let stall = setup.stall.unwrap_or(30);
+    let (stall, head) = (setup.stall.unwrap_or(30), setup.head.unwrap_or(10));
+    // Its own `maxconn` refuses nobody: those beyond it wait in the kernel's queue.
+    let most = setup.connections.map(|most| format!("  tcp-request connection reject if {{ fe_conn gt {most} }}\n"));
+    let again = if setup.again { "  retry-on all-retryable-errors\n" } else { "" };
+    let server = |port: u16| format!("  server back-{port} {}:{port}{version}\n", back.v4);
     let ways = PORTS.map(|(port, behind)| {
         format!(
-            "frontend front-{port}\n  bind 0.0.0.0:{port}\n  default_backend back-{behind}\n\
-             backend back-{behind}\n  server back {}:{behind}{version}\n",
-            back.v4
+            "frontend front-{port}\n  bind 0.0.0.0:{port}\n{}  default_backend back-{behind}\n\
+             backend back-{behind}\n{}{}",
+            most.as_deref().unwrap_or_default(),
+            server(behind),
+            setup.second.map(server).unwrap_or_default(),
         )
     });
     format!(
         "global\n  nbthread 1\ndefaults\n  mode http\n  timeout connect 5s\n  timeout client {stall}s\n  \
-         timeout server 30s\n  timeout http-request 10s\n{}",
+         timeout server 30s\n  timeout http-request {head}s\n{again}{}",
         ways.concat()
     )
 }

@@ -2,6 +2,7 @@
 //!
 //! Invariant: recording never fails a test; a run without `YARDSTICK` records nothing.
 
+use std::ffi::OsString;
 use std::fs::OpenOptions;
 use std::io::Write as _;
 
@@ -35,8 +36,7 @@ impl Who {
 /// `row` is the number of the yardstick, `case` the part of the row ("rapid reset, inbound"), `figure` what was seen in a few
 /// words ("GOAWAY after 21 resets, 0.3 MiB").
 pub fn record(row: u8, case: &str, who: Who, held: bool, figure: &str) {
-    #[expect(clippy::disallowed_methods, reason = "a switch of the test's own")]
-    let Some(path) = std::env::var_os("YARDSTICK").filter(|path| !path.is_empty()) else { return };
+    let Some(path) = file() else { return };
     let line = json!({ "row": row, "case": case, "who": who.name(), "held": held, "figure": figure });
     // One write, so that lines of tests that run at once do not mix.
     let written = OpenOptions::new()
@@ -47,4 +47,15 @@ pub fn record(row: u8, case: &str, who: Who, held: bool, figure: &str) {
     if let Err(error) = written {
         eprintln!("recording row {row}: {error}");
     }
+}
+
+/// Whether this run records.
+#[must_use]
+pub fn is_recording() -> bool {
+    file().is_some()
+}
+
+#[expect(clippy::disallowed_methods, reason = "a switch of the test's own")]
+fn file() -> Option<OsString> {
+    std::env::var_os("YARDSTICK").filter(|path| !path.is_empty())
 }

@@ -8,163 +8,32 @@ use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use mesh_tests::attacks::truncated::{Cut, Framing, PIECE, PIECES, Plan, cut_everywhere, offsets, server};
 use mesh_tests::client::http::{Version, fetch};
 use mesh_tests::client::{PATIENCE, within};
 use mesh_tests::mesh::SOON;
 use mesh_tests::netns::{Host, until};
-use mesh_tests::raw::{Conversation, Server};
+use mesh_tests::raw::Server;
 use mesh_tests::yardstick::{Who, record};
 use socket2::SockRef;
 
 use super::{APP, mesh, verdict};
 
-const OFFSETS: usize = 20;
-const PIECES: usize = 6;
-const PIECE: [u8; 1000] = [b'x'; 1000];
-const PREFACE: usize = 24;
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Framing {
-    Length,
-    Chunked,
-    Http2,
-    /// By the end of the connection.
-    Close,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Cut {
-    Fin,
-    Rst,
-}
-
-/// What the server does next.
-#[derive(Clone, Copy, Debug)]
-struct Plan {
-    framing: Framing,
-    offset: usize,
-    cut: Cut,
-}
-
-impl Framing {
-    /// A whole answer.
-    fn answer(self) -> Vec<u8> {
-        let mut answer = match self {
-            Self::Length => format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", PIECES * PIECE.len()).into_bytes(),
-            Self::Chunked => b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n".to_vec(),
-            Self::Close => b"HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n".to_vec(),
-            // HEADERS with END_HEADERS, `:status: 200` from the static table of HPACK.
-            Self::Http2 => frame(1, 0x4, &[0x88]),
-        };
-        for n in 1..=PIECES {
-            match self {
-                Self::Length | Self::Close => answer.extend(PIECE),
-                Self::Chunked => answer.extend([b"3e8\r\n", &PIECE[..], b"\r\n"].concat()),
-                Self::Http2 => answer.extend(frame(0, u8::from(n == PIECES), &PIECE)),
-            }
-        }
-        if self == Self::Chunked {
-            answer.extend(b"0\r\n\r\n");
-        }
-        answer
-    }
-
-    fn version(self) -> Version {
-        if self == Self::Http2 { Version::H2 } else { Version::H1 }
-    }
-}
-
-/// A frame of HTTP/2 on stream 1, which is a connection's first.
-fn frame(kind: u8, flags: u8, payload: &[u8]) -> Vec<u8> {
-    let length = u32::try_from(payload.len()).expect("a short frame").to_be_bytes();
-    [&length[1..], &[kind, flags, 0, 0, 0, 1], payload].concat()
-}
-
-/// Reads a request without a body in HTTP/2, and greets as the protocol wants.
-fn http2_request(conversation: &mut Conversation) -> io::Result<()> {
-    const HEADERS: u8 = 1;
-    conversation.take(PREFACE)?;
-    let settings = [0, 0, 0, 4, 0, 0, 0, 0, 0];
-    let acknowledged = [0, 0, 0, 4, 1, 0, 0, 0, 0];
-    conversation.say(&[settings, acknowledged].concat())?;
-    loop {
-        let head = conversation.take(9)?;
-        conversation.take(usize::from(head[1]) << 8 | usize::from(head[2]))?;
-        if head[3] == HEADERS {
-            return Ok(());
-        }
-    }
-}
-
-fn serve(mut conversation: Conversation, plan: Plan) -> io::Result<()> {
-    match plan.framing {
-        Framing::Http2 => http2_request(&mut conversation)?,
-        _ => drop(conversation.head()?),
-    }
-    conversation.say(&plan.framing.answer()[..plan.offset])?;
-    match plan.cut {
-        Cut::Rst => conversation.reset(),
-        Cut::Fin => {
-            conversation.stream.shutdown(Shutdown::Write)?;
-            // Closing a socket with unread bytes would send a reset: read to the end.
-            while !conversation.read()?.is_empty() {}
-            Ok(())
-        }
-    }
-}
-
-/// A server that follows the plan of the moment.
-fn server(host: &Host) -> (Server, Arc<Mutex<Plan>>) {
-    let plan = Arc::new(Mutex::new(Plan { framing: Framing::Length, offset: 0, cut: Cut::Fin }));
-    let followed = Arc::clone(&plan);
-    let server = Server::start(host, APP, move |conversation| {
-        let plan = *followed.lock().unwrap_or_else(PoisonError::into_inner);
-        serve(conversation, plan)
-    });
-    (server, plan)
-}
-
-/// The offsets to cut at, the first byte and the last among them.
-fn offsets(length: usize) -> impl Iterator<Item = usize> {
-    (0..OFFSETS).map(move |n| n * (length - 1) / (OFFSETS - 1))
-}
+const FRAMINGS: [Framing; 3] = [Framing::Length, Framing::Chunked, Framing::Http2];
 
 #[test]
 fn r58_a_truncated_response_is_an_error_for_the_client() {
     let (mut mesh, addr) = mesh();
     mesh.workload("outsider").plain().add();
-    let (_server, plan) = server(&mesh.get("web").host);
+    let (_server, plan) = server(&mesh.get("web").host, APP);
     mesh.start();
     let inbound = mesh.get("web").at(APP)[0];
     for (way, client, addr) in [("inbound", "outsider", inbound), ("both sidecars", "client", addr)] {
-        let (tried, findings) = cut_everywhere(&mesh.get(client).host, addr, &plan);
+        let (tried, findings) = cut_everywhere(&mesh.get(client).host, addr, &plan, &FRAMINGS);
         let figure = format!("{} of {tried} cuts were errors for the client", tried - findings.len());
         record(58, way, Who::Mesh, findings.is_empty(), &figure);
         verdict(tried, &findings);
     }
-}
-
-/// Each framing is cut at all offsets both ways: how many tries, and which were not errors.
-fn cut_everywhere(client: &Host, addr: SocketAddr, plan: &Mutex<Plan>) -> (usize, Vec<String>) {
-    let mut findings = Vec::new();
-    let mut tried = 0;
-    for framing in [Framing::Length, Framing::Chunked, Framing::Http2] {
-        for (cut, offset) in offsets(framing.answer().len()).flat_map(|offset| [(Cut::Fin, offset), (Cut::Rst, offset)])
-        {
-            let next = Plan { framing, offset, cut };
-            *plan.lock().expect("no panic") = next;
-            let answer = within(client, fetch(addr, framing.version(), "/"));
-            tried += 1;
-            match answer {
-                Err(error) if error.kind() == io::ErrorKind::TimedOut => findings.push(format!("{next:?}: hangs")),
-                Ok(answer) if answer.status.as_u16() < 500 => {
-                    findings.push(format!("{next:?}: {} and {} bytes", answer.status, answer.body.len()));
-                }
-                _ => {}
-            }
-        }
-    }
-    (tried, findings)
 }
 
 /// What a client of HTTP/1.0 reads before FIN, or the error that it sees.
@@ -182,7 +51,7 @@ fn http_1_0(host: &Host, addr: SocketAddr) -> io::Result<Vec<u8>> {
 #[test]
 fn r58_a_response_up_to_the_end_of_the_connection_ends_as_the_server_ended_it() {
     let (mut mesh, addr) = mesh();
-    let (_server, plan) = server(&mesh.get("web").host);
+    let (_server, plan) = server(&mesh.get("web").host, APP);
     mesh.start();
     let client = &mesh.get("client").host;
     let whole = Framing::Close.answer();

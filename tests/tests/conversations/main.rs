@@ -129,10 +129,10 @@ fn a_server_that_speaks_first_is_not_kept_waiting() {
     let without = time("outsider", mesh.get("bare").at(7001)[0]);
     let without = without.iter().min().expect("five greetings");
     let [unseen, _] = mesh.get("greet").at(7002);
-    // The first one on a port is the hardest: nothing is known of it.
+    // The first one on a port is the hardest: nothing is known of it. Who waits for the client waits for seconds.
     for (client, addr) in [("client", service.v4), ("client", service.v6), ("outsider", unseen)] {
         let with = time(client, addr);
         let over = with[0].saturating_sub(*without);
-        assert!(over.as_millis() <= 100, "{client} to {addr}: {over:?} longer than without a mesh, {with:?}");
+        assert!(over.as_millis() <= 1000, "{client} to {addr}: {over:?} longer than without a mesh, {with:?}");
     }
 }

@@ -1,13 +1,16 @@
 //! Sessions: a token leads back to its endpoint, from wherever it is brought, for as long as both live.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
+use std::time::{Duration, Instant};
 
 use mesh_tests::client::http::Answer;
+use mesh_tests::client::{rpc, within};
+use mesh_tests::echo::EchoRequest;
 use mesh_tests::mesh::{Mesh, SOON};
 use mesh_tests::netns::until;
 
-use super::{APP, ask, replica, route, values};
+use super::{APP, GRPC, ask, replica, route, values};
 
 fn mesh(rule: &str) -> (Mesh, SocketAddr) {
     let mut mesh = Mesh::new();
@@ -47,7 +50,7 @@ fn a_cookie_leads_to_the_endpoint_that_it_was_given_for_until_that_is_gone() {
         until(SOON, || cookie(&ask(from, web, "/", &[])).is_some());
     }
     // Without a cookie, requests go everywhere: three endpoints, and another backend.
-    let mut sessions = std::collections::BTreeMap::new();
+    let mut sessions = BTreeMap::new();
     until(SOON, || {
         let answer = ask(client, web, "/", &[]);
         let (cookie, line) = cookie(&answer).expect("a new session");
@@ -107,4 +110,65 @@ fn a_header_carries_a_session_and_an_idle_one_ends() {
         let by_old = ask(client, web, "/", &[("x-session", &old)]);
         served(&by_old) != name
     });
+}
+
+#[test]
+fn a_session_ends_with_its_absolute_time_however_much_it_is_used() {
+    let rule = "sessionPersistence: {sessionName: X-Session, type: Header, absoluteTimeout: 3s}\n    \
+                backendRefs: [{name: web, port: 80}]";
+    let (mesh, web) = mesh(rule);
+    let client = mesh.get("client");
+    let token = |answer: &Answer| values(answer, "x-session").pop();
+    until(SOON, || token(&ask(client, web, "/", &[])).is_some());
+    let began = Instant::now();
+    let first = ask(client, web, "/", &[]);
+    let given = token(&first).expect("a token");
+    loop {
+        let answer = ask(client, web, "/", &[("x-session", &given)]);
+        let Some(next) = token(&answer) else {
+            assert_eq!(served(&answer), served(&first), "while it is on");
+            assert!(began.elapsed() < SOON, "it never ends");
+            continue;
+        };
+        // Over: what comes is another one, wherever it leads.
+        assert!(began.elapsed() >= Duration::from_secs(3), "after {:?}", began.elapsed());
+        assert_ne!(next, given);
+        assert_eq!(served(&ask(client, web, "/", &[("x-session", &next)])), served(&answer));
+        break;
+    }
+}
+
+#[test]
+fn calls_of_grpc_have_sessions_by_a_field_of_metadata() {
+    let (mut mesh, _) = mesh("backendRefs: [{name: web, port: 80}]");
+    let rpc = mesh.service("rpc", 80, GRPC).over("web").protocol("grpc").add().v4;
+    let route = "apiVersion: gateway.networking.k8s.io/v1\nkind: GRPCRoute\nmetadata: {name: rpc}\nspec:\n  \
+                 parentRefs: [{group: \"\", kind: Service, name: rpc}]\n  rules:\n  \
+                 - sessionPersistence: {sessionName: x-session, type: Header}\n    backendRefs: [{name: rpc, port: 80}]\n";
+    mesh.manifests.write("calls", route);
+    // Who answered, and the token that came with it; none where the Service is not known yet.
+    let call = |token: Option<&str>| {
+        within(&mesh.get("client").host, async {
+            let mut client = rpc::connect(rpc).await.ok()?;
+            let mut request = tonic::Request::new(EchoRequest::default());
+            if let Some(token) = token {
+                request.metadata_mut().insert("x-session", token.parse().expect("a token"));
+            }
+            let reply = client.unary(request).await.ok()?;
+            let token = reply.metadata().get("x-session").map(|token| token.to_str().expect("text").to_owned());
+            Some((reply.into_inner().server, token))
+        })
+    };
+    until(SOON, || call(None).is_some_and(|(_, token)| token.is_some()));
+    let mut sessions = BTreeMap::new();
+    until(SOON, || {
+        let (server, token) = call(None).expect("an answer");
+        sessions.insert(server, token.expect("a new session"));
+        sessions.len() == 3
+    });
+    for (server, token) in &sessions {
+        for _ in 0..10 {
+            assert_eq!(call(Some(token)), Some((server.clone(), None)));
+        }
+    }
 }

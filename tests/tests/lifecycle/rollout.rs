@@ -3,14 +3,17 @@
 //! Invariant: no request fails, whatever happens to one endpoint of several; requests are idempotent.
 //! Non-goal: requests that may not be sent twice.
 
+use std::path::Path;
 use std::time::Duration;
 
 use futures_util::future::join_all;
 use mesh_tests::client::http::{Version, fetch};
 use mesh_tests::client::within;
-use mesh_tests::mesh::{Mesh, SOON};
+use mesh_tests::mesh::{App, Mesh, PROXY_UID, SOON};
 use mesh_tests::netns::until;
 use mesh_tests::yardstick::{Who, count, record};
+use nix::sys::signal::Signal;
+use nix::unistd::Uid;
 
 use super::conversations::{Conversations, Kind};
 use super::{GRPC, HTTP, TCP, answers, endpoints, load, mesh, replica, unharmed};
@@ -49,24 +52,32 @@ fn an_endpoint_is_killed_removed_and_replaced_without_a_failed_request() {
     }
 }
 
+/// Nothing but what the load asks for, and with a token that identity knows, so that it starts soon.
+fn quick_replica(mesh: &mut Mesh, name: &str, token: &Path) {
+    let app = App::demo("demo-http", HTTP, &[&format!("--name={name}")]);
+    mesh.workload(name).of("web").app(app).token(token).add();
+}
+
 /// All endpoints are replaced, again and again: who is new is ready before it is listed, who is old is taken out before it ends.
 #[test]
 fn r55_f15_generations_of_endpoints_follow_each_other_without_a_failed_request() {
     const REPLICAS: u64 = 2;
-    let (generations, requests) = count((4, 4_000), (10, 100_000));
+    let (generations, requests) = count((10, 6_000), (10, 100_000));
     let named = |generation: u64| (0..REPLICAS).map(move |n| format!("web-{generation}-{n}"));
     let (mut mesh, addr) = mesh(&[]);
-    named(0).for_each(|name| replica(&mut mesh, &name));
+    let token = mesh.control().token("default", "web", Uid::from_raw(PROXY_UID));
+    named(0).for_each(|name| quick_replica(&mut mesh, &name, &token));
     mesh.start();
     let load = load(&mesh, addr);
     answers(&load, 300);
     for generation in 1..=generations {
-        for (old, new) in named(generation - 1).zip(named(generation)) {
-            replica(&mut mesh, &new);
-            until(SOON, || endpoints(&mesh, "client", addr).len() == 1 + 2);
-            mesh.withdraw(&old);
-            until(SOON, || endpoints(&mesh, "client", addr).len() == 2);
-            let status = mesh.get_mut(&old).proxy_mut().terminate(Duration::from_secs(30));
+        named(generation).for_each(|new| quick_replica(&mut mesh, &new, &token));
+        until(SOON, || endpoints(&mesh, "client", addr).len() == 2 + 2);
+        named(generation - 1).for_each(|old| mesh.withdraw(&old));
+        until(SOON, || endpoints(&mesh, "client", addr).len() == 2);
+        named(generation - 1).for_each(|old| mesh.get_mut(&old).proxy_mut().signal(Signal::SIGTERM));
+        for old in named(generation - 1) {
+            let status = mesh.get_mut(&old).proxy_mut().wait(Duration::from_secs(30));
             assert!(status.success(), "{old}: {status}");
             mesh.get_mut(&old).kill();
         }

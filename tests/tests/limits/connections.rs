@@ -3,49 +3,13 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use mesh_tests::attacks::connections::{Held, hold};
+use mesh_tests::attacks::connections::{AT_ONCE, EACH, cap, come, flood};
 use mesh_tests::client;
 use mesh_tests::mesh::{ADMIN_PORT, INBOUND_PORT};
 use mesh_tests::netns::until;
-use mesh_tests::yardstick::{Bystander, Front, Mesh, Process, count, record};
+use mesh_tests::yardstick::{Bystander, Front, Mesh, record};
 
 use crate::{LATE, alone, demo, recovery, refused, soon};
-
-/// The cap: a connection whose client is silent has one to the app as well.
-fn cap() -> usize {
-    count(100, Process::most_connections(10_000, 2))
-}
-
-/// How many come.
-fn flood() -> usize {
-    count(400, 50_000)
-}
-
-/// As the row has it: 50,000 in 30 s.
-const EACH: Duration = Duration::from_micros(600);
-/// As fast as they can: where connections that say nothing are ended after 10 s, which shall not be mixed with refusals.
-const AT_ONCE: Duration = Duration::ZERO;
-/// So many at a time.
-const STEP: usize = 100;
-/// So many in a row, so that those that were refused need neither a file nor a port for long.
-const WAVE: usize = 2000;
-
-/// All that come, without those that were ended meanwhile; and how many never came about, of which no proxy knows.
-fn come(front: &Front, addr: SocketAddr, each: Duration) -> (Held, usize) {
-    let (mut held, mut lost, begin) = (Held::default(), 0, Instant::now());
-    for begun in (0..flood()).step_by(STEP) {
-        let due = each * u32::try_from(begun).unwrap_or(u32::MAX);
-        std::thread::sleep(due.saturating_sub(begin.elapsed()));
-        let some = hold(&front.client, addr, STEP.min(flood() - begun), b"");
-        held.open.extend(some.open);
-        lost += some.refused;
-        if begun % WAVE == 0 {
-            held.look();
-        }
-    }
-    held.look();
-    (held, lost)
-}
 
 fn mesh() -> Mesh {
     let cap = cap().to_string();

@@ -86,7 +86,8 @@ fn what_a_policy_says_of_requests_arrives() {
     let retries = policy.retries.as_ref().expect("retries");
     assert_eq!(*retries.statuses, [502..=504, 500..=599, 429..=429, 500..=502]);
     assert_eq!((retries.attempts, retries.grpc), (2, 1 << 14 | 1 << 4));
-    assert!(retries.connect_failure && retries.reset && retries.refused_stream);
+    assert!(retries.connect_failure && retries.reset && retries.refused_stream && !retries.timeout);
+    assert!(retries.least_backoff.is_zero(), "full jitter");
     let millis = [retries.backoff, retries.max_backoff, retries.max_retry_after].map(|time| time.as_millis());
     assert_eq!(millis, [20, 200, 20_000]);
     let budget = policy.budget.expect("a budget");
@@ -173,7 +174,8 @@ fn what_routes_say_beside_where_requests_go_arrives() {
     assert_eq!((policy.timeouts.request, policy.timeouts.backend), (Some(Some(seconds(5))), Some(None)));
     let retries = policy.retries.as_ref().expect("retries");
     assert_eq!((retries.attempts, &*retries.statuses), (3, &[500..=500, 503..=503][..]));
-    assert_eq!(retries.backoff, Duration::from_millis(100));
+    assert_eq!([retries.backoff, retries.least_backoff], [Duration::from_millis(100); 2]);
+    assert!(retries.connect_failure && retries.reset && retries.refused_stream && retries.timeout);
     let session = first.session.as_ref().expect("a session");
     assert_eq!(session.carrier, SessionCarrier::Cookie { name: "sid".into(), is_permanent: true });
     assert_eq!((session.absolute, session.idle), (Some(seconds(3600)), Some(seconds(300))));

@@ -31,6 +31,8 @@ fn a_breaker_opens_under_load_keeps_requests_from_a_failing_endpoint_and_closes_
     let state = world.state(web);
     let breaker = &state["endpoints"].as_array().expect("endpoints")[0]["breaker"];
     assert_eq!(breaker["open"], true, "{state}");
+    assert!(breaker["probe_in_ms"].as_u64().is_some_and(|left| left <= 60_000), "{state}");
+    assert!(breaker["failures_in_a_row"].is_u64(), "{state}");
     world.endpoints[0].answers(0);
     let healed = Instant::now();
     until(BACK, || of(&world.tally(web, 10), "web-1") > 0);
@@ -38,6 +40,28 @@ fn a_breaker_opens_under_load_keeps_requests_from_a_failing_endpoint_and_closes_
     until(Duration::from_secs(5), || of(&world.tally(web, 60), "web-1") >= 12);
     println!("probed {returned:?} after it was well, and has its share {:?} after it was", healed.elapsed());
     assert_eq!(world.tally(web, 60).keys().filter(|(status, _)| *status != 200).count(), 0);
+}
+
+#[test]
+fn connections_that_fail_open_a_breaker_which_waits_no_longer_than_they_fail() {
+    let (mut world, []) = World::start(1, []);
+    let web = world.web.v4;
+    world.tally(web, 3);
+    world.policy(
+        "web",
+        "  circuitBreaker: {consecutiveFailures: 3, ejection: {min: 60s, max: 60s, maxEndpointsPercent: 100}}\n",
+    );
+    world.mesh.get_mut("web-1").proxy_mut().kill();
+    let reason =
+        || world.get(web, "/", "").head.lines().find_map(|line| Some(line.strip_prefix("mesh-error: ")?.to_owned()));
+    until(SOON, || reason().is_some_and(|reason| reason.starts_with("all_ejected")));
+    assert_eq!(world.state(web)["endpoints"][0]["breaker"]["open"], true, "{}", world.state(web));
+    let killed = Instant::now();
+    world.mesh.get_mut("web-1").proxy_mut().restart();
+    until(SOON, || world.get(web, "/", "").status == 200);
+    println!("back {:?} after its sidecar was", killed.elapsed());
+    assert_eq!(world.tally(web, 20).keys().filter(|(status, _)| *status != 200).count(), 0);
+    assert_ne!(world.state(web)["endpoints"][0]["breaker"]["open"], true);
 }
 
 #[test]

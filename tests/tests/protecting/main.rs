@@ -7,6 +7,11 @@
 mod balancing;
 mod breaking;
 mod bulkheads;
+mod calls;
+mod connections;
+mod crossing;
+mod healing;
+mod leaving;
 mod switchable;
 
 use std::collections::BTreeMap;
@@ -53,11 +58,7 @@ impl World {
 
     /// Writes a policy for a service.
     fn policy(&self, service: &str, spec: &str) {
-        let text = format!(
-            "apiVersion: mesh.internal/v1alpha1\nkind: TrafficPolicy\nmetadata: {{name: {service}}}\n\
-             spec:\n  targetRefs: [{{kind: Service, name: {service}}}]\n{spec}"
-        );
-        self.mesh.manifests.write(&format!("policy-{service}"), &text);
+        self.mesh.manifests.write(&format!("policy-{service}"), &policy(service, spec));
     }
 
     /// A request with `fields`, on a connection of its own.
@@ -79,10 +80,23 @@ impl World {
 
     /// What the client's sidecar knows of a destination.
     fn state(&self, dialed: SocketAddr) -> serde_json::Value {
-        let state = self.mesh.get("client").state();
-        let targets = state["workers"][0]["outbound"]["targets"].as_array().cloned().unwrap_or_default();
-        targets.into_iter().find(|target| target["address"] == dialed.to_string()).unwrap_or_default()
+        state(&self.mesh, dialed)
     }
+}
+
+/// A policy for a service.
+fn policy(service: &str, spec: &str) -> String {
+    format!(
+        "apiVersion: mesh.internal/v1alpha1\nkind: TrafficPolicy\nmetadata: {{name: {service}}}\n\
+         spec:\n  targetRefs: [{{kind: Service, name: {service}}}]\n{spec}"
+    )
+}
+
+/// See [`World::state`].
+fn state(mesh: &Mesh, dialed: SocketAddr) -> serde_json::Value {
+    let state = mesh.get("client").state();
+    let targets = state["workers"][0]["outbound"]["targets"].as_array().cloned().unwrap_or_default();
+    targets.into_iter().find(|target| target["address"] == dialed.to_string()).unwrap_or_default()
 }
 
 /// See [`World::get`].

@@ -4,6 +4,7 @@
 //! the backend saw.
 //! Non-goal: gateways; the parents are Services.
 
+mod canary;
 mod cases;
 mod conformance;
 

@@ -6,6 +6,7 @@
 mod app;
 mod live;
 mod retries;
+mod routes;
 mod timeouts;
 
 use std::net::SocketAddr;
@@ -34,6 +35,11 @@ struct World {
 
 impl World {
     fn start(policies: &[Policy]) -> Self {
+        Self::with(policies, &[])
+    }
+
+    /// The same with more manifests, by name.
+    fn with(policies: &[Policy], more: &[(&str, &str)]) -> Self {
         let mut mesh = Mesh::new();
         mesh.workload("outsider").plain().add();
         mesh.workload("client").service_account("client").add();
@@ -44,6 +50,7 @@ impl World {
             services.push((*name, mesh.service(name, 80, target).over("web").add().v4));
             mesh.manifests.write(&format!("policy-{name}"), &policy(name, spec));
         }
+        more.iter().for_each(|(name, manifest)| mesh.manifests.write(&format!("more-{name}"), manifest));
         mesh.start();
         let arrivals = Arrivals::default();
         let raw = hosts.each_ref().map(|host| app::serve(host, &arrivals));

@@ -106,11 +106,14 @@ fn retries_cannot_storm_in_a_full_outage() {
         }
     });
     let tries = world.arrivals.count("/early-99/");
-    let floor = 3 * usize::try_from(began.elapsed().as_secs() + 1 + 10).expect("few seconds");
     println!("{tries} tries of {REQUESTS} requests in {:?}", began.elapsed());
     assert!(tries > REQUESTS * 105 / 100, "{tries} tries: nothing was retried");
-    assert!(tries <= REQUESTS * 12 / 10 + floor, "{tries} tries of {REQUESTS}, and a floor of {floor}");
+    // A fifth, and three for each second, which are few beside the requests of a second.
+    assert!(tries <= REQUESTS * 125 / 100, "{tries} tries of {REQUESTS}");
     assert!(world.counted("mesh_retry_results_total", "storm", ("result", "budget_exceeded")) > 100.0);
-    let state = world.mesh.get("client").state().to_string();
-    assert!(state.contains(r#""budgets":{"default/storm:80":{"allowed":4"#), "{state}");
+    let state = world.mesh.get("client").state();
+    let budget = &state["workers"][0]["outbound"]["targets"][0]["budgets"]["default/storm:80"];
+    // What is used may be more than what is allowed now, when requests have become fewer since.
+    let shown = ["used", "allowed"].map(|field| budget[field].as_u64());
+    assert!(shown.iter().all(|shown| shown.is_some_and(|shown| shown > 0)), "{state}");
 }

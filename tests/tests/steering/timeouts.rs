@@ -12,13 +12,19 @@ use mesh_tests::netns::until;
 use super::{Policy, World};
 
 const GRPC: (&str, &str) = ("content-type", "application/grpc");
-const POLICIES: [Policy; 7] = [
+const POLICIES: [Policy; 9] = [
     ("request", "timeouts: {request: 500ms}"),
     ("head", "timeouts: {responseHeaders: 500ms}"),
     ("try", "timeouts: {backendRequest: 500ms}, circuitBreaker: {enabled: false}"),
     ("again", "retries: {on: [gateway-error], attempts: 2, perTryTimeout: 500ms}, circuitBreaker: {enabled: false}"),
     ("idle", "timeouts: {streamIdle: 500ms}"),
     ("deadline", "circuitBreaker: {enabled: false}"),
+    (
+        "hop",
+        "circuitBreaker: {enabled: false}, timeouts: {request: 5s}, faults: [{headers: [{name: x-stuck, value: 'yes'}], \
+         delay: {percent: 100, duration: 60s}}, {delay: {percent: 100, duration: 300ms}}]",
+    ),
+    ("routed", "circuitBreaker: {enabled: false}"),
     ("opaque", "protocol: opaque, timeouts: {tcpIdle: 1s, halfClose: 500ms}"),
 ];
 
@@ -54,14 +60,38 @@ fn each_limit_ends_what_takes_longer_with_its_reason() {
 
 /// A response that has begun is broken off, and never looks whole.
 fn broken_after_the_head(world: &World) {
-    for (service, reason) in [("request", "request_timeout"), ("idle", "stream_idle")] {
-        let before = world.errors(reason);
+    routed(world);
+    for (service, reason, kind) in [
+        ("request", "request_timeout", "request"),
+        ("idle", "stream_idle", "stream_idle"),
+        ("try", "response_timeout", "backend_request"),
+        ("again", "response_timeout", "backend_request"),
+        ("routed", "response_timeout", "backend_request"),
+    ] {
+        let counted = || world.counted("mesh_timeouts_total", service, ("kind", kind));
+        let before = (world.errors(reason), counted());
         let seen = world.send(world.addr(service), "/drip/", &[], b"").expect("a head");
         assert_eq!((seen.status, seen.body), (200, Err(Reason::CANCEL)), "{service}");
-        until(SOON, || world.errors(reason) > before + 0.5);
+        until(SOON, || world.errors(reason) > before.0 + 0.5 && counted() > before.1 + 0.5);
     }
-    let drips = world.send(world.addr("head"), "/drip-0/", &[], b"whole").expect("a head");
-    assert_eq!(drips.body.as_deref(), Ok(&b"whole"[..]));
+    assert_eq!(world.arrivals.of("/drip/").len(), 5, "what was begun is not sent again");
+    for service in ["head", "try", "routed"] {
+        let drips = world.send(world.addr(service), "/drip-0/", &[], b"whole").expect("a head");
+        assert_eq!(drips.body.as_deref(), Ok(&b"whole"[..]), "{service}");
+    }
+}
+
+/// The same limit as a route says it.
+fn routed(world: &World) {
+    world.mesh.manifests.write(
+        "route-routed",
+        "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {name: routed}\n\
+         spec:\n  parentRefs: [{group: \"\", kind: Service, name: routed}]\n  rules:\n  \
+         - matches: [{path: {value: /drip}}, {path: {value: /drip-0}}]\n    timeouts: {backendRequest: 500ms}\n    \
+         backendRefs: [{name: routed, port: 80}]\n",
+    );
+    // Where a route is attached, what fits no rule is told so.
+    until(SOON, || world.ask(world.addr("routed"), "/ok/elsewhere", &[]).is_ok_and(|seen| seen.status == 404));
 }
 
 fn deadlines(world: &World) {
@@ -75,7 +105,22 @@ fn deadlines(world: &World) {
     assert!(world.errors("deadline") > before + 1.5);
     let broken = world.ask(addr, "/drip/deadline", &[GRPC, ("grpc-timeout", "500m")]).expect("a head");
     assert_eq!(broken.body, Err(Reason::CANCEL));
-    // Passed on shorter at each hop: the app passes on what it saw.
+    hops(world);
+    // The serving side by itself: its client has no sidecar.
+    let (web, outsider) = (world.mesh.get("one"), &world.mesh.get("outsider").host);
+    let app = web.at(super::APP)[0];
+    let direct = mesh_tests::client::within(outsider, async {
+        let sender = mesh_tests::streams::connect(app).await.map_err(|_| Reason::CONNECT_ERROR)?;
+        super::app::ask(&sender, "/silent/direct", &[GRPC, ("grpc-timeout", "500m")], b"").await
+    });
+    assert_eq!(direct.expect("an answer").grpc.as_deref(), Some("4"));
+    assert!(web.metric("mesh_errors_total", &[("direction", "inbound"), ("reason", "deadline")]) > 0.5);
+}
+
+/// A deadline is passed on without the time that each hop has taken; the app passes on what it saw.
+fn hops(world: &World) {
+    const TAKES: u64 = 300_000;
+    let addr = world.addr("hop");
     let first = world.ask(addr, "/ok/first", &[GRPC, ("grpc-timeout", "5S")]).map(|seen| seen.status);
     let told = world.arrivals.of("/ok/first").pop().and_then(|arrival| arrival.grpc_timeout).expect("a timeout");
     let fields = [GRPC, ("grpc-timeout", told.as_str())];
@@ -88,16 +133,16 @@ fn deadlines(world: &World) {
     let micros =
         |text: &str| text.strip_suffix('u').and_then(|n| n.parse::<u64>().ok()).unwrap_or_else(|| panic!("{text}"));
     println!("5S, {told}, {further}");
-    assert!(micros(&told) < 5_000_000 && micros(&further) < micros(&told), "{told}, then {further}");
-    // The serving side by itself: its client has no sidecar.
-    let (web, outsider) = (world.mesh.get("one"), &world.mesh.get("outsider").host);
-    let app = web.at(super::APP)[0];
-    let direct = mesh_tests::client::within(outsider, async {
-        let sender = mesh_tests::streams::connect(app).await.map_err(|_| Reason::CONNECT_ERROR)?;
-        super::app::ask(&sender, "/silent/direct", &[GRPC, ("grpc-timeout", "500m")], b"").await
-    });
-    assert_eq!(direct.expect("an answer").grpc.as_deref(), Some("4"));
-    assert!(web.metric("mesh_errors_total", &[("direction", "inbound"), ("reason", "deadline")]) > 0.5);
+    assert!(micros(&told) <= 5_000_000 - TAKES && micros(&further) <= micros(&told) - TAKES, "{told}, then {further}");
+    let late = world.ask(addr, "/ok/late", &[GRPC, ("grpc-timeout", "200m")]).expect("an answer");
+    assert_eq!(late.grpc.as_deref(), Some("4"), "{late:?}");
+    let stuck = world.ask(addr, "/ok/stuck", &[("x-stuck", "yes")]).expect("an answer");
+    assert_eq!((stuck.status, stuck.error.split(';').next()), (504, Some("request_timeout")), "{stuck:?}");
+    assert_eq!(
+        world.arrivals.count("/ok/late") + world.arrivals.count("/ok/stuck"),
+        0,
+        "time was over, and it was sent"
+    );
 }
 
 /// Connections that are no HTTP.

@@ -266,33 +266,7 @@ fn whatever_the_order_of_policies_the_end_is_the_same() {
         policy("c", "", HTTP, "retries: {on: [5xx]}, limits: {requests: 5}"),
         policy("d", "", "{group: gateway.networking.k8s.io, kind: HTTPRoute, name: r}", "timeouts: {request: 4s}"),
     ];
-    let resources = || {
-        let outbound = ["10.96.0.1:80", "10.96.0.1:81", "10.1.0.1:8080"].map(outbound).into_iter();
-        outbound.chain([backend("web", 80), backend("web", 81), inbound("10.1.0.1", "default")])
-    };
-    let state = |watch: &Watch| format!("{:?}", watch.latest().state);
-    let mut random = 11_u64;
-    let mut next = |below: usize| {
-        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-        usize::try_from(random >> 33).unwrap() % below
-    };
-    let mut index = index("");
-    let watches: Vec<_> = resources().map(|resource| watch(&mut index, resource)).collect();
-    let mut there = [false; 7];
-    for step in 0..400 {
-        let part = next(parts.len());
-        there[part] = !there[part];
-        for object in objects(&parts[part]) {
-            if there[part] {
-                index.apply(object);
-            } else {
-                index.delete(&object.key());
-            }
-        }
-        index.publish(Instant::now());
-        let now: String = parts.iter().zip(there).filter(|(_, there)| *there).map(|(part, _)| part.as_str()).collect();
-        let mut fresh = super::index(&now);
-        let truth: Vec<_> = resources().map(|resource| state(&watch(&mut fresh, resource))).collect();
-        assert_eq!(watches.iter().map(state).collect::<Vec<_>>(), truth, "step {step}");
-    }
+    let [http, admin, own] = ["10.96.0.1:80", "10.96.0.1:81", "10.1.0.1:8080"].map(outbound);
+    let resources = [http, admin, own, backend("web", 80), backend("web", 81), inbound("10.1.0.1", "default")];
+    assert_order_is_nothing(&parts, &resources, |watch| format!("{:?}", watch.latest().state), 11);
 }

@@ -99,11 +99,18 @@ fn is_origin(text: &str) -> bool {
         && host.bytes().all(is_host)
 }
 
-/// Whoever writes a `retry` wants connections that were lost to be tried again as well (GEP-1731).
+/// Whoever writes a `retry` wants connections that were lost and backends that were too slow to be tried again as well, and nothing
+/// before `backoff` is over (GEP-1731).
 pub(super) fn retry(fields: &mut Fields<'_, '_>) -> Retries {
     let listed = fields.list("codes");
-    let mut retries =
-        Retries { connect_failure: true, reset: true, refused_stream: true, attempts: 1, ..Retries::default() };
+    let mut retries = Retries {
+        connect_failure: true,
+        reset: true,
+        refused_stream: true,
+        timeout: true,
+        attempts: 1,
+        ..Retries::default()
+    };
     if listed.len() > MAX_CODES {
         fields.error_at("codes", format!("{} are more than {MAX_CODES}", listed.len()));
     }
@@ -116,6 +123,7 @@ pub(super) fn retry(fields: &mut Fields<'_, '_>) -> Retries {
         retries.attempts = u32::try_from(attempts).unwrap_or(1);
     }
     retries.backoff = times::read(fields, "backoff").filter(|backoff| !backoff.is_zero());
+    retries.least_backoff = retries.backoff;
     fields.finish(UNKNOWN);
     retries
 }

@@ -51,8 +51,10 @@ impl From<&Retries> for wire::Retries {
             connect_failure: retries.connect_failure,
             reset: retries.reset,
             refused_stream: retries.refused_stream,
+            timeout: retries.timeout,
             backoff_ms: some_millis(retries.backoff),
             max_backoff_ms: some_millis(retries.max_backoff),
+            least_backoff_ms: some_millis(retries.least_backoff),
             max_retry_after_ms: some_millis(retries.max_retry_after),
         }
     }

@@ -80,7 +80,9 @@ fn retries(retries: wire::Retries) -> Result<Retries, String> {
         connect_failure: retries.connect_failure,
         reset: retries.reset,
         refused_stream: retries.refused_stream,
+        timeout: retries.timeout,
         backoff,
+        least_backoff: millis(retries.least_backoff_ms).unwrap_or_default(),
         max_backoff: millis(retries.max_backoff_ms).unwrap_or(defaults.1).max(backoff),
         max_retry_after: millis(retries.max_retry_after_ms).unwrap_or(defaults.2),
     })

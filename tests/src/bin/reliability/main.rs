@@ -1,31 +1,36 @@
 //! `reliability`: runs the attacks that are functions of a front against Envoy and HAProxy, and writes `tests/RELIABILITY.md`
 //! from their figures and from those that our own tests have recorded.
 //!
-//! Usage: `reliability RECORDS OUTPUT [--rows 1,2]`; RECORDS is the file that `YARDSTICK` named while the tests ran, and is added to.
-//! Invariant: every row of the yardstick has a line, also where nothing was recorded.
+//! Usage: `reliability RECORDS OUTPUT [--ours FILE] [--full FILE] [--rows 1,2] [--ours-only]`. RECORDS is kept in the repository
+//! beside the page: what is new takes the place of what is there, row by row and maker by maker, so a run may be partial.
+//! Invariant: every row of the yardstick has a line, also where nothing was recorded; the page is a function of the records.
 
 #![forbid(unsafe_code)]
 
 mod attacks;
+mod records;
 mod rows;
 mod summary;
 mod table;
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use clap::Parser;
-use mesh_tests::yardstick::{Who, version};
+use records::Record;
 
 #[derive(Parser)]
 #[command(about = "The table of reliability: the mesh beside Envoy and HAProxy")]
 struct Options {
-    /// Lines of JSON that tests have recorded; made if it is not there
+    /// Lines of JSON that the page is made of; brought up to date
     records: PathBuf,
-    /// Where the table goes
+    /// Where the page goes
     output: PathBuf,
-    /// Run nothing: the file has their figures, or they stay empty
+    /// What tests have recorded just now, by the variable YARDSTICK
+    #[arg(long)]
+    ours: Option<PathBuf>,
+    /// Run nothing: the others keep the figures that they have
     #[arg(long)]
     ours_only: bool,
     /// What the last `make torture` and `make soak` have recorded; need not be there
@@ -38,22 +43,46 @@ struct Options {
 
 fn main() -> anyhow::Result<()> {
     let options = Options::parse();
-    let ours = fs::read_to_string(&options.records).unwrap_or_default();
-    let mut records = table::parse(&ours)?;
-    if !options.ours_only {
-        let theirs = attacks::all(&options.rows)?;
-        let lines: String = theirs.iter().map(|record| format!("{}\n", record.line())).collect();
-        fs::write(&options.records, ours + &lines).with_context(|| options.records.display().to_string())?;
-        records.extend(theirs);
+    let mut records = records::parse(&fs::read_to_string(&options.records).unwrap_or_default())?;
+    if let Some(path) = &options.ours {
+        records::replace(&mut records, records::parse(&read(path)?)?);
     }
+    if !options.ours_only {
+        records::replace(&mut records, attacks::all(&options.rows)?);
+    }
+    write(&options.records, &records.iter().map(Record::line).collect::<String>())?;
     let full = options.full.and_then(|path| fs::read_to_string(path).ok()).unwrap_or_default();
-    records.extend(table::parse(&full)?.into_iter().map(table::Record::at_full_count));
-    let text = table::render(&records, &[Who::Envoy, Who::Haproxy].map(named).join(" and "));
-    fs::write(&options.output, text).with_context(|| options.output.display().to_string())
+    write(&options.output, &page(records, &full)?)
 }
 
-/// A proxy, with its version where it is installed.
-fn named(who: Who) -> String {
-    let name = if who == Who::Envoy { "Envoy" } else { "HAProxy" };
-    version(who).map_or_else(|_| name.to_owned(), |version| format!("{name} {version}"))
+/// The page of these records, and of those of a run at full counts.
+fn page(mut records: Vec<Record>, full: &str) -> anyhow::Result<String> {
+    records.extend(records::parse(full)?.into_iter().map(Record::at_full_count));
+    Ok(table::render(&records))
+}
+
+fn read(path: &Path) -> anyhow::Result<String> {
+    fs::read_to_string(path).with_context(|| path.display().to_string())
+}
+
+fn write(path: &Path, text: &str) -> anyhow::Result<()> {
+    fs::write(path, text).with_context(|| path.display().to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_page_in_the_repository_is_that_of_the_records_beside_it() {
+        // A run that records is about to write it.
+        if mesh_tests::yardstick::is_recording() {
+            return;
+        }
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let text = |name: &str| read(&folder.join(name)).expect("a file of the repository");
+        let records = records::parse(&text("reliability.jsonl")).expect("records");
+        let page = page(records, &text("torture.jsonl")).expect("records");
+        assert!(page == text("RELIABILITY.md"), "tests/RELIABILITY.md is out of date: `make reliability-page`");
+    }
 }

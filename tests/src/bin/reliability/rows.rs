@@ -60,14 +60,14 @@ pub(crate) const ROWS: [Row; 66] = [
     row(24, "loops, outbound"),
     row(25, "loops, inbound and through two proxies"),
     row(26, "original destinations"),
-    later(27, "path confusion against policy", "policies"),
-    later(28, "bypass of header rules", "policies"),
+    later(27, "path confusion against policy", "authorization policies"),
+    later(28, "bypass of header rules", "authorization policies"),
     row(29, "bad certificate chains"),
     row(30, "key usages and types of names"),
     row(31, "versions and suites of TLS"),
     row(32, "resumption of TLS sessions"),
     row(33, "shapes of a ClientHello"),
-    later(34, "strict ports without a certificate", "policies"),
+    later(34, "strict ports without a certificate", "authorization policies"),
     row(35, "who may ask the admin port"),
     row(36, "number of series"),
     later(37, "tap: rights and redaction", "tap"),
@@ -98,6 +98,36 @@ pub(crate) const ROWS: [Row; 66] = [
     row(62, "disk full, clocks, names"),
     later(63, "scripts of a Kubernetes watch", "Kubernetes as a source"),
     row(64, "gRPC interoperability"),
-    later(65, "Gateway API conformance of meshes", "routes"),
+    row(65, "Gateway API conformance of meshes"),
     row(66, "hygiene of the code"),
 ];
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    /// All sources below `folder`, as one text.
+    fn sources(folder: &Path) -> String {
+        let entries = std::fs::read_dir(folder).expect("a folder of the repository");
+        let text = |path: &Path| match path.is_dir() {
+            true => sources(path),
+            false => std::fs::read_to_string(path).unwrap_or_default(),
+        };
+        entries.map(|entry| text(&entry.expect("an entry").path())).collect()
+    }
+
+    #[test]
+    fn a_row_has_a_command_as_soon_as_it_has_a_test_and_not_before() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the repository");
+        let crates = ["tests/tests", "proxy/src", "identity/src", "destination/src", "init/src", "mtls/src", "kit/src"];
+        let tests: String = crates.iter().map(|folder| sources(&root.join(folder))).collect();
+        for row in &ROWS {
+            let name = format!("r{}_", row.number);
+            // A test may show several rows: `r51_r52_...`.
+            let has_test = [format!("fn {name}"), format!("_{name}")].iter().any(|begin| tests.contains(begin));
+            assert_eq!(has_test, row.waits_for.is_none(), "{}: {}", row.name(), row.what);
+        }
+    }
+}

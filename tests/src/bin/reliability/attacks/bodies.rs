@@ -6,7 +6,7 @@ use mesh_tests::attacks::http1::{Outcome, Recorder, attempt};
 use mesh_tests::yardstick::{Source, Who, beside};
 
 use super::{judged, note, plain};
-use crate::table::Record;
+use crate::records::Record;
 
 pub(super) fn all(who: Who) -> anyhow::Result<Vec<Record>> {
     let mut records = heads(who)?;

@@ -10,7 +10,7 @@ use mesh_tests::attacks::h2spec::Target;
 use mesh_tests::yardstick::{Group, Peer, Setup, Source, Speaks, Who, beside, count};
 
 use super::{judged, note};
-use crate::table::Record;
+use crate::records::Record;
 
 /// Memory of the group in which 100 connections are held.
 const LIMIT: u64 = 128 << 20;

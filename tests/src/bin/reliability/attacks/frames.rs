@@ -8,7 +8,7 @@ use mesh_tests::frames::Listener;
 use mesh_tests::yardstick::{Peer, Speaks, Who, beside};
 
 use super::{judged, note, score};
-use crate::table::Record;
+use crate::records::Record;
 
 /// R8: clients that break one.
 pub(super) fn clients(who: Who) -> anyhow::Result<Vec<Record>> {

@@ -3,18 +3,21 @@
 //! Invariant: the same functions and the same judgement as in our own tests; a figure says what was seen, not who is to blame.
 
 mod bodies;
+mod clients;
+mod ends;
 mod floods;
 mod frames;
 mod requests;
 
-use mesh_tests::yardstick::{Peer, Speaks, Who};
+use mesh_tests::yardstick::{Peer, Speaks, Who, version};
 
-use crate::table::Record;
+use crate::records::{Record, VERSION};
 
 /// Runs all rows against both, or those of the numbers that are wanted.
 pub(crate) fn all(wanted: &[u8]) -> anyhow::Result<Vec<Record>> {
     let mut records = Vec::new();
     for who in [Who::Envoy, Who::Haproxy] {
+        records.push(note(who, VERSION, "version", true, version(who)?));
         for (rows, attack) in ATTACKS {
             if wanted.is_empty() || rows.iter().any(|row| wanted.contains(row)) {
                 eprintln!("== {}, R{rows:?}", who.name());
@@ -28,7 +31,7 @@ pub(crate) fn all(wanted: &[u8]) -> anyhow::Result<Vec<Record>> {
 type Attack = fn(Who) -> anyhow::Result<Vec<Record>>;
 
 /// The rows, and what runs them. Each has a proxy of its own, as the tests have a mesh of their own.
-const ATTACKS: [(&[u8], Attack); 15] = [
+const ATTACKS: [(&[u8], Attack); 20] = [
     (&[1], floods::resets),
     (&[2], floods::made_resets),
     (&[3], floods::continuation),
@@ -42,8 +45,13 @@ const ATTACKS: [(&[u8], Attack); 15] = [
     (&[10, 11, 12, 15], requests::tables),
     (&[12], requests::chunked_answers),
     (&[13], requests::downgraded),
+    (&[14], requests::authorities),
     (&[16, 17], requests::early),
     (&[18, 19], bodies::all),
+    (&[20], clients::slow),
+    (&[21], clients::many),
+    (&[58], ends::cut),
+    (&[59], ends::negatives),
 ];
 
 fn note(who: Who, row: u8, case: &str, held: bool, figure: String) -> Record {

@@ -1,15 +1,17 @@
-//! Requests of HTTP/1 and of HTTP/2 with two readings: R10 to R13, R15 to R17.
+//! Requests of HTTP/1 and of HTTP/2 with two readings: R10 to R17.
 
+use mesh_tests::attacks::authority::{self, Names};
 use mesh_tests::attacks::downgrade;
 use mesh_tests::attacks::h2spec::Target;
 use mesh_tests::attacks::http1::answered::{careless, contaminate};
 use mesh_tests::attacks::http1::{
     Arrived, Case, Outcome, Recorder, attempt, chunks, compliance, early, fields, smuggling,
 };
-use mesh_tests::yardstick::{Peer, Who};
+use mesh_tests::raw;
+use mesh_tests::yardstick::{Peer, Speaks, Who};
 
 use super::{note, plain, score};
-use crate::table::Record;
+use crate::records::Record;
 
 /// R10, R11, R12: tables of requests.
 pub(super) fn tables(who: Who) -> anyhow::Result<Vec<Record>> {
@@ -63,6 +65,28 @@ pub(super) fn downgraded(who: Who) -> anyhow::Result<Vec<Record>> {
     }
     let right = outcomes.iter().filter(|outcome| outcome.is_kept_out()).count();
     Ok(vec![score(&peer, 13, "HTTP/2 to HTTP/1.1", right, outcomes.len())])
+}
+
+/// R14: which authority goes onward.
+pub(super) fn authorities(who: Who) -> anyhow::Result<Vec<Record>> {
+    let peer = plain(who)?;
+    let server = raw::Server::ok(&peer.front.back, peer.front.port);
+    let http1 = authority::http1(&peer.front.client, peer.front.addr, &server);
+    let peer = Peer::start(who, Speaks::Http2)?;
+    let names = Names::serve(&peer.front.back, peer.front.port);
+    let http2 = authority::http2(&peer.front.client, peer.front.addr, &names);
+    Ok([("HTTP/1", http1), ("HTTP/2", http2)].map(|(case, outcomes)| named(who, case, &outcomes)).into())
+}
+
+/// R14 holds where exactly one authority goes onward, or the request is refused.
+fn named(who: Who, case: &str, outcomes: &[authority::Outcome]) -> Record {
+    for wrong in outcomes.iter().filter(|outcome| !outcome.is_as_tabled()) {
+        eprintln!("  {}{wrong:?}", if wrong.is_one_or_refused() { "" } else { "ASTRAY " });
+    }
+    let right = outcomes.iter().filter(|outcome| outcome.is_as_tabled()).count();
+    let astray = outcomes.iter().filter(|outcome| !outcome.is_one_or_refused()).count();
+    let figure = format!("{right} of {} as tabled, {astray} onward with none or several", outcomes.len());
+    note(who, 14, case, astray == 0, figure)
 }
 
 pub(super) fn early(who: Who) -> anyhow::Result<Vec<Record>> {
