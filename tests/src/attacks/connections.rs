@@ -94,7 +94,7 @@ pub const EACH: Duration = Duration::from_micros(600);
 /// As fast as they can: where connections that say nothing are ended after 10 s, which shall not be mixed with refusals.
 pub const AT_ONCE: Duration = Duration::ZERO;
 /// So many at a time.
-const STEP: usize = 100;
+pub const STEP: usize = 100;
 /// So many in a row, so that those that were refused need neither a file nor a port for long.
 const WAVE: usize = 2000;
 

@@ -5,7 +5,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::connections::hold;
+use super::connections::{EACH, STEP, hold};
 use crate::netns::Host;
 use crate::yardstick::{Front, Process, count};
 
@@ -132,8 +132,13 @@ pub fn drip(
     (pace, patience): (Duration, Duration),
     mut look: impl FnMut() -> bool,
 ) -> Ends {
-    let begin = Instant::now();
-    let mut streams = hold(host, addr, count, phase.hello).open;
+    let (begin, mut streams) = (Instant::now(), Vec::new());
+    // Not faster than a flood of connections comes: to be many is not what these are about.
+    for begun in (0..count).step_by(STEP) {
+        let due = EACH * u32::try_from(begun).unwrap_or(u32::MAX);
+        thread::sleep(due.saturating_sub(begin.elapsed()));
+        streams.extend(hold(host, addr, STEP.min(count - begun), phase.hello).open);
+    }
     let mut ends = Ends { connected: streams.len(), ..Ends::default() };
     let mut drops = phase.drip.iter().cycle();
     let rests = |let_go: Option<Duration>| let_go.is_some_and(|since| begin.elapsed() > since + SETTLED);
