@@ -90,21 +90,23 @@ pub fn flood() -> usize {
 }
 
 /// As the row has it: 50,000 in 30 s.
-const EACH: Duration = Duration::from_micros(600);
+pub const EACH: Duration = Duration::from_micros(600);
+/// As fast as they can: where connections that say nothing are ended after 10 s, which shall not be mixed with refusals.
+pub const AT_ONCE: Duration = Duration::ZERO;
 /// So many at a time.
 const STEP: usize = 100;
 /// So many in a row, so that those that were refused need neither a file nor a port for long.
 const WAVE: usize = 2000;
 
-/// All that come, without those that were ended meanwhile; and how many never came about, of which no proxy knows.
+/// All that come, one after `each`, without those that were ended meanwhile; and how many never came about, of which no proxy knows.
 ///
 /// # Panics
 /// When this process may not have so many files.
 #[must_use]
-pub fn come(front: &Front, addr: SocketAddr) -> (Held, usize) {
+pub fn come(front: &Front, addr: SocketAddr, each: Duration) -> (Held, usize) {
     let (mut held, mut lost, begin) = (Held::default(), 0, Instant::now());
     for begun in (0..flood()).step_by(STEP) {
-        let due = EACH * u32::try_from(begun).unwrap_or(u32::MAX);
+        let due = each * u32::try_from(begun).unwrap_or(u32::MAX);
         std::thread::sleep(due.saturating_sub(begin.elapsed()));
         let some = hold(&front.client, addr, STEP.min(flood() - begun), b"");
         held.open.extend(some.open);

@@ -56,10 +56,24 @@ pub fn allowed(phase: Phase) -> u64 {
     if phase.reads { count(26, 20) } else { 400 }
 }
 
-/// As many as fit: at both ends of a sidecar in this process, or at three daemons at once.
+/// As many as fit: at both ends of a sidecar in this process, or at three daemons at once. Answers that nobody reads fill buffers of
+/// the kernel's, which has so much for all connections of the machine: were that used up, everybody on it would wait.
 #[must_use]
-pub fn clients() -> usize {
-    count(200, Process::most_connections(10_000, 3))
+pub fn clients(phase: Phase) -> usize {
+    let most = count(200, Process::most_connections(10_000, 3));
+    if phase.reads { most } else { most.min(buffers() / UNREAD) }
+}
+
+/// What an answer that nobody reads fills at both ends and in between.
+const UNREAD: usize = 512 << 10;
+
+/// What connections may have in buffers before the kernel becomes sparing: the first figure of `tcp_mem`, in pages. All, where it
+/// is not said.
+fn buffers() -> usize {
+    const PAGE: usize = 4096;
+    let said = std::fs::read_to_string("/proc/sys/net/ipv4/tcp_mem").unwrap_or_default();
+    let pages = said.split_whitespace().next().and_then(|pages| pages.parse::<usize>().ok());
+    pages.map_or(usize::MAX, |pages| pages * PAGE)
 }
 
 /// One byte of each client in so long.
@@ -70,23 +84,23 @@ pub fn pace() -> Duration {
 
 /// Until the last one of them is ended: before that, all have to be opened.
 #[must_use]
-pub fn patience() -> Duration {
-    LATE + Duration::from_millis(10) * u32::try_from(clients()).unwrap_or(0)
+pub fn patience(clients: usize) -> Duration {
+    LATE + Duration::from_millis(10) * u32::try_from(clients).unwrap_or(0)
 }
 
 /// All clients in `phase` at once, and KiB that each has cost the proxy of `front` at most.
 #[must_use]
 pub fn attack(front: &Front, addr: SocketAddr, phase: Phase) -> (Ends, u64) {
-    let process = front.proxy;
+    let (process, clients) = (front.proxy, clients(phase));
     let (idle, mut most) = (process.anonymous(), 0);
     let (files, mut most_files) = (process.files(), 0);
     let look = || {
         let now = process.files();
         (most, most_files) = (most.max(process.anonymous()), most_files.max(now));
-        !phase.reads && most_files >= files + clients() && now <= files + 5
+        !phase.reads && most_files >= files + clients && now <= files + 5
     };
-    let ends = drip(&front.client, addr, (phase, clients()), (pace(), patience()), look);
-    (ends, most.saturating_sub(idle) / clients() as u64)
+    let ends = drip(&front.client, addr, (phase, clients), (pace(), patience(clients)), look);
+    (ends, most.saturating_sub(idle) / clients as u64)
 }
 
 /// How the connections of an attack have ended.

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use mesh_tests::attacks::connections::{cap, come, flood};
+use mesh_tests::attacks::connections::{AT_ONCE, EACH, cap, come, flood};
 use mesh_tests::client;
 use mesh_tests::mesh::{ADMIN_PORT, INBOUND_PORT};
 use mesh_tests::netns::until;
@@ -25,13 +25,13 @@ fn mesh() -> Mesh {
 }
 
 /// What comes beyond the cap is refused, one by one; what was there before goes on.
-fn flooded(mesh: &Mesh, front: &Front, case: &str, addr: SocketAddr) {
+fn flooded(mesh: &Mesh, front: &Front, case: &str, addr: SocketAddr, each: Duration) {
     let process = front.proxy;
     let (files, threads, before) = (process.files(), process.threads(), refused(mesh, front, "too_many_connections"));
     let bystander = Bystander::start(&front.client, front.addr);
     process.forget_peak();
     let idle = process.resident();
-    let (mut held, lost) = come(front, addr);
+    let (mut held, lost) = come(front, addr, each);
     let counted = || refused(mesh, front, "too_many_connections") - before;
     let begin = Instant::now();
     // A reset that comes before the handshake is over for the client is one that it could not connect.
@@ -69,7 +69,7 @@ fn r21_connections_beyond_the_cap_are_refused_and_counted() {
     let _alone = alone();
     let mesh = mesh();
     let [inbound, outbound] = &mesh.fronts;
-    flooded(&mesh, inbound, "inbound", inbound.addr);
-    flooded(&mesh, inbound, "tunnel port", (inbound.back.v4, INBOUND_PORT).into());
-    flooded(&mesh, outbound, "outbound", outbound.addr);
+    flooded(&mesh, inbound, "inbound", inbound.addr, EACH);
+    flooded(&mesh, inbound, "tunnel port", (inbound.back.v4, INBOUND_PORT).into(), AT_ONCE);
+    flooded(&mesh, outbound, "outbound", outbound.addr, EACH);
 }

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use mesh_tests::attacks::connections::{cap, come, flood, recovery, soon};
+use mesh_tests::attacks::connections::{EACH, cap, come, flood, recovery, soon};
 use mesh_tests::attacks::slow::{BODY, Ends, HEAD, PREFACE, Phase, READ, SILENCE, allowed, attack};
 use mesh_tests::yardstick::{Peer, Setup, Source, Speaks, Who, beside, count};
 
@@ -47,7 +47,7 @@ pub(super) fn many(who: Who) -> anyhow::Result<Vec<Record>> {
     let _source = Source::start(&peer.front.back, peer.front.port);
     let front = &peer.front;
     let seen = beside(front, || {
-        let (mut held, lost) = come(front, front.addr);
+        let (mut held, lost) = come(front, front.addr, EACH);
         let begin = Instant::now();
         while held.open.len() >= cap() && begin.elapsed() < soon() {
             held.look();
