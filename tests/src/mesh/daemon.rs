@@ -14,7 +14,7 @@ use crate::netns::Proc;
 /// A program, and how to start it.
 pub struct Daemon {
     name: String,
-    command: Box<dyn Fn() -> Command + Send>,
+    command: Box<dyn Fn() -> Command + Send + Sync>,
     process: Option<Proc>,
     earlier: String,
 }
@@ -22,7 +22,7 @@ pub struct Daemon {
 impl Daemon {
     /// Starts it.
     #[must_use]
-    pub fn start(name: impl Into<String>, command: impl Fn() -> Command + Send + 'static) -> Self {
+    pub fn start(name: impl Into<String>, command: impl Fn() -> Command + Send + Sync + 'static) -> Self {
         let mut daemon = Self { name: name.into(), command: Box::new(command), process: None, earlier: String::new() };
         daemon.restart();
         daemon
