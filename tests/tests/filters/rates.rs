@@ -148,23 +148,28 @@ impl Sample {
         Self { asked, told, admitted: of("200"), refused: of("429") }
     }
 
-    /// The first and the last of a time in which there were always more requests than the limit admits: of any tenth of a second
-    /// some were refused, so the bucket was never full and was empty at both ends. What a stall of the machine interrupts is
-    /// begun again.
+    /// The first and the last of a time in which there were more requests than the limit admits: of the twentieth of a second
+    /// before either some were refused, so the bucket was empty at both ends, and of any half second between, so it was never
+    /// full. What a longer stall of the machine interrupts is begun again.
     fn of_a_time(mesh: &Mesh, lasts: Duration) -> [Self; 2] {
-        let (mut first, mut last) = (None, Self::of(mesh));
-        let deadline = Instant::now() + 4 * SOON;
+        const EACH: Duration = Duration::from_millis(50);
+        const STALL: Duration = Duration::from_millis(500);
+        let (mut first, mut last): (Option<Self>, _) = (None, Self::of(mesh));
+        let (mut refused, deadline) = (Instant::now(), Instant::now() + 4 * SOON);
         loop {
-            std::thread::sleep(Duration::from_millis(50));
+            std::thread::sleep(EACH);
             let next = Self::of(mesh);
             let is_storm = next.refused > last.refused;
             last = next;
-            match &first {
-                Some(Self { told, .. }) if is_storm && told.elapsed() >= lasts => {
-                    return [first.take().expect("the first"), last];
+            if refused.elapsed() > STALL {
+                first = None;
+            }
+            if is_storm {
+                refused = Instant::now();
+                let begun = first.get_or_insert_with(|| last.clone());
+                if begun.told.elapsed() >= lasts {
+                    return [begun.clone(), last];
                 }
-                Some(_) if is_storm => {}
-                _ => first = is_storm.then(|| last.clone()),
             }
             assert!(Instant::now() < deadline, "requests came more slowly than they are admitted");
         }

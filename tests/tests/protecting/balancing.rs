@@ -8,7 +8,7 @@ use mesh_tests::mesh::SOON;
 use mesh_tests::netns::until;
 
 use crate::switchable::Endpoint;
-use crate::{APP, Tally, World, name, of, tally};
+use crate::{APP, Tally, World, get, name, of, tally};
 
 #[test]
 fn a_key_stays_with_its_endpoint_and_only_keys_of_one_that_goes_move() {
@@ -162,8 +162,9 @@ fn the_least_busy_is_asked_and_of_those_that_are_alike_each_by_its_weight() {
     let by_weight = world.tally(web, 400);
     assert!((260..=340).contains(&of(&by_weight, "web-1")), "three quarters: {by_weight:?}");
     weighs(1);
+    let host = &world.mesh.get("client").host;
     thread::scope(|scope| {
-        let held: Vec<_> = (0..2).map(|_| scope.spawn(|| world.get(web, "/hang", ""))).collect();
+        let held: Vec<_> = (0..2).map(|_| scope.spawn(|| get(host, web, "/hang", ""))).collect();
         until(SOON, || {
             let state = world.state(web);
             let in_flight = |i: usize| state["endpoints"][i]["in_flight"].as_u64().unwrap_or_default();
