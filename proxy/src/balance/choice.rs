@@ -1,8 +1,9 @@
 //! Which endpoint gets the next request or connection.
 //!
 //! Invariant: one that is not well (it could not be connected, or its breaker is open) is passed by while there is another;
-//! when more are out than the policy allows, breakers are not heeded, nor when no other could be connected. Those of the own zone go first; requests go to another
-//! zone the more often, the slower the own one is beside it, so there is no split that somebody has to set.
+//! when more are out than the policy allows, breakers are not heeded, nor when no other could be connected. Those of the own
+//! zone go first; requests go to another zone the more often, the slower the own one is beside it, so there is no split that
+//! somebody has to set.
 //! Pure but for the draws.
 
 use std::net::SocketAddr;

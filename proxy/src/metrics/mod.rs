@@ -7,8 +7,8 @@
 //!
 //! Invariant: the number of series is bounded. New label sets stop at [`Settings::max_series`]; what comes after counts
 //! under `target="overflow"` (statuses: `status="other"`), so sums stay right and only the detail is lost. On top of
-//! the cap come only series that the code bounds: reasons, kinds, two kinds of zones, and per label set at most 14 `status="other"` and 18
-//! of gRPC.
+//! the cap come only series that the code bounds: reasons, kinds, two kinds of zones, and per label set at most 14
+//! `status="other"` and 18 of gRPC.
 //!
 //! The series of a target end when nobody has used it for [`Settings::idle`], and make room for others: [`Metrics::sweep`].
 //! A counter that comes back begins at 0, as after a restart, which Prometheus' `rate` knows.
