@@ -13,6 +13,8 @@ use h2::client::SendRequest;
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream};
 use http::Request;
+use tokio::net::TcpStream;
+use tonic::transport::server::{Router, TcpIncoming};
 
 use crate::client::tcp;
 use crate::netns::Host;
@@ -53,25 +55,51 @@ pub fn serve_with<F>(
 ) where
     F: Future<Output = ()> + Send + 'static,
 {
+    let serve = Arc::new(serve);
+    accept(host, port, move |stream| {
+        let (settings, serve) = (settings.clone(), Arc::clone(&serve));
+        async move {
+            let Ok(mut connection) = settings.handshake::<_, Bytes>(stream).await else { return };
+            while let Some(Ok((request, respond))) = connection.accept().await {
+                tokio::spawn(serve(request, respond));
+            }
+        }
+    });
+}
+
+/// Takes connections on `port` of all addresses of `host`; each is `serve`'s. Ends with the process.
+///
+/// # Panics
+/// When the port is taken.
+pub fn accept<F>(host: &Host, port: u16, serve: impl Fn(TcpStream) -> F + Send + 'static)
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    listen(host, port, async move |listener| {
+        loop {
+            tokio::spawn(serve(listener.accept().await?.0));
+        }
+    });
+}
+
+/// Serves calls of gRPC on `port` of all addresses of `host`, as `router` has them. Ends with the process.
+///
+/// # Panics
+/// When the port is taken.
+pub fn serve_calls(host: &Host, port: u16, router: Router) {
+    listen(host, port, async move |listener| {
+        router.serve_with_incoming(TcpIncoming::from(listener)).await.map_err(io::Error::other)
+    });
+}
+
+/// Listens before it returns; `serve` has a runtime and a thread of its own.
+fn listen(host: &Host, port: u16, serve: impl AsyncFnOnce(tokio::net::TcpListener) -> io::Result<()> + Send + 'static) {
     let listener = host.enter(|| TcpListener::bind((Ipv6Addr::UNSPECIFIED, port)));
     let listener = listener.unwrap_or_else(|error| panic!("port {port}: {error}"));
-    let serve = Arc::new(serve);
     host.run_in_thread(move || -> io::Result<()> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         listener.set_nonblocking(true)?;
-        runtime.block_on(async move {
-            let listener = tokio::net::TcpListener::from_std(listener)?;
-            loop {
-                let (stream, _) = listener.accept().await?;
-                let (settings, serve) = (settings.clone(), Arc::clone(&serve));
-                tokio::spawn(async move {
-                    let Ok(mut connection) = settings.handshake::<_, Bytes>(stream).await else { return };
-                    while let Some(Ok((request, respond))) = connection.accept().await {
-                        tokio::spawn(serve(request, respond));
-                    }
-                });
-            }
-        })
+        runtime.block_on(async move { serve(tokio::net::TcpListener::from_std(listener)?).await })
     });
 }
 

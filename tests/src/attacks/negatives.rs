@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::{Ipv6Addr, SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -224,32 +224,21 @@ pub fn pinging(host: &Host, port: u16) -> Arc<AtomicUsize> {
 }
 
 fn pings(host: &Host, port: u16, pongs: &Arc<AtomicUsize>) {
-    let listener = host
-        .enter(|| TcpListener::bind((Ipv6Addr::UNSPECIFIED, port)))
-        .unwrap_or_else(|error| panic!("port {port}: {error}"));
     let pongs = Arc::clone(pongs);
-    host.run_in_thread(move || -> io::Result<()> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        listener.set_nonblocking(true)?;
-        runtime.block_on(async move {
-            let listener = tokio::net::TcpListener::from_std(listener)?;
-            loop {
-                let (stream, _) = listener.accept().await?;
-                let pongs = Arc::clone(&pongs);
-                tokio::spawn(async move {
-                    let Ok(mut connection) = h2::server::handshake(stream).await else { return };
-                    let mut ping = connection.ping_pong().expect("asked once");
-                    tokio::spawn(async move {
-                        while ping.ping(Ping::opaque()).await.is_ok() {
-                            pongs.fetch_add(1, Ordering::Relaxed);
-                            tokio::time::sleep(Duration::from_millis(1)).await;
-                        }
-                    });
-                    while let Some(Ok((_, respond))) = connection.accept().await {
-                        tokio::spawn(respond_well(respond));
-                    }
-                });
+    streams::accept(host, port, move |stream| {
+        let pongs = Arc::clone(&pongs);
+        async move {
+            let Ok(mut connection) = h2::server::handshake(stream).await else { return };
+            let mut ping = connection.ping_pong().expect("asked once");
+            tokio::spawn(async move {
+                while ping.ping(Ping::opaque()).await.is_ok() {
+                    pongs.fetch_add(1, Ordering::Relaxed);
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+            });
+            while let Some(Ok((_, respond))) = connection.accept().await {
+                tokio::spawn(respond_well(respond));
             }
-        })
+        }
     });
 }

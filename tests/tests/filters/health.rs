@@ -9,10 +9,9 @@ use mesh_tests::health::health_check_response::ServingStatus;
 use mesh_tests::health::health_server::{Health, HealthServer};
 use mesh_tests::health::{HealthCheckRequest, HealthCheckResponse};
 use mesh_tests::mesh::{Mesh, SOON};
-use mesh_tests::netns::{Host, until};
+use mesh_tests::netns::until;
 use mesh_tests::raw::Server;
-use tokio::net::TcpListener;
-use tonic::transport::server::TcpIncoming;
+use mesh_tests::streams;
 
 use super::{APP, ask, replica, values};
 
@@ -99,26 +98,12 @@ impl Health for Shop {
     }
 }
 
-/// Serves calls until the process ends.
-fn serve(host: &Host, shop: Shop) {
-    let (told, ready) = std::sync::mpsc::sync_channel(1);
-    host.run_in_thread(move || {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        runtime.expect("a runtime in a test").block_on(async {
-            let listener = TcpListener::bind(("::", CALLS)).await.expect("a free port");
-            told.send(()).expect("a test that waits");
-            let server = tonic::transport::Server::builder().add_service(HealthServer::new(shop));
-            server.serve_with_incoming(TcpIncoming::from(listener)).await
-        })
-    });
-    ready.recv().expect("a server that starts");
-}
-
 #[test]
 fn a_server_of_grpc_says_for_each_service_whether_it_is_well() {
     let (mesh, web) = start();
     let is_well = Arc::new(AtomicBool::new(true));
-    serve(&mesh.get("web-1").host, Shop(Arc::clone(&is_well)));
+    let shop = HealthServer::new(Shop(Arc::clone(&is_well)));
+    streams::serve_calls(&mesh.get("web-1").host, CALLS, tonic::transport::Server::builder().add_service(shop));
     let asks = |service: &str| {
         let check = format!(
             "  healthChecks: [{{port: {CALLS}, grpc: {{service: {service}}}, interval: 100ms, timeout: 5s, unhealthyAfter: 2, healthyAfter: 2}}]\n"

@@ -13,8 +13,7 @@ use mesh_tests::echo::echo_server::{Echo, EchoServer};
 use mesh_tests::echo::{EchoReply, EchoRequest};
 use mesh_tests::mesh::{Mesh, SOON};
 use mesh_tests::netns::{Host, until};
-use tokio::net::TcpListener;
-use tonic::transport::server::TcpIncoming;
+use mesh_tests::streams;
 use tonic::{Code, Request, Response, Status, Streaming};
 
 const PORT: u16 = 9000;
@@ -61,17 +60,8 @@ impl Server {
     /// Ends with the process.
     fn start(host: &Host, name: &'static str) -> Self {
         let server = Self { name, code: Arc::default(), calls: Arc::default() };
-        let (serving, (told, ready)) = (server.clone(), std::sync::mpsc::sync_channel(1));
-        host.run_in_thread(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-            runtime.expect("a runtime in a test").block_on(async {
-                let listener = TcpListener::bind(("::", PORT)).await.expect("a free port");
-                told.send(()).expect("a test that waits");
-                let server = tonic::transport::Server::builder().add_service(EchoServer::new(serving));
-                server.serve_with_incoming(TcpIncoming::from(listener)).await
-            })
-        });
-        ready.recv().expect("a server that starts");
+        let echo = EchoServer::new(server.clone());
+        streams::serve_calls(host, PORT, tonic::transport::Server::builder().add_service(echo));
         server
     }
 

@@ -1,8 +1,6 @@
 //! The application of all cases: HTTP/1.1 and HTTP/2, reads each request to its end and answers 200.
 
 use std::convert::Infallible;
-use std::io;
-use std::net::{Ipv6Addr, TcpListener};
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Response};
@@ -13,6 +11,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
 
 use crate::netns::Host;
+use crate::streams;
 
 /// The body of each answer.
 pub const BODY: &str = "an answer of some bytes\n";
@@ -23,22 +22,10 @@ pub const BODY: &str = "an answer of some bytes\n";
 /// # Panics
 /// When the port is taken.
 pub fn back_end(host: &Host, port: u16) {
-    let listener = host.enter(|| TcpListener::bind((Ipv6Addr::UNSPECIFIED, port)));
-    let listener = listener.unwrap_or_else(|error| panic!("port {port}: {error}"));
-    host.run_in_thread(move || -> io::Result<()> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        listener.set_nonblocking(true)?;
-        runtime.block_on(async move {
-            let listener = tokio::net::TcpListener::from_std(listener)?;
-            loop {
-                let (stream, _) = listener.accept().await?;
-                tokio::spawn(async move {
-                    let builder = auto::Builder::new(TokioExecutor::new());
-                    // Who breaks off is for the test to see at the other end.
-                    let _ = builder.serve_connection(TokioIo::new(stream), service_fn(answer)).await;
-                });
-            }
-        })
+    streams::accept(host, port, |stream| async move {
+        let builder = auto::Builder::new(TokioExecutor::new());
+        // Who breaks off is for the test to see at the other end.
+        let _ = builder.serve_connection(TokioIo::new(stream), service_fn(answer)).await;
     });
 }
 
