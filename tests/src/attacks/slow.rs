@@ -84,7 +84,7 @@ pub fn clients(phase: Phase) -> usize {
 }
 
 /// What an answer that nobody reads fills at both ends and in between.
-const UNREAD: usize = 512 << 10;
+const UNREAD: usize = 2 << 20;
 
 /// What connections may have in buffers before the kernel becomes sparing: the first figure of `tcp_mem`, in pages. All, where it
 /// is not said.
