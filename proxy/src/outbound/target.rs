@@ -193,5 +193,5 @@ fn name_of(target: &model::Target) -> String {
 }
 
 fn as_it_is(addr: SocketAddr) -> model::Endpoint {
-    model::Endpoint { addr, name: Box::default(), traits: Arc::default() }
+    model::Endpoint { addr, name: model::Name::default(), traits: Arc::default() }
 }
