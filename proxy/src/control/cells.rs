@@ -23,19 +23,19 @@ pub(super) trait Follower<T>: Send {
 /// The newest value of a resource.
 pub(super) struct Cell<T> {
     state: Mutex<State<T>>,
-    /// Rung when there is a first value.
-    known: Notify,
 }
 
 struct State<T> {
     value: Option<Arc<T>>,
-    followers: Vec<Box<dyn Follower<T>>>,
+    /// Rung when there is a first value, if somebody waits for it.
+    known: Option<Arc<Notify>>,
+    /// No vector: most have one or none.
+    followers: Box<[Box<dyn Follower<T>>]>,
 }
 
 impl<T> Cell<T> {
     pub(super) fn new() -> Self {
-        let state = Mutex::new(State { value: None, followers: Vec::new() });
-        Cell { state, known: Notify::new() }
+        Cell { state: Mutex::new(State { value: None, known: None, followers: Box::default() }) }
     }
 
     pub(super) fn value(&self) -> Option<Arc<T>> {
@@ -48,9 +48,13 @@ impl<T> Cell<T> {
 
     /// The value, waiting for the first one.
     pub(super) async fn first(&self) -> Arc<T> {
+        let bell = match self.value_or_bell() {
+            Ok(value) => return value,
+            Err(bell) => bell,
+        };
         loop {
             // Listens before it looks.
-            let known = self.known.notified();
+            let known = bell.notified();
             if let Some(value) = self.value() {
                 return value;
             }
@@ -58,15 +62,18 @@ impl<T> Cell<T> {
         }
     }
 
+    fn value_or_bell(&self) -> Result<Arc<T>, Arc<Notify>> {
+        let State { value, known, .. } = &mut *self.lock();
+        value.clone().ok_or_else(|| Arc::clone(known.get_or_insert_with(|| Arc::new(Notify::new()))))
+    }
+
     /// Tells `follower` the value that there is, and all that come, in their order. Those that are gone make room.
     pub(super) fn follow(&self, mut follower: Box<dyn Follower<T>>) {
         let mut state = self.lock();
-        let State { value, followers } = &mut *state;
-        followers.retain(|follower| !follower.is_gone());
-        if value.as_ref().is_none_or(|value| follower.tell(value)) {
-            followers.reserve_exact(1);
-            followers.push(follower);
-        }
+        let State { value, followers, .. } = &mut *state;
+        let left = std::mem::take(followers).into_iter().filter(|follower| !follower.is_gone());
+        let new = value.as_ref().is_none_or(|value| follower.tell(value)).then_some(follower);
+        *followers = left.chain(new).collect();
     }
 
     fn lock(&self) -> MutexGuard<'_, State<T>> {
@@ -78,11 +85,15 @@ impl<T: PartialEq> Cell<T> {
     /// The newest value; followers hear of it only if it differs from the one before.
     fn put(&self, new: T) {
         let mut state = self.lock();
-        let State { value, followers } = &mut *state;
+        let State { value, known, followers } = &mut *state;
         if value.as_deref() != Some(&new) {
             let new = value.insert(Arc::new(new));
-            followers.retain_mut(|follower| follower.tell(new));
-            self.known.notify_waiters();
+            let mut left = std::mem::take(followers).into_vec();
+            left.retain_mut(|follower| follower.tell(new));
+            *followers = left.into();
+            if let Some(known) = known.take() {
+                known.notify_waiters();
+            }
         }
     }
 }
