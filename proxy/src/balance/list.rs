@@ -325,6 +325,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::model::policy::Balancing;
     use crate::model::{Name, Traits};
     use crate::resilience::backoff;
 
@@ -351,5 +352,28 @@ mod tests {
             assert!((found - expected).abs() < 1e-9, "{found} for {expected}");
         }
         assert_eq!(list.next(EndpointSet::default(), ("", 0), later).len(), 0);
+    }
+
+    #[test]
+    fn who_comes_to_others_begins_slowly_and_who_comes_to_nobody_does_not() {
+        let slow = Some(Duration::from_secs(10));
+        let balancing = Balancing { slow_start: slow, ..Balancing::default() };
+        let policy = Some(Arc::new(BackendPolicy { balancing, ..BackendPolicy::default() }));
+        let next = |list: &List, last: &[u8], now: Instant| {
+            let set = EndpointSet { policy: policy.clone(), ..last.iter().map(|last| endpoint(*last, 1)).collect() };
+            list.next(set, ("", 0), now)
+        };
+        let shares = |list: &List, now: Instant| (0..list.len()).map(|i| list.share(i, now)).collect::<Vec<_>>();
+        let start = Instant::now();
+        let second = |n: u64| start + Duration::from_secs(n);
+        let list = next(&List::new(start), &[2, 4], second(1));
+        assert_eq!(shares(&list, second(1)), [1.0, 1.0]);
+        let list = next(&list, &[1, 2, 4], second(2));
+        assert_eq!(shares(&list, second(2)), [0.1, 1.0, 1.0]);
+        let list = next(&list, &[1, 2, 3], second(7));
+        assert_eq!(shares(&list, second(7)), [0.5, 1.0, 0.1]);
+        assert_eq!(shares(&next(&list, &[2], second(8)), second(8)), [1.0]);
+        let list = next(&next(&list, &[], second(8)), &[3, 5], second(9));
+        assert_eq!(shares(&list, second(9)), [1.0, 1.0]);
     }
 }

@@ -16,6 +16,7 @@ use crate::metrics::Metrics;
 use crate::model::policy::RequestPolicy;
 use crate::model::{self, BackendId, Protocol};
 use crate::resilience::budget;
+use crate::resilience::idle_cache::Keyed;
 use crate::sniff::Seen;
 
 /// A destination that the application dials.
@@ -118,6 +119,14 @@ impl Target {
             budgets: route.as_ref().map(|route| route.budgets(now)).unwrap_or_default(),
             backend: route.map(|route| route.leg.now().state(now)),
         }
+    }
+}
+
+impl Keyed for Target {
+    type Key = SocketAddr;
+
+    fn key(&self) -> &SocketAddr {
+        &self.dialed
     }
 }
 

@@ -6,6 +6,7 @@
 
 mod allocations;
 mod futures;
+mod known;
 mod memory;
 
 use std::sync::Arc;
