@@ -12,6 +12,7 @@ pub mod body;
 pub mod client;
 pub mod frames;
 pub mod fuzz;
+pub mod interop;
 pub mod mesh;
 pub mod netns;
 pub mod pair;

@@ -88,7 +88,8 @@ where
 /// When the port is taken.
 pub fn serve_calls(host: &Host, port: u16, router: Router) {
     listen(host, port, async move |listener| {
-        router.serve_with_incoming(TcpIncoming::from(listener)).await.map_err(io::Error::other)
+        let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+        router.serve_with_incoming(incoming).await.map_err(io::Error::other)
     });
 }
 

@@ -17,7 +17,7 @@ use super::choice;
 use super::endpoint::{Endpoint, Load};
 use super::request::Repeatable;
 use super::verdict::{self, Pushback, Wish};
-use crate::http::deadline::Deadline;
+use crate::http::deadline::{Deadline, has_trailers};
 use crate::http::timed::{Activity, Limits};
 use crate::http::{Body, BoxedRequest, Caller, Failure, Late};
 use crate::model::policy::{RequestPolicy, Retries, Timeouts};
@@ -96,6 +96,7 @@ impl Backend {
         terms: &Terms,
         on_pick: impl FnMut(&Endpoint) + Send,
     ) -> Result<Response<Body>, Failed> {
+        let has_trailers = has_trailers(&request);
         let activity = terms.idle().map(|limit| (limit, Activity::new()));
         if let Some((_, activity)) = &activity {
             let body = std::mem::take(request.body_mut());
@@ -128,7 +129,7 @@ impl Backend {
             broken(late);
         };
         let end = end.map(|(at, late)| (at.into(), late));
-        Ok(response.map(|body| body.timed(Limits { end, idle: activity, broken: Box::new(broken) })))
+        Ok(response.map(|body| body.timed(Limits { end, has_trailers, idle: activity, broken: Box::new(broken) })))
     }
 
     fn late(&self, late: Late) -> Failed {

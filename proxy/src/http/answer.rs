@@ -102,20 +102,28 @@ impl Reason {
         AskedAs::of(headers).answer(self, detail)
     }
 
+    /// The same behind the body of a call of gRPC whose answer has begun. Its message says what `ERROR` says in heads.
+    pub fn trailers(self, detail: &str) -> HeaderMap {
+        let mut fields = HeaderMap::new();
+        fields.insert("grpc-status", HeaderValue::from(self.grpc()));
+        fields.insert("grpc-message", visible(&self.error(detail).replace('%', "%25")));
+        fields
+    }
+
+    fn error(self, detail: &str) -> String {
+        format!("{}; {}", self.word(), printable(detail))
+    }
+
     fn answer_as(self, asked_as: AskedAs, detail: &str) -> Response<Body> {
-        let (word, status, grpc) = self.row();
-        let detail = printable(detail);
-        let error = format!("{word}; {detail}");
+        let error = self.error(detail);
         let mut response = if asked_as == AskedAs::Grpc {
             let mut response = Response::new(Body::empty());
-            let headers = response.headers_mut();
-            headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-            headers.insert("grpc-status", HeaderValue::from(grpc));
-            headers.insert("grpc-message", visible(&error.replace('%', "%25")));
+            *response.headers_mut() = self.trailers(detail);
+            response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
             response
         } else {
             let mut response = Response::new(Body::full(Bytes::from(format!("mesh: {error}\n"))));
-            *response.status_mut() = status;
+            *response.status_mut() = self.status();
             response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
             response
         };

@@ -5,7 +5,8 @@
 
 use std::time::{Duration, Instant};
 
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::header::CONTENT_TYPE;
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Version};
 
 use super::{Failure, Late, headers};
 
@@ -55,6 +56,13 @@ impl Deadline {
         }
         Ok(())
     }
+}
+
+/// Whether a call may end with a status behind its body. On HTTP/1 that could be lost and the body look whole, and in gRPC-Web
+/// it would have to be part of the body.
+pub fn has_trailers<B>(call: &Request<B>) -> bool {
+    let is_web = |kind: &HeaderValue| kind.as_bytes().starts_with(b"application/grpc-web");
+    call.version() == Version::HTTP_2 && !call.headers().get(CONTENT_TYPE).is_some_and(is_web)
 }
 
 fn parse(value: &[u8]) -> Option<Duration> {
@@ -134,6 +142,16 @@ mod tests {
         {
             assert_eq!(Deadline::of(&none, || now), None, "{none:?}");
         }
+    }
+
+    #[test]
+    fn a_status_comes_behind_the_body_where_the_caller_looks_for_it() {
+        let call =
+            |version, kind: &str| Request::builder().version(version).header(CONTENT_TYPE, kind).body(()).unwrap();
+        assert!(has_trailers(&call(Version::HTTP_2, "application/grpc")));
+        assert!(has_trailers(&call(Version::HTTP_2, "application/grpc+proto")));
+        assert!(!has_trailers(&call(Version::HTTP_11, "application/grpc")));
+        assert!(!has_trailers(&call(Version::HTTP_2, "application/grpc-web+proto")));
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! Bodies with an end in time: of an exchange that may take only so long, or be silent only so long.
 //!
-//! Invariant: a body whose time is over breaks, with CANCEL on HTTP/2, and its sender is told at once; it never ends cleanly.
+//! Invariant: a body whose time is over breaks, with CANCEL on HTTP/2, and its sender is told at once; it never looks whole. A call
+//! whose own deadline it was ends with its status in trailers instead: a caller whose clock is a little behind ours would take
+//! CANCEL for what it says.
 //! Non-goal: a receiver that takes nothing; that is `Settings::stall_timeout`'s.
 
 use std::pin::Pin;
@@ -50,6 +52,8 @@ impl Activity {
 pub struct Limits {
     /// The end of the exchange, and whose it is.
     pub end: Option<(Instant, Late)>,
+    /// Whether its receiver understands a status in trailers (`deadline::has_trailers`).
+    pub has_trailers: bool,
     /// How long it may be silent, and what knows how long it is.
     pub idle: Option<(Duration, Arc<Activity>)>,
     /// Hears of the break.
@@ -58,29 +62,33 @@ pub struct Limits {
 
 pub(super) struct Timed {
     pub(super) body: Body,
-    limits: Limits,
+    /// None once it is over.
+    limits: Option<Limits>,
     timer: Pin<Box<Sleep>>,
 }
 
 impl Timed {
     pub(super) fn new(body: Body, limits: Limits) -> Self {
         let timer = Box::pin(sleep_until(limits.next().0));
-        Self { body, limits, timer }
+        Self { body, limits: Some(limits), timer }
     }
 
     pub(super) fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         // First: a body that always has more to give shall end as well.
-        while self.timer.as_mut().poll(cx).is_ready() {
-            let (at, late) = self.limits.next();
+        while let Some(limits) = &self.limits
+            && self.timer.as_mut().poll(cx).is_ready()
+        {
+            let (at, late) = limits.next();
             if at <= Instant::now() {
-                self.body = Body::empty();
-                (self.limits.broken)(late);
-                return Poll::Ready(Some(Err(BodyError::Late(late))));
+                (limits.broken)(late);
+                let end = limits.last(late);
+                (self.body, self.limits) = (Body::empty(), None);
+                return Poll::Ready(Some(end));
             }
             self.timer.as_mut().reset(at);
         }
         let polled = http_body::Body::poll_frame(Pin::new(&mut self.body), cx);
-        if let (Poll::Ready(_), Some((_, activity))) = (&polled, &self.limits.idle) {
+        if let (Poll::Ready(_), Some(Limits { idle: Some((_, activity)), .. })) = (&polled, &self.limits) {
             activity.note();
         }
         polled
@@ -88,6 +96,14 @@ impl Timed {
 }
 
 impl Limits {
+    /// What comes in place of the rest.
+    fn last(&self, late: Late) -> Result<Frame<Bytes>, BodyError> {
+        match late {
+            Late::Deadline if self.has_trailers => Ok(Frame::trailers(late.reason().trailers(&late.to_string()))),
+            _ => Err(BodyError::Late(late)),
+        }
+    }
+
     /// What is due next, as far as is known now.
     fn next(&self) -> (Instant, Late) {
         let idle = self.idle.as_ref().map(|(limit, activity)| (activity.last() + *limit, Late::Idle(*limit)));
@@ -143,6 +159,7 @@ mod tests {
         let hears = Arc::clone(&heard);
         let limits = Limits {
             end: end.map(|after| (Instant::now() + after, Late::Request(after))),
+            has_trailers: true,
             idle: idle.map(|limit| (limit, Arc::clone(&activity))),
             broken: Box::new(move |late| hears.lock().unwrap().push(late)),
         };
@@ -175,10 +192,36 @@ mod tests {
         assert_eq!(*heard.lock().unwrap(), [Late::Idle(2 * SECOND)]);
     }
 
+    fn by_deadline(has_trailers: bool, broken: impl Fn(Late) + Send + Sync + 'static) -> Limits {
+        let end = Some((Instant::now() + SECOND, Late::Deadline));
+        Limits { end, has_trailers, idle: None, broken: Box::new(broken) }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_whose_deadline_is_over_ends_with_its_status_once() {
+        let heard = Arc::new(AtomicU64::new(0));
+        for has_trailers in [true, false] {
+            let hears = Arc::clone(&heard);
+            let gate = Arc::new(super::super::body::Gate::default());
+            let late = Body::full("late").gated(gate, 1000 * SECOND);
+            let mut body = late.timed(by_deadline(has_trailers, move |_| _ = hears.fetch_add(1, Ordering::Relaxed)));
+            match (has_trailers, body.frame().await.expect("no end")) {
+                (true, Ok(frame)) => {
+                    let trailers = frame.into_trailers().expect("no data");
+                    assert_eq!(trailers["grpc-status"], "4");
+                    assert_eq!(trailers["grpc-message"], "deadline; the caller's deadline is over");
+                    assert!(http_body::Body::is_end_stream(&body) && body.frame().await.is_none());
+                }
+                (false, Err(error)) => assert_eq!(error.reason(), h2::Reason::CANCEL),
+                other => panic!("{other:?}"),
+            }
+        }
+        assert_eq!(heard.load(Ordering::Relaxed), 2);
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_body_in_time_passes_whole() {
-        let limits =
-            Limits { end: Some((Instant::now() + SECOND, Late::Deadline)), idle: None, broken: Box::new(|_| ()) };
+        let limits = by_deadline(true, |_| ());
         let whole = Body::full("whole").timed(limits).collect().await.expect("no break");
         assert_eq!(whole.to_bytes(), "whole");
     }

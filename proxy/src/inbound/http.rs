@@ -10,7 +10,7 @@ use http::{HeaderMap, Response, Version};
 use super::app::App;
 use super::{DIRECTION, Inbound, Peer, rates};
 use crate::http::answer::{AskedAs, MEMORY, Reason};
-use crate::http::deadline::Deadline;
+use crate::http::deadline::{Deadline, has_trailers};
 use crate::http::h2_server::Tunnel;
 use crate::http::timed::Limits;
 use crate::http::{self as web, Abort, Body, BoxedRequest, Caller, Failure, Handler, Late, headers, upgrade};
@@ -144,6 +144,7 @@ impl Inbound {
         peer: &Peer,
         caller: &Caller,
     ) -> Result<Response<Body>, Failure> {
+        let has_trailers = has_trailers(&request);
         request.extensions_mut().insert(deadline);
         let answer = tokio::time::timeout_at(deadline.0.into(), app.send(request, peer, caller)).await;
         let response = answer.unwrap_or(Err(Failure::Late(Late::Deadline)))?;
@@ -153,7 +154,7 @@ impl Inbound {
             tracing::info!(reason = late.reason().word(), detail = %late, "exchange ended");
         };
         let end = Some((deadline.0.into(), Late::Deadline));
-        Ok(response.map(|body| body.timed(Limits { end, idle: None, broken: Box::new(broken) })))
+        Ok(response.map(|body| body.timed(Limits { end, has_trailers, idle: None, broken: Box::new(broken) })))
     }
 
     async fn leave_http(

@@ -209,7 +209,8 @@ impl Connection {
             leg.now().timed_out(late.kind());
             broken(late);
         });
-        Ok(result?.map(|body| body.timed(Limits { end: Some((at.into(), late)), idle: None, broken })))
+        Ok(result?
+            .map(|body| body.timed(Limits { end: Some((at.into(), late)), has_trailers: false, idle: None, broken })))
     }
 
     /// A connection of its own to one endpoint, then bytes.

@@ -20,28 +20,44 @@ pub struct Phase {
     pub drip: &'static [u8],
     /// Whether what comes back is read before the end.
     pub reads: bool,
+    /// What one client may cost at most, KiB.
+    pub costs: u64,
 }
+
+/// What one may cost whose request has not come, KiB.
+const FEW: u64 = 20;
+/// One who has an exchange, HTTP/1 at both ends: hyper has four buffers and a channel for it, and each takes a page at least.
+const EXCHANGE: u64 = 32;
+/// One whose answer is under way: it fills the write buffer of 64 KiB, and the window on the tunnel, 256 KiB.
+const ANSWER: u64 = 400;
 
 /// A head.
 pub const HEAD: Phase =
-    Phase { name: "head", hello: b"GET / HTTP/1.1\r\nhost: web\r\nx: ", drip: b"slow", reads: true };
+    Phase { name: "head", hello: b"GET / HTTP/1.1\r\nhost: web\r\nx: ", drip: b"slow", reads: true, costs: FEW };
 /// A body that does not go on.
 pub const BODY: Phase = Phase {
     name: "body",
     hello: b"POST /count HTTP/1.1\r\nhost: web\r\ncontent-length: 1000\r\n\r\nbegun",
     drip: b"",
     reads: true,
+    costs: EXCHANGE,
 };
 /// An answer that nobody reads.
-pub const READ: Phase =
-    Phase { name: "slow read", hello: b"GET /endless HTTP/1.1\r\nhost: web\r\n\r\n", drip: b"", reads: false };
+pub const READ: Phase = Phase {
+    name: "slow read",
+    hello: b"GET /endless HTTP/1.1\r\nhost: web\r\n\r\n",
+    drip: b"",
+    reads: false,
+    costs: ANSWER,
+};
 /// The beginning of HTTP/2's preface.
-pub const PREFACE: Phase = Phase { name: "h2 preface", hello: b"PRI * HTTP/2.0\r\n", drip: b"", reads: true };
+pub const PREFACE: Phase =
+    Phase { name: "h2 preface", hello: b"PRI * HTTP/2.0\r\n", drip: b"", reads: true, costs: FEW };
 /// The header of a TLS record with a hello of 512 bytes, which do not come.
 pub const HELLO: Phase =
-    Phase { name: "TLS hello", hello: &[22, 3, 1, 2, 4, 1, 0, 2, 0, 3, 3], drip: &[7], reads: true };
+    Phase { name: "TLS hello", hello: &[22, 3, 1, 2, 4, 1, 0, 2, 0, 3, 3], drip: &[7], reads: true, costs: FEW };
 /// Nothing at all.
-pub const SILENCE: Phase = Phase { name: "silence", hello: b"", drip: b"", reads: true };
+pub const SILENCE: Phase = Phase { name: "silence", hello: b"", drip: b"", reads: true, costs: FEW };
 
 /// For facts that a busy machine brings about late.
 const LATE: Duration = Duration::from_secs(30);
@@ -49,11 +65,14 @@ const LATE: Duration = Duration::from_secs(30);
 /// So long after all were let go, those that were reset have been told.
 const SETTLED: Duration = Duration::from_secs(3);
 
-/// What a slow client may cost, KiB. A debug build's futures are larger.
+/// What a slow client may cost here, KiB.
 #[must_use]
 pub fn allowed(phase: Phase) -> u64 {
-    // An answer under way fills the client's write buffer of 64 KiB, and its window on the tunnel, 256 KiB.
-    if phase.reads { count(26, 20) } else { 400 }
+    match phase.costs {
+        // A debug build's futures are larger.
+        FEW => count(26, FEW),
+        more => more,
+    }
 }
 
 /// As many as fit: at both ends of a sidecar in this process, or at three daemons at once. Answers that nobody reads fill buffers of
@@ -65,7 +84,7 @@ pub fn clients(phase: Phase) -> usize {
 }
 
 /// What an answer that nobody reads fills at both ends and in between.
-const UNREAD: usize = 512 << 10;
+const UNREAD: usize = 2 << 20;
 
 /// What connections may have in buffers before the kernel becomes sparing: the first figure of `tcp_mem`, in pages. All, where it
 /// is not said.

@@ -211,7 +211,7 @@ fn chunks(unread: &mut Vec<u8>, more: &mut impl FnMut(&mut Vec<u8>) -> bool) -> 
         let size = std::str::from_utf8(size).ok().filter(|_| is_whole);
         let size = size.and_then(|size| usize::from_str_radix(size, 16).ok());
         let Some(size) = size else { return Err(format!("chunk {}", line.escape_ascii())) };
-        if line.contains(&b'\r') || line.contains(&b'\n') {
+        if line.iter().any(|byte| byte.is_ascii_control() && *byte != b'\t') {
             return Err(format!("chunk {}", line.escape_ascii()));
         }
         if size == 0 {

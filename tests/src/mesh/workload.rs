@@ -35,6 +35,14 @@ impl App {
         app.args.push(format!("--listen=[::]:{port}"));
         app
     }
+
+    /// Runs it in `host`.
+    #[must_use]
+    pub fn command(&self, host: &Host) -> Command {
+        let mut command = host.command(&self.program);
+        command.args(&self.args);
+        command
+    }
 }
 
 /// A workload that is being described.
@@ -224,11 +232,7 @@ impl Workload {
         }
         for app in self.planned.drain(..) {
             let (name, host) = (format!("{} {}", self.name, app.program.display()), self.host.clone());
-            self.apps.push(Daemon::start(name, move || {
-                let mut command = host.command(&app.program);
-                command.args(&app.args);
-                command
-            }));
+            self.apps.push(Daemon::start(name, move || app.command(&host)));
         }
     }
 

@@ -21,7 +21,7 @@ use crate::netns::{Host, until};
 /// Between two requests.
 const PACE: Duration = Duration::from_millis(5);
 /// Clients that share the pace, so that one slow answer delays few others.
-const CLIENTS: u32 = 4;
+const CLIENTS: u32 = 16;
 /// How much slower than its baseline p99 may be in a run at full counts.
 const SLACK: Duration = Duration::from_millis(50);
 /// The same in `make test`: a debug build that shares two processors with the attacker and with other tests.

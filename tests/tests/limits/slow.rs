@@ -78,7 +78,9 @@ fn r20_slow_clients_are_ended_in_each_phase_and_counted() {
             let silent = ("mesh_connections_refused_total", &[("reason", "too_slow")][..]);
             faults.extend(cut(&mesh, front, tunnel, SILENCE, silent));
         }
-        println!("{}: {}", front.way, bystander.finish());
+        let polite = bystander.finish();
+        println!("{}: {polite}", front.way);
+        record(20, &format!("bystander, {}", front.way), front.who, true, &polite);
         until(2 * LATE, || front.proxy.files() <= files + 5);
         assert!(front.proxy.threads() <= threads, "{}: more threads", front.way);
     }

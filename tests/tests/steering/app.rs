@@ -81,6 +81,10 @@ async fn answer(request: Request<RecvStream>, mut respond: SendResponse<Bytes>, 
         let _ = respond.send_response(status(503, &[]), true);
         return;
     }
+    // One that answers while it is asked.
+    if kind == "duplex" {
+        return drip(&mut respond).await;
+    }
     let Ok(body) = streams::body(request.into_body()).await else { return };
     arrivals.whole(place, &body);
     match kind {
@@ -99,14 +103,17 @@ async fn answer(request: Request<RecvStream>, mut respond: SendResponse<Bytes>, 
             let Ok(mut stream) = respond.send_response(call(&[]), false) else { return };
             let _ = stream.send_trailers(fields(&[("grpc-status", "14")]));
         }
-        "drip" => {
-            let Ok(mut stream) = respond.send_response(call(&[]), false) else { return };
-            let _ = stream.send_data("first".into(), false);
-            std::future::poll_fn(|cx| stream.poll_reset(cx)).await.ok();
-        }
+        "drip" => drip(&mut respond).await,
         // Silent.
         _ => drop(streams::reset(&mut respond).await),
     }
+}
+
+/// An answer that begins, and goes on until somebody has enough.
+async fn drip(respond: &mut SendResponse<Bytes>) {
+    let Ok(mut stream) = respond.send_response(call(&[]), false) else { return };
+    let _ = stream.send_data("first".into(), false);
+    std::future::poll_fn(|cx| stream.poll_reset(cx)).await.ok();
 }
 
 /// More than anybody should read who does not want it: the stream is open until it is reset.

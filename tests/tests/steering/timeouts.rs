@@ -1,13 +1,15 @@
 //! What may take so long and no longer: each limit, with its reason in response, metric and log.
 
 use std::io::{Read as _, Write as _};
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
 use h2::Reason;
+use http::Request;
 use mesh_tests::client::PATIENCE;
 use mesh_tests::mesh::{Daemon, SOON};
-use mesh_tests::netns::until;
+use mesh_tests::netns::{Host, until};
+use mesh_tests::streams;
 
 use super::{Policy, World};
 
@@ -111,18 +113,38 @@ fn deadlines(world: &World) {
     assert_eq!(over.grpc.as_deref(), Some("4"), "{over:?}");
     assert_eq!(world.arrivals.count("/silent/over"), 0, "its deadline was over, and it was sent");
     until(SOON, || counted() > before + 1.5);
-    let broken = world.ask(addr, "/drip/deadline", &[GRPC, ("grpc-timeout", "500m")]).expect("a head");
-    assert_eq!(broken.body, Err(Reason::CANCEL));
+    let begun = world.ask(addr, "/drip/deadline", &[GRPC, ("grpc-timeout", "500m")]).expect("a head");
+    assert!(begun.error.is_empty() && begun.body.is_ok() && begun.grpc.as_deref() == Some("4"), "{begun:?}");
+    assert_eq!(duplex(&world.mesh.get("client").host, addr), ("4".to_owned(), Reason::NO_ERROR));
     hops(world);
     // The serving side by itself: its client has no sidecar.
     let (web, outsider) = (world.mesh.get("one"), &world.mesh.get("outsider").host);
     let app = web.at(super::APP)[0];
     let direct = mesh_tests::client::within(outsider, async {
-        let sender = mesh_tests::streams::connect(app).await.map_err(|_| Reason::CONNECT_ERROR)?;
+        let sender = streams::connect(app).await.map_err(|_| Reason::CONNECT_ERROR)?;
         super::app::ask(&sender, "/silent/direct", &[GRPC, ("grpc-timeout", "500m")], b"").await
     });
     assert_eq!(direct.expect("an answer").grpc.as_deref(), Some("4"));
+    assert_eq!(duplex(outsider, app), ("4".to_owned(), Reason::NO_ERROR));
     assert!(web.metric("mesh_errors_total", &[("direction", "inbound"), ("reason", "deadline")]) > 0.5);
+}
+
+/// A call whose request has not ended at its deadline: its status, and the code that stops the request. By any other than
+/// `NO_ERROR`, callers take it for more than its status says (RFC 9113 8.1).
+fn duplex(host: &Host, addr: SocketAddr) -> (String, Reason) {
+    mesh_tests::client::within(host, async {
+        let sender = streams::connect(addr).await.expect("a connection");
+        let request = Request::post("http://web/duplex/deadline").header(GRPC.0, GRPC.1).header("grpc-timeout", "500m");
+        let request = request.body(()).expect("a request that a test wrote");
+        let (response, mut asked) =
+            sender.ready().await.and_then(|mut it| it.send_request(request, false)).expect("a call");
+        let mut answer = response.await.expect("a head").into_body();
+        assert_eq!(answer.data().await.expect("a message").expect("a message"), "first");
+        assert!(answer.data().await.is_none(), "the end");
+        let trailers = answer.trailers().await.expect("trailers").expect("trailers");
+        let status = trailers["grpc-status"].to_str().expect("a number").to_owned();
+        (status, std::future::poll_fn(|cx| asked.poll_reset(cx)).await.expect("a reset"))
+    })
 }
 
 /// A deadline is passed on without the time that each hop has taken; the app passes on what it saw.
@@ -133,7 +155,7 @@ fn hops(world: &World) {
     let told = world.arrivals.of("/ok/first").pop().and_then(|arrival| arrival.grpc_timeout).expect("a timeout");
     let fields = [GRPC, ("grpc-timeout", told.as_str())];
     let second = mesh_tests::client::within(&world.mesh.get("one").host, async {
-        let sender = mesh_tests::streams::connect(addr).await.map_err(|_| Reason::CONNECT_ERROR)?;
+        let sender = streams::connect(addr).await.map_err(|_| Reason::CONNECT_ERROR)?;
         super::app::ask(&sender, "/ok/second", &fields, b"").await
     });
     assert_eq!((first, second.map(|seen| seen.status)), (Ok(200), Ok(200)));

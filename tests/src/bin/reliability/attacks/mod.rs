@@ -3,6 +3,7 @@
 //! Invariant: the same functions and the same judgement as in our own tests; a figure says what was seen, not who is to blame.
 
 mod bodies;
+mod calls;
 mod clients;
 mod ends;
 mod floods;
@@ -31,7 +32,7 @@ pub(crate) fn all(wanted: &[u8]) -> anyhow::Result<Vec<Record>> {
 type Attack = fn(Who) -> anyhow::Result<Vec<Record>>;
 
 /// The rows, and what runs them. Each has a proxy of its own, as the tests have a mesh of their own.
-const ATTACKS: [(&[u8], Attack); 20] = [
+const ATTACKS: [(&[u8], Attack); 21] = [
     (&[1], floods::resets),
     (&[2], floods::made_resets),
     (&[3], floods::continuation),
@@ -52,6 +53,7 @@ const ATTACKS: [(&[u8], Attack); 20] = [
     (&[21], clients::many),
     (&[58], ends::cut),
     (&[59], ends::negatives),
+    (&[64], calls::interop),
 ];
 
 fn note(who: Who, row: u8, case: &str, held: bool, figure: String) -> Record {

@@ -3,7 +3,6 @@
 //! Invariant: a call counts as open until it is answered to its end or given up by its client, exactly once.
 
 use std::convert::Infallible;
-use std::net::{Ipv6Addr, TcpListener};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -14,35 +13,29 @@ use futures_util::{Stream, StreamExt as _};
 use http::HeaderMap;
 use http_body::Frame;
 use http_body_util::BodyExt as _;
-use mesh_tests::netns::Host;
 use prost::Message as _;
 use tokio::sync::watch;
 use tokio_stream::wrappers::WatchStream;
 use tonic::metadata::MetadataValue;
 use tonic::server::NamedService;
-use tonic::transport::server::TcpIncoming;
 use tonic::{Code, Request, Response, Status, Streaming};
 
-use crate::proto::cases_server::{Cases, CasesServer};
-use crate::proto::{Answer, Ask, Census, Load, Nothing};
+use super::proto::cases_server::{Cases, CasesServer};
+use super::proto::{Answer, Ask, Census, Load, Nothing};
+use crate::netns::Host;
+use crate::streams;
 
 /// Response fields that begin so are moved behind the body, without this prefix: tonic's services have no trailers to set.
 const LATE: &str = "late-";
 
 /// Serves on `port` of all addresses of `host` until the process ends.
-pub(crate) fn start(host: &Host, port: u16) {
-    let listener = host.enter(|| TcpListener::bind((Ipv6Addr::UNSPECIFIED, port))).expect("a free port");
-    host.run_in_thread(move || {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-        runtime.block_on(async move {
-            listener.set_nonblocking(true).expect("a socket");
-            let listener = tokio::net::TcpListener::from_std(listener).expect("a listener");
-            let server = Server { counts: Arc::default(), load: watch::channel(Load::default()).0.into() };
-            let service = WithTrailers(CasesServer::new(server));
-            let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-            tonic::transport::Server::builder().add_service(service).serve_with_incoming(incoming).await
-        })
-    });
+///
+/// # Panics
+/// When the port is taken.
+pub fn serve(host: &Host, port: u16) {
+    let server = Server { counts: Arc::default(), load: watch::channel(Load::default()).0.into() };
+    let service = WithTrailers(CasesServer::new(server));
+    streams::serve_calls(host, port, tonic::transport::Server::builder().add_service(service));
 }
 
 struct Server {
@@ -216,7 +209,7 @@ impl NamedService for WithTrailers {
     const NAME: &'static str = <CasesServer<Server> as NamedService>::NAME;
 }
 
-impl tower::Service<http::Request<tonic::body::Body>> for WithTrailers {
+impl tonic::codegen::Service<http::Request<tonic::body::Body>> for WithTrailers {
     type Response = http::Response<tonic::body::Body>;
     type Error = Infallible;
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;

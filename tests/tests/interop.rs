@@ -1,35 +1,21 @@
 //! gRPC's interoperability cases between two implementations that are not ours: grpcio calls tonic and tonic calls grpcio,
 //! directly, through either sidecar alone, and through both with mutual TLS.
 //!
-//! Invariant: each case means the same in `cases` and in `python/interop_client.py`; one mesh for all of them.
-//! Non-goal: installing grpcio; `make` does, into `target/venv`.
-
-mod cases;
-mod server;
+//! Invariant: one mesh for all cases. Non-goal: the cases; `mesh_tests::interop` has them.
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use mesh_tests::bins;
-use mesh_tests::client::within;
-use mesh_tests::mesh::{App, Daemon, Mesh};
-use mesh_tests::netns::{Host, Proc};
+use mesh_tests::interop::{self, PATIENCE, grpcio, grpcio_server};
+use mesh_tests::mesh::{Daemon, Mesh};
+use mesh_tests::netns::Host;
 use mesh_tests::yardstick::{Process, Who, count, record};
-
-/// The service of `proto/interop.proto`.
-#[allow(missing_docs, unreachable_pub, clippy::all, clippy::pedantic)]
-mod proto {
-    tonic::include_proto!("mesh.interop.v1");
-}
 
 const PYTHON: u16 = 9000;
 const TONIC: u16 = 9001;
-/// All cases of a client, on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(120);
 
-/// VmHWM of a sidecar under four clients with such calls, in MiB, however many they make. Debug builds have 15 to start with.
-const MOST: u64 = 48;
+/// Anonymous memory of a sidecar under four clients with such calls, in MiB, however many they make.
+const MOST: u64 = 16;
 
 /// A way from a client to the servers: their addresses, by port.
 struct Way {
@@ -41,13 +27,12 @@ struct Way {
 /// A mesh in which `peer` (meshed) and `bare` run both servers.
 fn mesh() -> (Mesh, [Way; 4]) {
     let mut mesh = Mesh::new();
-    let python_server = || App::new(python(), &[&script("interop_server.py"), &format!("--port={PYTHON}")]);
     let client = mesh.workload("client").service_account("client").add();
     let outsider = mesh.workload("outsider").plain().add();
-    let peer = mesh.workload("peer").of("peer").app(python_server()).add();
-    let bare = mesh.workload("bare").of("bare").plain().app(python_server()).add();
-    server::start(&peer, TONIC);
-    server::start(&bare, TONIC);
+    let peer = mesh.workload("peer").of("peer").app(grpcio_server(PYTHON)).add();
+    let bare = mesh.workload("bare").of("bare").plain().app(grpcio_server(PYTHON)).add();
+    interop::serve(&peer, TONIC);
+    interop::serve(&bare, TONIC);
     let [to_python, to_tonic] =
         [PYTHON, TONIC].map(|port| mesh.service(&format!("peer-{port}"), port, port).over("peer").add().v4);
     mesh.start();
@@ -70,16 +55,11 @@ fn r64_grpc_cases_hold_over_every_way() {
     let (mesh, ways) = mesh();
     let mut failures = Vec::new();
     for way in &ways {
-        let by_grpcio = by_grpcio(way);
-        let by_tonic = within(&way.client, cases::run((way.to)(PYTHON)));
-        for (client, results) in [("grpcio to tonic", by_grpcio), ("tonic to grpcio", by_tonic)] {
-            assert_eq!(results.len(), cases::NAMES.len(), "{client}, {}: {results:?}", way.name);
-            let failed: Vec<_> =
-                results.iter().filter_map(|(name, result)| Some((name, result.as_ref().err()?))).collect();
-            let figure = format!("{} of {}", results.len() - failed.len(), results.len());
-            println!("{client}, {}: {figure}", way.name);
-            record(64, &format!("{client}, {}", way.name), Who::Mesh, failed.is_empty(), &figure);
-            failures.extend(failed.into_iter().map(|(name, error)| format!("{client}, {}: {name}: {error}", way.name)));
+        for tally in interop::both(&way.client, (way.to)(PYTHON), (way.to)(TONIC)) {
+            let (case, failed) = (format!("{}, {}", tally.between, way.name), tally.failures);
+            println!("{case}: {}", tally.figure);
+            record(64, &case, Who::Mesh, failed.is_empty(), &tally.figure);
+            failures.extend(failed.iter().map(|failure| format!("{case}: {failure}")));
         }
     }
     assert!(failures.is_empty(), "{} failed:\n{}", failures.len(), failures.join("\n"));
@@ -94,17 +74,18 @@ fn r64_a_soak_of_large_calls_loses_none() {
     let begin = Instant::now();
     let sidecars = ["client", "peer"].map(|name| {
         let pid = mesh.get(name).proxy().and_then(Daemon::pid).expect("a sidecar that runs");
+        Process(pid).forget_peak();
         (name, Process(pid), Process(pid).threads())
     });
     let kinds = ["rpc_soak", "channel_soak"];
     let clients = kinds.map(|kind| {
         let rest = [kind.to_owned(), calls.to_string(), seconds.to_string()];
-        (kind, grpcio(both, (both.to)(TONIC), &rest))
+        (kind, grpcio(&both.client, (both.to)(TONIC), &rest))
     });
     let ours = kinds.map(|kind| {
         let addr = (both.to)(PYTHON);
         let seconds = Duration::from_secs(seconds);
-        (kind, both.client.run_in_thread(move || cases::soak(addr, kind == "channel_soak", calls, seconds)))
+        (kind, both.client.run_in_thread(move || interop::soak(addr, kind == "channel_soak", calls, seconds)))
     });
     let mut figures = vec![String::new()];
     for (kind, mut client) in clients {
@@ -140,27 +121,6 @@ fn logs(mesh: &Mesh) -> String {
     ["client", "peer"].map(last).join("\n")
 }
 
-/// The cases by grpcio, against tonic.
-fn by_grpcio(way: &Way) -> Vec<cases::Result> {
-    let mut client = grpcio(way, (way.to)(TONIC), &["cases".to_owned()]);
-    client.wait(PATIENCE);
-    let output = client.output();
-    let result = |name: &str| match output.lines().find(|line| line.split(' ').nth(1) == Some(name)) {
-        Some(line) if line.starts_with("ok ") => Ok(()),
-        // Each failure's reason is between its line and the next.
-        Some(line) => Err(output.split_once(line).map(|(_, after)| after).unwrap_or_default().to_owned()),
-        None => Err(format!("no verdict in\n{output}")),
-    };
-    cases::NAMES.map(|name| (name, result(name))).into()
-}
-
-fn grpcio(way: &Way, addr: SocketAddr, arguments: &[String]) -> Proc {
-    let mut command = way.client.command(python());
-    // grpcio honours proxies of the environment, and would not dial by itself.
-    command.arg(script("interop_client.py")).arg(addr.to_string()).args(arguments).env("no_grpc_proxy", "*");
-    Proc::spawn(&mut command)
-}
-
 /// What the client's sidecar sent to the meshed server went over mutual TLS and not otherwise.
 fn all_was_encrypted(mesh: &Mesh) {
     for port in [PYTHON, TONIC] {
@@ -171,14 +131,4 @@ fn all_was_encrypted(mesh: &Mesh) {
         };
         assert!(requests("mutual") > 0.5 && requests("none") < 0.5, "{target}: {} plain", requests("none"));
     }
-}
-
-fn python() -> PathBuf {
-    let venv = bins::target().map(|target| target.join("venv/bin/python"));
-    let python = venv.filter(|path| path.exists());
-    python.expect("grpcio: python3 -m venv target/venv && target/venv/bin/pip install grpcio")
-}
-
-fn script(name: &str) -> String {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("python").join(name).display().to_string()
 }

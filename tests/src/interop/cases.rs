@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, ensure};
 use bytes::Bytes;
 use http::uri::PathAndQuery;
-use mesh_tests::client::PATIENCE;
 use prost::Message as _;
 use tokio::sync::mpsc;
 use tokio_stream::StreamExt as _;
@@ -18,11 +17,12 @@ use tonic::metadata::MetadataValue;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Status, Streaming};
 
-use crate::proto::cases_client::CasesClient;
-use crate::proto::{Answer, Ask, Failure, Load, Nothing};
+use super::proto::cases_client::CasesClient;
+use super::proto::{Answer, Ask, Failure, Load, Nothing};
+use crate::client::PATIENCE;
 
 /// All cases.
-pub(crate) const NAMES: [&str; 16] = [
+pub(super) const NAMES: [&str; 16] = [
     "empty_unary",
     "large_unary",
     "client_streaming",
@@ -41,8 +41,8 @@ pub(crate) const NAMES: [&str; 16] = [
     "orca_oob",
 ];
 
-/// A case, and why it failed.
-pub(crate) type Result = (&'static str, std::result::Result<(), String>);
+/// What came of a case: why it failed.
+pub(super) type Outcome = Result<(), String>;
 
 type Client = CasesClient<Channel>;
 type Held = anyhow::Result<()>;
@@ -53,24 +53,24 @@ const SENT: [usize; 4] = [27_182, 8, 1_828, 45_904];
 const WANTED: [u32; 4] = [31_415, 9, 2_653, 58_979];
 
 /// All cases, one after the other over one channel.
-pub(crate) async fn run(addr: SocketAddr) -> Vec<Result> {
+pub(super) async fn run(addr: SocketAddr) -> [Outcome; NAMES.len()] {
     let channel = match connect(addr).await {
         Ok(channel) => channel,
-        Err(error) => return vec![("connect", Err(format!("{error:#}")))],
+        Err(error) => return NAMES.map(|_| Err(format!("connect: {error:#}"))),
     };
-    let mut results = Vec::new();
-    for name in NAMES {
-        let held = match tokio::time::timeout(2 * PATIENCE, case(name, channel.clone())).await {
-            Ok(held) => held.map_err(|error| format!("{error:#}")),
-            Err(_) => Err("no end".to_owned()),
-        };
-        results.push((name, held));
+    let mut outcomes = NAMES.map(|_| Ok(()));
+    for (name, outcome) in NAMES.iter().zip(&mut outcomes) {
+        let held = tokio::time::timeout(2 * PATIENCE, case(name, channel.clone())).await;
+        *outcome = held.map_or_else(|_| Err("no end".to_owned()), |held| held.map_err(|error| format!("{error:#}")));
     }
-    results
+    outcomes
 }
 
 /// At least `calls` calls of the large kind, and until `time` is over; how many.
-pub(crate) fn soak(addr: SocketAddr, channel_each: bool, calls: u64, time: Duration) -> anyhow::Result<u64> {
+///
+/// # Errors
+/// When a call fails.
+pub fn soak(addr: SocketAddr, channel_each: bool, calls: u64, time: Duration) -> anyhow::Result<u64> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let (end, mut made) = (Instant::now() + time, 0);
@@ -164,7 +164,7 @@ async fn client_streaming(mut client: Client) -> Held {
 
 async fn server_streaming(mut client: Client) -> Held {
     let answers = client.split(ask(0, &WANTED)).await?.into_inner();
-    let answers: std::result::Result<Vec<Answer>, Status> = answers.collect().await;
+    let answers: Result<Vec<Answer>, Status> = answers.collect().await;
     let sizes: Vec<_> = answers?.iter().map(|answer| answer.payload.len()).collect();
     ensure!(sizes == WANTED.map(|size| size as usize), "{sizes:?}");
     Ok(())
