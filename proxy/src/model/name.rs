@@ -10,7 +10,7 @@ use std::sync::Arc;
 /// A name, or none. Cheap to clone.
 #[derive(Clone, Default)]
 pub struct Name {
-    /// Two pointers would be as much as the name's place is worth.
+    /// One pointer, not two, as there are many. `None`: there are none but empty ones.
     all: Option<Arc<Box<str>>>,
     start: u32,
     length: u32,
