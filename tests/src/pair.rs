@@ -237,8 +237,11 @@ pub(crate) fn credentials(id: &spiffe::Id) -> anyhow::Result<Credentials> {
     Ok(credentials)
 }
 
-/// Answers each HTTP/1 request with [`BODY`] bytes, and echoes on connections that begin with a zero.
-fn app(ip: IpAddr) -> io::Result<SocketAddr> {
+/// An application that answers each HTTP/1 request with [`BODY`] bytes, and echoes on connections that begin with a zero.
+///
+/// # Errors
+/// When no port can be bound.
+pub fn app(ip: IpAddr) -> io::Result<SocketAddr> {
     let listener = std::net::TcpListener::bind((ip, 0))?;
     let addr = listener.local_addr()?;
     thread::spawn(move || {

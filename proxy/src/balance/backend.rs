@@ -100,15 +100,15 @@ impl Tried {
 impl Backend {
     /// A backend without endpoints; `apply` brings them.
     pub fn new(name: &str, reach: &Arc<Reach>) -> Self {
-        let metrics = reach.metrics.balancer(name);
+        let (metrics, now) = (reach.metrics.balancer(name), Instant::now());
         Self {
             name: name.into(),
             reach: Arc::clone(reach),
-            endpoints: Mutex::default(),
+            endpoints: Mutex::new(List::new(now)),
             bulkhead: OnceLock::new(),
             is_keyed: AtomicBool::new(false),
             has_failover: AtomicBool::new(false),
-            budget: Mutex::new(Budget::new(Instant::now())),
+            budget: Mutex::new(Budget::new(now)),
             metrics,
         }
     }
@@ -253,7 +253,7 @@ impl Backend {
         let sent = pin!(endpoint.send(line, next, caller));
         let response = patience::within(limit, || request.out_for(), sent).await?;
         match undelivered(&response) {
-            Some(said) if endpoint.model.is_meshed() => Err(Failure::App(said)),
+            Some(said) if endpoint.traits.is_meshed() => Err(Failure::App(said)),
             _ => Ok(response),
         }
     }
@@ -384,7 +384,7 @@ impl Backend {
     }
 
     pub(super) fn pass_by(&self, load: &Load, failure: Failure, tried: &mut Tried) {
-        tracing::debug!(endpoint = %load.endpoint().model.addr, %failure, "passed by");
+        tracing::debug!(endpoint = %load.endpoint().addr, %failure, "passed by");
         self.leave(load, failure.word(), Some(failure), tried);
     }
 

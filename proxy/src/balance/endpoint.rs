@@ -4,33 +4,34 @@
 //! the pauses between attempts grow until a response has come from the endpoint. What its answers say of it is its breaker's
 //! (`vitals`), which hears of each exchange once, when its outcome is known.
 
+use std::net::SocketAddr;
 use std::sync::OnceLock;
 use std::time::Instant;
 
 use http::{HeaderMap, Response, Version};
 
 use super::bulkhead::{Bulkhead, Place};
-use super::ewma::Ewma;
 use super::outcome;
 use super::reach::Reach;
 use super::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use super::sync::{Arc, Mutex, PoisonError};
-use super::vitals::{Fleet, Vitals, breaker_of};
+use super::vitals::{Vitals, breaker_of};
 use crate::http::body::Witness;
 use crate::http::wear::Wear;
 use crate::http::{self as web, Body, BoxedRequest, Caller, Failure, h1_pool, h2_client, h2_pool, headers};
 use crate::metrics::{Tls, Zone, Zones};
 use crate::model::policy::BackendPolicy;
-use crate::model::{self, Protocol};
+use crate::model::{self, Protocol, Traits};
 use crate::net::Stream;
 use crate::net::connect::ConnectError;
 use crate::resilience::backoff::Backoff;
 use crate::resilience::breaker::{Change, Outcome};
 
-/// An endpoint in use, with what is known of it.
+/// An endpoint in use, with what is known of it. Discovery's list has its name.
 pub struct Endpoint {
-    /// What discovery says.
-    pub model: model::Endpoint,
+    /// Where the application listens.
+    pub addr: SocketAddr,
+    pub(super) traits: std::sync::Arc<Traits>,
     /// Made when it is first wanted.
     way: OnceLock<Way>,
     reach: std::sync::Arc<Reach>,
@@ -93,18 +94,13 @@ enum Stage {
 }
 
 impl Endpoint {
-    pub(super) fn new(
-        model: model::Endpoint,
-        reach: std::sync::Arc<Reach>,
-        latency: Ewma,
-        since: (Instant, bool),
-        fleet: Arc<Fleet>,
-    ) -> Arc<Self> {
+    pub(super) fn new(model: &model::Endpoint, reach: std::sync::Arc<Reach>, vitals: Vitals) -> Arc<Self> {
         Arc::new(Self {
-            model,
+            addr: model.addr,
+            traits: std::sync::Arc::clone(&model.traits),
             way: OnceLock::new(),
             reach,
-            vitals: Vitals::new(latency, since, fleet),
+            vitals,
             in_flight: AtomicUsize::new(0),
             failing: AtomicBool::new(false),
             backoff: Mutex::default(),
@@ -114,11 +110,11 @@ impl Endpoint {
     fn way(&self) -> &Way {
         self.way.get_or_init(|| {
             let reach = &self.reach;
-            let Some(peer) = self.model.peer() else {
-                let dial = h2_pool::Dial::Plain(self.model.addr);
+            let Some(peer) = self.traits.peer(self.addr.ip()) else {
+                let dial = h2_pool::Dial::Plain(self.addr);
                 let (connector, http) = (reach.connector.clone(), Arc::clone(&reach.http));
                 return Way::Plain {
-                    h1: h1_pool::Pool::new(self.model.addr, connector.clone(), Arc::clone(&http)),
+                    h1: h1_pool::Pool::new(self.addr, connector.clone(), Arc::clone(&http)),
                     h2: h2_pool::Pool::new(dial, connector, http, reach.metrics.clone()),
                 };
             };
@@ -128,7 +124,7 @@ impl Endpoint {
 
     /// What protects the way to it.
     pub fn tls(&self) -> Tls {
-        if self.model.is_meshed() { Tls::Mutual } else { Tls::None }
+        if self.traits.is_meshed() { Tls::Mutual } else { Tls::None }
     }
 
     /// How HTTP is spoken with it.
@@ -205,7 +201,7 @@ impl Endpoint {
     ) -> Result<Response<Body>, Failure> {
         match line {
             Line::Mesh(ready) => {
-                headers::into_tunnel(&mut request, self.model.addr);
+                headers::into_tunnel(&mut request, self.addr);
                 let response = h2_client::send(ready, request, caller, &self.reach.http).await;
                 response.map(headers::from_peer)
             }
@@ -218,7 +214,7 @@ impl Endpoint {
             Line::H2(ready) => {
                 headers::strip_ours(request.headers_mut());
                 headers::strip_hop_by_hop(request.headers_mut());
-                headers::into_h2_form(&mut request, self.model.addr);
+                headers::into_h2_form(&mut request, self.addr);
                 let response = h2_client::send(ready, request, caller, &self.reach.http).await;
                 response.map(headers::from_stranger)
             }
@@ -228,10 +224,10 @@ impl Endpoint {
     /// Opens a byte stream to the application.
     async fn open(&self, protocol: Option<Protocol>, wear: Option<&Wear>) -> Result<Stream, Failure> {
         match self.way() {
-            Way::Mesh(tunnels) => tunnels.tunnel(self.model.addr, protocol, wear).await,
+            Way::Mesh(tunnels) => tunnels.tunnel(self.addr, protocol, wear).await,
             Way::Plain { .. } => {
                 let limit = wear.and_then(|wear| wear.connect);
-                Ok(self.reach.connector.connect_within(self.model.addr, limit).await?.into())
+                Ok(self.reach.connector.connect_within(self.addr, limit).await?.into())
             }
         }
     }
@@ -247,7 +243,7 @@ impl Endpoint {
     async fn is_reached(&self) -> bool {
         match self.way() {
             Way::Mesh(tunnels) => Box::pin(tunnels.ready(None)).await.is_ok(),
-            Way::Plain { .. } => Box::pin(self.reach.connector.connect(self.model.addr)).await.is_ok(),
+            Way::Plain { .. } => Box::pin(self.reach.connector.connect(self.addr)).await.is_ok(),
         }
     }
 
@@ -317,7 +313,7 @@ impl Load {
         let Some(limit) = policy.connect_timeout else { return connecting.await };
         tokio::time::timeout(limit, connecting).await.unwrap_or_else(|_| {
             let cause = format!("no connection within {limit:?} (timeouts.connect)");
-            Err(ConnectError { addr: self.endpoint.model.addr, cause, is_ours: false }.into())
+            Err(ConnectError { addr: self.endpoint.addr, cause, is_ours: false }.into())
         })
     }
 
@@ -413,7 +409,7 @@ impl Load {
         let breaker = breaker_of(self.policy.as_ref());
         self.is_probe = false;
         let change = self.endpoint.vitals.observe(outcome, &breaker, now);
-        let addr = self.endpoint.model.addr;
+        let addr = self.endpoint.addr;
         match change {
             Some(Change::Ejected(time)) => {
                 self.endpoint.reach.metrics.ejection();

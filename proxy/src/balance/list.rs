@@ -22,32 +22,39 @@ use crate::resilience::breaker;
 use crate::resilience::turns::Turns;
 
 /// What discovery lists, and as many slots.
-#[derive(Default)]
 pub(super) struct List {
     models: EndpointSet,
     slots: Box<[Slot]>,
-    fleet: Arc<Fleet>,
+    ages: Ages,
+    /// Made with the first endpoint that is used.
+    fleet: Option<Arc<Fleet>>,
     /// Who takes turns.
     pub(super) turns: Cell<Turns>,
-    /// `None`: they make no difference.
-    zones: Option<Box<Zones>>,
-    /// The proxy's own zone; `None`: it is unknown, or those of all endpoints are.
-    home: Option<Box<str>>,
+    /// `None`: the proxy's own zone is unknown, or those of all endpoints are.
+    place: Option<Box<Place>>,
     /// How often the proxy's own zone had changed when the list was made.
-    moves: usize,
+    moves: u32,
     /// The largest weight, and whether there are others.
     heaviest: u16,
     has_weights: bool,
 }
 
-#[derive(Clone)]
-enum Slot {
-    /// `is_new`: it came to a list that had others before.
-    Unused {
-        since: Instant,
-        is_new: bool,
-    },
-    Used(Arc<Endpoint>),
+/// `None`: it was never chosen.
+type Slot = Option<Arc<Endpoint>>;
+
+/// Since when endpoints are listed.
+struct Ages {
+    /// When there was none before.
+    first: Instant,
+    /// Of each, unless all came first.
+    each: Option<Box<[Instant]>>,
+}
+
+/// Where the proxy is among them.
+struct Place {
+    zone: Box<str>,
+    /// `None`: zones make no difference.
+    zones: Option<Zones>,
 }
 
 /// How busy an endpoint is.
@@ -63,36 +70,43 @@ pub(super) struct Business {
 const FIRST_SHARE: f64 = 0.1;
 
 impl List {
+    /// Nobody, so far.
+    pub(super) fn new(now: Instant) -> List {
+        let ages = Ages { first: now, each: None };
+        let (models, slots, fleet, turns, place) = Default::default();
+        List { models, slots, ages, fleet, turns, place, moves: 0, heaviest: 0, has_weights: false }
+    }
+
     /// The list that follows this one, for a proxy in `zone`, which is known since so many moves.
-    pub(super) fn next(&self, models: EndpointSet, (zone, moves): (&str, usize), now: Instant) -> List {
-        let is_new = self.len() > 0;
-        let slot = |model| self.slot_of(model).unwrap_or(Slot::Unused { since: now, is_new });
-        let slots = models.list.iter().map(slot).collect();
-        let ignores_zones = models.policy.as_ref().is_some_and(|policy| policy.balancing.ignores_zones);
-        let zones = if ignores_zones { None } else { Zones::of(zone, &models.list) };
-        let has_zones = !zone.is_empty() && models.list.iter().any(|endpoint| !endpoint.traits.zone.is_empty());
-        let home = has_zones.then(|| zone.into());
-        let (fleet, turns) = (Arc::clone(&self.fleet), self.turns.clone());
+    pub(super) fn next(&self, models: EndpointSet, (zone, moves): (&str, u32), now: Instant) -> List {
+        let kept: Vec<_> = models.list.iter().map(|model| self.same(model)).collect();
+        let slots = kept.iter().map(|kept| self.slots[(*kept)?].clone()).collect();
+        let ages = match self.len() {
+            0 => Ages { first: now, each: None },
+            _ => self.ages.next(kept.iter().map(|kept| kept.map_or(now, |i| self.ages.since(i)))),
+        };
+        let place = Place::of(zone, &models);
+        let (fleet, turns) = (self.fleet.clone(), self.turns.clone());
         let weights = || models.list.iter().map(|endpoint| endpoint.traits.weight);
         let heaviest = weights().max().unwrap_or(1);
         let has_weights = weights().any(|weight| weight != heaviest);
-        List { models, slots, fleet, turns, zones, home, moves, heaviest, has_weights }
+        List { models, slots, ages, fleet, turns, place, moves, heaviest, has_weights }
     }
 
     /// See [`List::next`].
-    pub(super) fn moves(&self) -> usize {
+    pub(super) fn moves(&self) -> u32 {
         self.moves
     }
 
     /// The same for a proxy that has moved.
-    pub(super) fn moved(&self, to: (&str, usize), now: Instant) -> List {
+    pub(super) fn moved(&self, to: (&str, u32), now: Instant) -> List {
         self.next(self.models.clone(), to, now)
     }
 
-    /// What is known of `model`, if it is listed here and has not changed.
-    fn slot_of(&self, model: &model::Endpoint) -> Option<Slot> {
+    /// Where `model` is, if it is listed here and has not changed.
+    fn same(&self, model: &model::Endpoint) -> Option<usize> {
         let found = self.find(model.addr)?;
-        (self.models.list[found] == *model).then(|| self.slots[found].clone())
+        (self.models.list[found] == *model).then_some(found)
     }
 
     pub(super) fn len(&self) -> usize {
@@ -119,12 +133,12 @@ impl List {
     }
 
     pub(super) fn zones(&self) -> Option<&Zones> {
-        self.zones.as_deref()
+        self.place.as_ref()?.zones.as_ref()
     }
 
     /// Where the `i`th is, whatever hints and policies say of it; `None`: that is not known.
     pub(super) fn zone(&self, i: usize) -> Option<Zone> {
-        let home = self.home.as_deref()?;
+        let home = &*self.place.as_ref()?.zone;
         match &*self.models.list[i].traits.zone {
             "" => None,
             zone => Some(if zone == home { Zone::Local } else { Zone::Other }),
@@ -138,23 +152,20 @@ impl List {
 
     /// The `i`th, for use.
     pub(super) fn get(&mut self, i: usize, reach: &std::sync::Arc<Reach>) -> Arc<Endpoint> {
-        match &self.slots[i] {
-            Slot::Used(endpoint) => Arc::clone(endpoint),
-            Slot::Unused { since, is_new } => {
-                let latency = Ewma::new(reach.settings.initial_latency, reach.settings.decay, *since);
-                let (model, reach) = (self.models.list[i].clone(), std::sync::Arc::clone(reach));
-                let endpoint = Endpoint::new(model, reach, latency, (*since, *is_new), Arc::clone(&self.fleet));
-                self.slots[i] = Slot::Used(Arc::clone(&endpoint));
-                endpoint
-            }
+        if let Some(endpoint) = &self.slots[i] {
+            return Arc::clone(endpoint);
         }
+        let since = self.ages.since(i);
+        let latency = Ewma::new(reach.settings.initial_latency, reach.settings.decay, since);
+        let fleet = Arc::clone(self.fleet.get_or_insert_default());
+        let vitals = Vitals::new(latency, since, fleet);
+        let endpoint = Endpoint::new(&self.models.list[i], std::sync::Arc::clone(reach), vitals);
+        self.slots[i] = Some(Arc::clone(&endpoint));
+        endpoint
     }
 
     fn used(&self, i: usize) -> Option<&Arc<Endpoint>> {
-        match &self.slots[i] {
-            Slot::Used(endpoint) => Some(endpoint),
-            Slot::Unused { .. } => None,
-        }
+        self.slots[i].as_ref()
     }
 
     /// `None`: it was never chosen.
@@ -183,7 +194,7 @@ impl List {
 
     /// Whether any may be ejected.
     pub(super) fn has_ejected(&self) -> bool {
-        self.fleet.ejected.load(Ordering::Relaxed) > 0
+        self.fleet.as_ref().is_some_and(|fleet| fleet.ejected.load(Ordering::Relaxed) > 0)
     }
 
     /// So many are out that the rest would have too much to do.
@@ -242,11 +253,9 @@ impl List {
 
     /// The share of what the `i`th would get otherwise: less while it is new, and while it asks to be spared.
     pub(super) fn share(&self, i: usize, now: Instant) -> f64 {
-        let ((since, is_new), asked) = match &self.slots[i] {
-            Slot::Unused { since, is_new } => ((*since, *is_new), 1.0),
-            Slot::Used(endpoint) => (endpoint.vitals().since, endpoint.vitals().share(now)),
-        };
-        let Some(slow) = self.slow_start().filter(|_| is_new) else { return asked };
+        let asked = self.used(i).map_or(1.0, |endpoint| endpoint.vitals().share(now));
+        let since = self.ages.since(i);
+        let Some(slow) = self.slow_start().filter(|_| since != self.ages.first) else { return asked };
         let age = now.saturating_duration_since(since).as_secs_f64() / slow.as_secs_f64().max(1e-3);
         asked * age.clamp(FIRST_SHARE, 1.0)
     }
@@ -269,9 +278,9 @@ impl List {
     }
 
     fn latency(&self, i: usize, settings: &Settings, now: Instant, of: impl Fn(&Ewma, Instant) -> f64) -> f64 {
-        match &self.slots[i] {
-            Slot::Used(endpoint) => endpoint.vitals().with_latency(|latency| of(latency, now)),
-            Slot::Unused { since, .. } => of(&Ewma::new(settings.initial_latency, settings.decay, *since), now),
+        match self.used(i) {
+            Some(endpoint) => endpoint.vitals().with_latency(|latency| of(latency, now)),
+            None => of(&Ewma::new(settings.initial_latency, settings.decay, self.ages.since(i)), now),
         }
     }
 
@@ -287,17 +296,42 @@ impl List {
     }
 }
 
+impl Ages {
+    fn since(&self, i: usize) -> Instant {
+        self.each.as_ref().map_or(self.first, |each| each[i])
+    }
+
+    /// Those of the list that follows.
+    fn next(&self, each: impl Iterator<Item = Instant> + Clone) -> Ages {
+        let alike = each.clone().all(|since| since == self.first);
+        Ages { first: self.first, each: (!alike).then(|| each.collect()) }
+    }
+}
+
+impl Place {
+    /// See [`List`].
+    fn of(zone: &str, models: &EndpointSet) -> Option<Box<Place>> {
+        if zone.is_empty() || models.list.iter().all(|it| it.traits.zone.is_empty() && it.traits.hints.is_empty()) {
+            return None;
+        }
+        let ignores_zones = models.policy.as_ref().is_some_and(|policy| policy.balancing.ignores_zones);
+        let zones = if ignores_zones { None } else { Zones::of(zone, &models.list) };
+        Some(Box::new(Place { zone: zone.into(), zones }))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::model::Traits;
+    use crate::model::policy::Balancing;
+    use crate::model::{Name, Traits};
     use crate::resilience::backoff;
 
     fn endpoint(last: u8, weight: u16) -> model::Endpoint {
         let traits = Arc::new(Traits { weight, ..Traits::default() });
-        model::Endpoint { addr: ([10, 0, 0, last], 80).into(), name: Box::default(), traits }
+        model::Endpoint { addr: ([10, 0, 0, last], 80).into(), name: Name::default(), traits }
     }
 
     fn latencies(list: &List, now: Instant) -> Vec<f64> {
@@ -311,12 +345,35 @@ mod tests {
         let start = Instant::now();
         let first = EndpointSet::from_iter([endpoint(1, 1), endpoint(3, 1), endpoint(4, 1)]);
         let second = EndpointSet::from_iter([endpoint(1, 1), endpoint(2, 1), endpoint(3, 7), endpoint(4, 1)]);
-        let (list, later) = (List::default().next(first, ("", 0), start), start + Duration::from_secs(10));
+        let (list, later) = (List::new(start).next(first, ("", 0), start), start + Duration::from_secs(10));
         let list = list.next(second, ("", 0), later);
         let aged = (-1.0_f64).exp();
         for (found, expected) in latencies(&list, later).into_iter().zip([aged, 1.0, 1.0, aged]) {
             assert!((found - expected).abs() < 1e-9, "{found} for {expected}");
         }
         assert_eq!(list.next(EndpointSet::default(), ("", 0), later).len(), 0);
+    }
+
+    #[test]
+    fn who_comes_to_others_begins_slowly_and_who_comes_to_nobody_does_not() {
+        let slow = Some(Duration::from_secs(10));
+        let balancing = Balancing { slow_start: slow, ..Balancing::default() };
+        let policy = Some(Arc::new(BackendPolicy { balancing, ..BackendPolicy::default() }));
+        let next = |list: &List, last: &[u8], now: Instant| {
+            let set = EndpointSet { policy: policy.clone(), ..last.iter().map(|last| endpoint(*last, 1)).collect() };
+            list.next(set, ("", 0), now)
+        };
+        let shares = |list: &List, now: Instant| (0..list.len()).map(|i| list.share(i, now)).collect::<Vec<_>>();
+        let start = Instant::now();
+        let second = |n: u64| start + Duration::from_secs(n);
+        let list = next(&List::new(start), &[2, 4], second(1));
+        assert_eq!(shares(&list, second(1)), [1.0, 1.0]);
+        let list = next(&list, &[1, 2, 4], second(2));
+        assert_eq!(shares(&list, second(2)), [0.1, 1.0, 1.0]);
+        let list = next(&list, &[1, 2, 3], second(7));
+        assert_eq!(shares(&list, second(7)), [0.5, 1.0, 0.1]);
+        assert_eq!(shares(&next(&list, &[2], second(8)), second(8)), [1.0]);
+        let list = next(&next(&list, &[], second(8)), &[3, 5], second(9));
+        assert_eq!(shares(&list, second(9)), [1.0, 1.0]);
     }
 }

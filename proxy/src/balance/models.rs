@@ -55,7 +55,7 @@ use mesh_mtls::tls;
 use super::{Settings, SharedSettings};
 use crate::http;
 use crate::metrics::{self, Metrics};
-use crate::model::{Endpoint as Model, EndpointSet, Traits};
+use crate::model::{Endpoint as Model, EndpointSet, Name, Traits};
 use crate::net::{Connector, connect};
 use crate::resilience::backoff;
 use backend::{Backend, Tried};
@@ -69,7 +69,7 @@ const ORDERS: usize = 1_000;
 fn endpoints(last: &[u8]) -> EndpointSet {
     let endpoint = |last: &u8| {
         let traits = Traits { sidecar: None, ..Traits::default() };
-        Model { addr: ([10, 0, 0, *last], 80).into(), name: Box::default(), traits: traits.into() }
+        Model { addr: ([10, 0, 0, *last], 80).into(), name: Name::default(), traits: traits.into() }
     };
     last.iter().map(endpoint).collect()
 }
@@ -108,12 +108,12 @@ fn a_request_sticks_to_the_endpoint_it_wishes_for_while_that_is_listed_well_and_
         let wish = Wish { stick_to: Some(([10, 0, 0, 2], 80).into()), ..Wish::default() };
         let picked = || backend.pick(&Tried::default(), &wish).expect("an endpoint");
         let held: Vec<_> = (0..20).map(|_| picked()).collect();
-        assert!(held.iter().all(|load| Some(load.endpoint().model.addr) == wish.stick_to), "whatever its load");
+        assert!(held.iter().all(|load| Some(load.endpoint().addr) == wish.stick_to), "whatever its load");
         backend.apply(endpoints(&[1, 3]));
-        assert_ne!(Some(picked().endpoint().model.addr), wish.stick_to, "it is gone");
+        assert_ne!(Some(picked().endpoint().addr), wish.stick_to, "it is gone");
         backend.apply(endpoints(&[1, 2, 3]));
         picked().endpoint().failed();
-        assert_ne!(Some(picked().endpoint().model.addr), wish.stick_to, "it fails");
+        assert_ne!(Some(picked().endpoint().addr), wish.stick_to, "it fails");
     };
     shuttle::check_random(pick_all, 1);
 }
@@ -130,7 +130,7 @@ fn r66_requests_in_flight_are_counted_right_while_endpoints_come_go_and_fail() {
             let backend = Arc::new(Backend::new("web", &reach));
             backend.apply(endpoints(&[1, 2]));
             let kept = backend.pick(&Tried::default(), &Wish::default()).expect("an endpoint");
-            let kept_at = kept.endpoint().model.addr;
+            let kept_at = kept.endpoint().addr;
             let requests: Vec<_> = (0..2)
                 .map(|_| {
                     let backend = Arc::clone(&backend);
@@ -139,7 +139,7 @@ fn r66_requests_in_flight_are_counted_right_while_endpoints_come_go_and_fail() {
                         assert!(load.endpoint().in_flight() >= 1);
                         load.endpoint().failed();
                         load.opened(Instant::now());
-                        load.endpoint().model.addr
+                        load.endpoint().addr
                     })
                 })
                 .collect();

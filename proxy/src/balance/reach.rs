@@ -2,7 +2,7 @@
 //! backend, whatever destinations and workers lead there.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use mesh_mtls::anchors::Anchors;
@@ -30,7 +30,7 @@ pub struct Reach {
     bulkheads: Bulkheads,
     zone: Mutex<Arc<str>>,
     /// How often `zone` has changed: a look at it takes no lock.
-    moves: AtomicUsize,
+    moves: AtomicU32,
 }
 
 impl Reach {
@@ -57,13 +57,13 @@ impl Reach {
     }
 
     /// The proxy's own zone, and how often it has changed.
-    pub(super) fn zone(&self) -> (Arc<str>, usize) {
+    pub(super) fn zone(&self) -> (Arc<str>, u32) {
         let known = self.zone.lock().unwrap_or_else(PoisonError::into_inner);
         (Arc::clone(&known), self.moves())
     }
 
     /// See [`Reach::zone`].
-    pub(super) fn moves(&self) -> usize {
+    pub(super) fn moves(&self) -> u32 {
         self.moves.load(Ordering::Acquire)
     }
 

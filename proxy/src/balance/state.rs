@@ -106,7 +106,7 @@ fn endpoint(list: &List, i: usize, settings: &Settings, now: Instant) -> Endpoin
     let Business { latency, in_flight, load } = list.business(i, settings, now);
     EndpointState {
         addr: model.addr,
-        name: model.name.clone(),
+        name: Box::from(&*model.name),
         identity: model.traits.sidecar.as_ref().map(|sidecar| sidecar.id.to_string()),
         zone: model.traits.zone.clone(),
         near: list.zones().map(|zones| zones.near.iter().any(|near| *near as usize == i)),

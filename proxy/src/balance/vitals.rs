@@ -22,8 +22,6 @@ pub(super) struct Fleet {
 /// See the module.
 pub(super) struct Vitals {
     known: Mutex<Known>,
-    /// Since when it is listed, and whether others were before it.
-    pub(super) since: (Instant, bool),
     is_ejected: AtomicBool,
     is_spared: AtomicBool,
     fleet: Arc<Fleet>,
@@ -44,10 +42,11 @@ pub(super) fn breaker_of(policy: Option<&Shared<BackendPolicy>>) -> Settings {
 }
 
 impl Vitals {
-    pub(super) fn new(latency: Ewma, since: (Instant, bool), fleet: Arc<Fleet>) -> Self {
-        let known = Known { latency, breaker: Breaker::new(since.0), spared_until: None };
+    /// Of an endpoint that is listed `since` then.
+    pub(super) fn new(latency: Ewma, since: Instant, fleet: Arc<Fleet>) -> Self {
+        let known = Known { latency, breaker: Breaker::new(since), spared_until: None };
         let (is_ejected, is_spared) = (AtomicBool::new(false), AtomicBool::new(false));
-        Self { known: Mutex::new(known), since, is_ejected, is_spared, fleet }
+        Self { known: Mutex::new(known), is_ejected, is_spared, fleet }
     }
 
     pub(super) fn is_ejected(&self) -> bool {

@@ -20,7 +20,7 @@ const PATIENCE: f64 = 2.0;
 
 impl Zones {
     /// `None`: zones make no difference.
-    pub(super) fn of(own: &str, endpoints: &[Endpoint]) -> Option<Box<Self>> {
+    pub(super) fn of(own: &str, endpoints: &[Endpoint]) -> Option<Self> {
         if own.is_empty() {
             return None;
         }
@@ -33,7 +33,7 @@ impl Zones {
         if near.is_empty() || far.is_empty() {
             return None;
         }
-        Some(Box::new(Self { near: near.into(), far: far.into() }))
+        Some(Self { near: near.into(), far: far.into() })
     }
 }
 
@@ -56,12 +56,12 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::model::Traits;
+    use crate::model::{Name, Traits};
 
     fn endpoint(last: u8, zone: &str, hints: &[&str]) -> Endpoint {
         let hints = hints.iter().map(|zone| Box::from(*zone)).collect();
         let traits = Traits { zone: zone.into(), hints, ..Traits::default() };
-        Endpoint { addr: ([10, 0, 0, last], 80).into(), name: Box::default(), traits: Arc::new(traits) }
+        Endpoint { addr: ([10, 0, 0, last], 80).into(), name: Name::default(), traits: Arc::new(traits) }
     }
 
     #[test]

@@ -7,15 +7,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::hash::{BuildHasher as _, RandomState};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
+use hashbrown::HashTable;
 use mesh_proto::discovery as wire;
 
 use crate::model::BackendId;
 
 /// Something that destination can be asked for.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Resource {
     Outbound(SocketAddr),
     Endpoints(BackendId),
@@ -27,6 +29,9 @@ pub(super) enum Resource {
 pub(super) struct Ledger {
     /// Boxed, since a third of a tree's places are empty.
     live: BTreeMap<u64, Box<Line>>,
+    /// Those of live ones, found by their resource, which only the line has.
+    ids: HashTable<u64>,
+    hasher: RandomState,
     /// Live ones with something to say.
     due: BTreeSet<u64>,
     /// Told on this stream, wanted no more.
@@ -40,6 +45,8 @@ pub(super) struct Line {
     pub(super) resource: Resource,
     /// The newest snapshot that was taken: its version, and when.
     pub(super) applied: Option<(u64, Instant)>,
+    /// Who share the subscription.
+    holders: u32,
     /// Whether destination has been told on the current stream.
     told: bool,
     ack: Option<Box<wire::Ack>>,
@@ -57,11 +64,40 @@ pub(super) enum Answer {
 }
 
 impl Ledger {
-    /// Starts a subscription and gives its id.
-    pub(super) fn add(&mut self, resource: Resource) -> u64 {
+    /// One more holder of `resource`: the subscription's id. The first one starts it.
+    pub(super) fn hold(&mut self, resource: Resource) -> u64 {
+        let id = self.find(&resource).unwrap_or_else(|| self.add(resource));
+        if let Some(line) = self.live.get_mut(&id) {
+            line.holders += 1;
+        }
+        id
+    }
+
+    /// One holder less; whether it was the last one, with whom the subscription ends.
+    pub(super) fn release(&mut self, id: u64) -> bool {
+        let Some(line) = self.live.get_mut(&id) else { return false };
+        line.holders = line.holders.saturating_sub(1);
+        let is_over = line.holders == 0;
+        if is_over {
+            self.remove(id);
+        }
+        is_over
+    }
+
+    /// The live subscription of `resource`.
+    pub(super) fn find(&self, resource: &Resource) -> Option<u64> {
+        let is_its = |id: &u64| self.resource(*id) == Some(resource);
+        self.ids.find(self.hasher.hash_one(resource), is_its).copied()
+    }
+
+    fn add(&mut self, resource: Resource) -> u64 {
         self.last_id += 1;
-        let line = Line { resource, applied: None, told: false, ack: None };
+        let hash = self.hasher.hash_one(&resource);
+        let line = Line { resource, applied: None, holders: 0, told: false, ack: None };
         self.live.insert(self.last_id, Box::new(line));
+        let Self { live, ids, hasher, .. } = self;
+        let hash_of = |id: &u64| live.get(id).map_or(0, |line| hasher.hash_one(&line.resource));
+        ids.insert_unique(hash, self.last_id, hash_of);
         self.due.insert(self.last_id);
         self.last_id
     }
@@ -71,10 +107,13 @@ impl Ledger {
         self.live.get(&id).map(|line| &line.resource)
     }
 
-    /// Ends a subscription.
-    pub(super) fn remove(&mut self, id: u64) {
+    fn remove(&mut self, id: u64) {
         self.due.remove(&id);
-        if self.live.remove(&id).is_some_and(|line| line.told) {
+        let Some(line) = self.live.remove(&id) else { return };
+        if let Ok(found) = self.ids.find_entry(self.hasher.hash_one(&line.resource), |known| *known == id) {
+            found.remove();
+        }
+        if line.told {
             self.gone.push(id);
         }
     }

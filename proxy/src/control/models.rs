@@ -10,6 +10,7 @@ use shuttle::{future, thread};
 #[path = "cells.rs"]
 mod cells;
 
+use super::ledger::{Ledger, Resource};
 use cells::{Cells, Follower};
 use sync::{Arc, Mutex};
 
@@ -53,9 +54,9 @@ impl Follower<u32> for Diary {
 fn r66_who_waits_for_a_first_value_is_woken_and_who_follows_misses_none_after_it_begins() {
     shuttle::check_random(
         || {
-            let mut cells = Cells::<u8, u32>::default();
-            let (_, cell) = cells.hold(&1, 1, || 7).expect("room for one");
-            let news: Vec<_> = (1..=3).map(|value| cells.news(&1, value).expect("it is held")).collect();
+            let mut cells = Cells::<u32>::default();
+            let cell = cells.hold(1);
+            let news: Vec<_> = (1..=3).map(|value| cells.news(1, value).expect("it is held")).collect();
             let putter = thread::spawn(move || news.into_iter().for_each(|news| news()));
             let waiting = Arc::clone(&cell);
             let waiter = thread::spawn(move || *future::block_on(waiting.first()));
@@ -78,27 +79,28 @@ fn r66_who_waits_for_a_first_value_is_woken_and_who_follows_misses_none_after_it
 fn r66_a_cell_is_there_as_long_as_it_has_holders_whoever_lets_go_first() {
     shuttle::check_random(
         || {
-            let cells = Arc::new(Mutex::new(Cells::<u8, u32>::default()));
-            let ids = Arc::new(Mutex::new(0));
+            let table = Arc::new(Mutex::new((Ledger::default(), Cells::<u32>::default())));
             let holders: Vec<_> = (0..3)
                 .map(|_| {
-                    let (cells, ids) = (Arc::clone(&cells), Arc::clone(&ids));
+                    let table = Arc::clone(&table);
                     thread::spawn(move || {
-                        let start = || {
-                            let mut ids = ids.lock().expect("a model");
-                            *ids += 1;
-                            *ids
+                        let (id, cell) = {
+                            let (ledger, cells) = &mut *table.lock().expect("a model");
+                            let id = ledger.hold(Resource::Inbound);
+                            (id, cells.hold(id))
                         };
-                        let (_, cell) = cells.lock().expect("a model").hold(&1, 1, start).expect("room for one");
-                        let news = cells.lock().expect("a model").news(&1, 5).expect("held by us");
+                        let news = table.lock().expect("a model").1.news(id, 5).expect("held by us");
                         news();
                         assert_eq!(cell.value().as_deref(), Some(&5));
-                        cells.lock().expect("a model").release(&1);
+                        let (ledger, cells) = &mut *table.lock().expect("a model");
+                        if ledger.release(id) {
+                            cells.remove(id);
+                        }
                     })
                 })
                 .collect();
             holders.into_iter().for_each(|holder| holder.join().expect("a holder"));
-            assert_eq!(cells.lock().expect("a model").len(), 0);
+            assert_eq!(table.lock().expect("a model").1.len(), 0);
         },
         ORDERS,
     );

@@ -15,7 +15,9 @@ use std::sync::Arc;
 use mesh_mtls::spiffe;
 use mesh_proto::discovery as wire;
 
-use crate::model::{BackendId, Endpoint, EndpointSet, InboundPolicy, PortPolicy, Protocol, Sidecar, Target, Traits};
+use crate::model::{
+    BackendId, Endpoint, EndpointSet, InboundPolicy, Name, PortPolicy, Protocol, Sidecar, Target, Traits,
+};
 
 /// Most endpoints of one backend.
 pub(super) const MAX_ENDPOINTS: usize = 10_000;
@@ -130,7 +132,9 @@ impl TryFrom<wire::Endpoints> for EndpointSet {
         if endpoints.len() > MAX_ENDPOINTS {
             return Err(Malformed::TooManyEndpoints(endpoints.len()));
         }
-        let mut parsed = endpoints.into_iter().map(Endpoint::try_from).collect::<Result<Vec<_>, _>>()?;
+        let names = Name::all_of(endpoints.iter().map(|endpoint| &*endpoint.name));
+        let named = endpoints.into_iter().zip(names);
+        let mut parsed = named.map(|(it, name)| endpoint(it, name)).collect::<Result<Vec<_>, _>>()?;
         // Sorted, equal sets are equal values, and a duplicate stands beside its twin.
         parsed.sort_unstable_by_key(|endpoint| endpoint.addr);
         if let Some(twins) = parsed.windows(2).find(|pair| pair[0].addr == pair[1].addr) {
@@ -143,16 +147,9 @@ impl TryFrom<wire::Endpoints> for EndpointSet {
 impl TryFrom<wire::Endpoint> for Endpoint {
     type Error = Malformed;
 
-    fn try_from(endpoint: wire::Endpoint) -> Result<Self, Malformed> {
-        let address = endpoint.address.ok_or(Malformed::Missing("address"))?;
-        let addr = SocketAddr::new(endpoint_ip(&address.ip)?, port(address.port)?);
-        if !endpoint.name.is_empty() && !is_qualified_name(&endpoint.name) {
-            return Err(Malformed::Name("name"));
-        }
-        let sidecar = sidecar(addr, &endpoint.identity, endpoint.tunnel_port)?;
-        let hints = endpoint.hints.into_iter().take(MAX_HINTS).map(zone).collect::<Result<_, _>>()?;
-        let traits = Traits { sidecar, weight: weight(endpoint.weight)?, zone: zone(endpoint.zone)?, hints };
-        Ok(Endpoint { addr, name: endpoint.name.into(), traits: traits.into() })
+    fn try_from(alone: wire::Endpoint) -> Result<Self, Malformed> {
+        let name = Name::from(&*alone.name);
+        endpoint(alone, name)
     }
 }
 
@@ -175,6 +172,18 @@ impl TryFrom<wire::InboundPolicy> for InboundPolicy {
         let checks = policy.checks.into_iter().map(policies::check).collect::<Result<_, _>>()?;
         Ok(InboundPolicy { ports, zone: zone(policy.zone)?, checks })
     }
+}
+
+fn endpoint(endpoint: wire::Endpoint, name: Name) -> Result<Endpoint, Malformed> {
+    let address = endpoint.address.ok_or(Malformed::Missing("address"))?;
+    let addr = SocketAddr::new(endpoint_ip(&address.ip)?, port(address.port)?);
+    if !name.is_empty() && !is_qualified_name(&name) {
+        return Err(Malformed::Name("name"));
+    }
+    let sidecar = sidecar(addr, &endpoint.identity, endpoint.tunnel_port)?;
+    let hints = endpoint.hints.into_iter().take(MAX_HINTS).map(zone).collect::<Result<_, _>>()?;
+    let traits = Traits { sidecar, weight: weight(endpoint.weight)?, zone: zone(endpoint.zone)?, hints };
+    Ok(Endpoint { addr, name, traits: traits.into() })
 }
 
 /// Empty when unknown.

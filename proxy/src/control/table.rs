@@ -18,9 +18,9 @@ use crate::model::{BackendId, EndpointSet, Health, InboundPolicy, Target};
 #[derive(Debug)]
 pub(super) struct Table {
     ledger: Ledger,
-    targets: Cells<SocketAddr, Target>,
-    backends: Cells<BackendId, EndpointSet>,
-    inbound: Cells<(), InboundPolicy>,
+    targets: Cells<Target>,
+    backends: Cells<EndpointSet>,
+    inbound: Cells<InboundPolicy>,
     /// What was found of the own application, and whether destination has yet to hear of it.
     health: Option<(Health, bool)>,
     link: Link,
@@ -67,31 +67,39 @@ impl Table {
 
     /// One more holder of what is behind `addr`; `None` above the limit.
     pub(super) fn hold_target(&mut self, addr: SocketAddr) -> Option<Held<Target>> {
-        let start = || self.ledger.add(Resource::Outbound(addr));
-        counted(self.targets.hold(&addr, self.limit, start), &mut self.link)
+        let id = self.hold(Resource::Outbound(addr), self.limit)?;
+        Some((id, self.targets.hold(id)))
     }
 
     /// One more holder of the endpoints of `backend`; `None` above the limit.
     pub(super) fn hold_endpoints(&mut self, backend: &BackendId) -> Option<Held<EndpointSet>> {
-        let start = || self.ledger.add(Resource::Endpoints(backend.clone()));
-        counted(self.backends.hold(backend, self.limit, start), &mut self.link)
+        let id = self.hold(Resource::Endpoints(backend.clone()), self.limit)?;
+        Some((id, self.backends.hold(id)))
     }
 
     /// One more holder of the workload's own policy, which no limit can refuse.
     pub(super) fn hold_inbound(&mut self) -> Option<Held<InboundPolicy>> {
-        self.inbound.hold(&(), 1, || self.ledger.add(Resource::Inbound))
+        let id = self.hold(Resource::Inbound, 1)?;
+        Some((id, self.inbound.hold(id)))
+    }
+
+    fn hold(&mut self, resource: Resource, limit: usize) -> Option<u64> {
+        if self.held(&resource) >= limit && self.ledger.find(&resource).is_none() {
+            self.link.over_limit += 1;
+            return None;
+        }
+        Some(self.ledger.hold(resource))
     }
 
     /// One holder less of what subscription `id` is about, and what that is.
     pub(super) fn release(&mut self, id: u64) -> Option<Resource> {
         let resource = self.ledger.resource(id)?.clone();
-        let ended = match &resource {
-            Resource::Outbound(addr) => self.targets.release(addr),
-            Resource::Endpoints(backend) => self.backends.release(backend),
-            Resource::Inbound => self.inbound.release(&()),
-        };
-        if ended {
-            self.ledger.remove(id);
+        if self.ledger.release(id) {
+            match &resource {
+                Resource::Outbound(_) => self.targets.remove(id),
+                Resource::Endpoints(_) => self.backends.remove(id),
+                Resource::Inbound => self.inbound.remove(id),
+            }
         }
         Some(resource)
     }
@@ -118,7 +126,7 @@ impl Table {
             Answer::Ended => return Outcome::Dropped,
             Answer::NeverAsked => return self.refuse(format!("no subscription {id}")),
         };
-        match snapshot.and_then(|snapshot| self.news(&resource, snapshot)) {
+        match snapshot.and_then(|snapshot| self.news(id, &resource, snapshot)) {
             Ok(None) => Outcome::Dropped,
             Ok(Some(news)) => {
                 self.ledger.applied(id, version, now);
@@ -131,11 +139,11 @@ impl Table {
         }
     }
 
-    fn news(&self, resource: &Resource, snapshot: Snapshot) -> Result<Option<News>, Malformed> {
+    fn news(&self, id: u64, resource: &Resource, snapshot: Snapshot) -> Result<Option<News>, Malformed> {
         Ok(match (resource, snapshot) {
-            (Resource::Outbound(addr), Snapshot::Outbound(target)) => self.targets.news(addr, target),
-            (Resource::Endpoints(backend), Snapshot::Endpoints(set)) => self.backends.news(backend, set),
-            (Resource::Inbound, Snapshot::Inbound(policy)) => self.inbound.news(&(), policy),
+            (Resource::Outbound(_), Snapshot::Outbound(target)) => self.targets.news(id, target),
+            (Resource::Endpoints(_), Snapshot::Endpoints(set)) => self.backends.news(id, set),
+            (Resource::Inbound, Snapshot::Inbound(policy)) => self.inbound.news(id, policy),
             _ => return Err(Malformed::OtherKind),
         })
     }
@@ -213,11 +221,6 @@ impl Table {
             inbound: of_kind("inbound"),
         }
     }
-}
-
-fn counted<T>(held: Option<T>, link: &mut Link) -> Option<T> {
-    link.over_limit += u64::from(held.is_none());
-    held
 }
 
 fn known(line: &Line, now: Instant) -> Known {

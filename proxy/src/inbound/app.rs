@@ -16,6 +16,7 @@ use crate::http::{Body, BoxedRequest, Caller, Failure, Settings, h1_pool, h2_cli
 use crate::metrics::{self, Metrics, Tls};
 use crate::net::Connector;
 use crate::net::connect::ConnectError;
+use crate::resilience::idle_cache::Keyed;
 use crate::sniff::Seen;
 
 /// The application at one address.
@@ -35,6 +36,14 @@ pub(super) struct App {
 #[derive(Debug, Serialize)]
 pub(super) struct AppState {
     address: SocketAddr,
+}
+
+impl Keyed for App {
+    type Key = SocketAddr;
+
+    fn key(&self) -> &SocketAddr {
+        &self.addr
+    }
 }
 
 impl App {

@@ -62,7 +62,7 @@ pub struct Inbound {
     tls: tls::Acceptor,
     connector: Connector,
     metrics: Metrics,
-    apps: Mutex<IdleCache<SocketAddr, App>>,
+    apps: Mutex<IdleCache<App>>,
 }
 
 /// What holds for connections to the workload; all workers share it.

@@ -4,16 +4,19 @@
 //! again. No tokio, no clock, no I/O here. `route` is what requests
 //! meet, `policy` how they and backends are treated.
 
+mod name;
 pub mod policy;
 pub mod route;
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use mesh_mtls::spiffe;
 use serde::Serialize;
+
+pub use name::Name;
 
 /// What is behind an original destination.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -90,7 +93,7 @@ pub struct Endpoint {
     /// Where the application listens.
     pub addr: SocketAddr,
     /// `namespace/workload`, empty when unknown.
-    pub name: Box<str>,
+    pub name: Name,
     /// All else.
     pub traits: Arc<Traits>,
 }
@@ -117,16 +120,16 @@ pub struct Sidecar {
     pub port: u16,
 }
 
-impl Endpoint {
-    /// The sidecar in front of it, with its address.
-    pub fn peer(&self) -> Option<Peer> {
-        let sidecar = self.traits.sidecar.as_ref()?;
-        Some(Peer { addr: SocketAddr::new(self.addr.ip(), sidecar.port), id: sidecar.id.clone() })
+impl Traits {
+    /// The sidecar in front of an endpoint at `ip`, with its address.
+    pub fn peer(&self, ip: IpAddr) -> Option<Peer> {
+        let sidecar = self.sidecar.as_ref()?;
+        Some(Peer { addr: SocketAddr::new(ip, sidecar.port), id: sidecar.id.clone() })
     }
 
-    /// Whether there is a sidecar in front of it.
+    /// Whether there is a sidecar in front of an endpoint.
     pub fn is_meshed(&self) -> bool {
-        self.traits.sidecar.is_some()
+        self.sidecar.is_some()
     }
 }
 

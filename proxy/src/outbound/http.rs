@@ -58,7 +58,7 @@ impl Connection {
         let backend = leg.backend().await;
         let on_pick = |endpoint: &crate::balance::Endpoint| {
             measured.get_or_insert_with(|| leg.http(endpoint.tls()).request(started));
-            place.served = Some(endpoint.model.addr);
+            place.served = Some(endpoint.addr);
         };
         match terms {
             None => backend.send(request, caller, &wish, on_pick).await,
@@ -225,7 +225,7 @@ impl Connection {
     ) -> Result<Response<Body>, Failed> {
         let timeouts = policy.map(|policy| policy.timeouts).unwrap_or_default();
         let (upstream, load) = leg.open(Some(Protocol::Http1), &place.wish).await?;
-        place.served = Some(load.endpoint().model.addr);
+        place.served = Some(load.endpoint().addr);
         let tls = load.endpoint().tls();
         *measured = Some(leg.http(tls).request(Instant::now()));
         load.sends(&mut request);

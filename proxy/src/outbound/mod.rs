@@ -63,7 +63,7 @@ pub struct Outbound {
     local: Arc<LocalAddresses>,
     reach: Arc<Reach>,
     metrics: Metrics,
-    targets: Mutex<IdleCache<SocketAddr, Target>>,
+    targets: Mutex<IdleCache<Target>>,
     mirrors: Mirrors,
     sessions: Sealer,
 }

@@ -16,6 +16,7 @@ use crate::metrics::Metrics;
 use crate::model::policy::RequestPolicy;
 use crate::model::{self, BackendId, Protocol};
 use crate::resilience::budget;
+use crate::resilience::idle_cache::Keyed;
 use crate::sniff::Seen;
 
 /// A destination that the application dials.
@@ -121,6 +122,14 @@ impl Target {
     }
 }
 
+impl Keyed for Target {
+    type Key = SocketAddr;
+
+    fn key(&self) -> &SocketAddr {
+        &self.dialed
+    }
+}
+
 fn same<T>(a: Option<&Arc<T>>, b: Option<&Arc<T>>) -> bool {
     match (a, b) {
         (Some(a), Some(b)) => Arc::ptr_eq(a, b),
@@ -193,5 +202,5 @@ fn name_of(target: &model::Target) -> String {
 }
 
 fn as_it_is(addr: SocketAddr) -> model::Endpoint {
-    model::Endpoint { addr, name: Box::default(), traits: Arc::default() }
+    model::Endpoint { addr, name: model::Name::default(), traits: Arc::default() }
 }

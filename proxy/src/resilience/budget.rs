@@ -2,7 +2,7 @@
 //!
 //! Invariant: in any window of `ttl` there are no more retries than `percent` of its requests plus `min_per_second` for each
 //! of its seconds, so retries cannot multiply a failure, however many requests fail. Memory is constant: ten slots, whose
-//! oldest is forgotten when a tenth of `ttl` has passed. Pure: `now` is an argument.
+//! oldest is forgotten when a tenth of `ttl` has passed; one, while there was nothing before it. Pure: `now` is an argument.
 //! Not here: which failures are worth a retry, and when it is made.
 
 use std::time::{Duration, Instant};
@@ -21,15 +21,23 @@ const RETRY: u64 = 100;
 /// Requests and retries of one backend.
 #[derive(Clone, Debug)]
 pub struct Budget {
-    slots: [Slot; SLOTS],
-    current: usize,
+    current: Slot,
     /// When the current slot began.
     since: Instant,
-    /// As the last request had it.
-    of: policy::Budget,
+    /// Boxed, since most backends were not asked for a while, or once.
+    before: Option<Box<Before>>,
+    /// As the last request had it; `None`: no other than the usual one was ever asked for.
+    of: Option<Box<policy::Budget>>,
 }
 
-#[derive(Clone, Copy, Debug, Default)]
+/// The slots before the current one, of which the next to be forgotten is at `oldest`.
+#[derive(Clone, Debug, Default)]
+struct Before {
+    slots: [Slot; SLOTS - 1],
+    oldest: usize,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Slot {
     earned: u32,
     retries: u32,
@@ -47,15 +55,18 @@ pub struct State {
 impl Budget {
     /// Without any request yet.
     pub fn new(now: Instant) -> Self {
-        Self { slots: [Slot::default(); SLOTS], current: 0, since: now, of: DEFAULT }
+        Self { current: Slot::default(), since: now, before: None, of: None }
     }
 
     /// A request is made, for the first time.
     pub fn request(&mut self, of: policy::Budget, now: Instant) {
         self.advance(of, now);
-        self.of = of;
-        let slot = &mut self.slots[self.current];
-        slot.earned = slot.earned.saturating_add(of.percent);
+        match &mut self.of {
+            Some(known) => **known = of,
+            None if of != DEFAULT => self.of = Some(Box::new(of)),
+            None => {}
+        }
+        self.current.earned = self.current.earned.saturating_add(of.percent);
     }
 
     /// Whether one more retry may be made; if so, it is counted.
@@ -63,8 +74,7 @@ impl Budget {
         self.advance(of, now);
         let affordable = (self.used() + 1) * RETRY <= self.earned(of);
         if affordable {
-            let slot = &mut self.slots[self.current];
-            slot.retries = slot.retries.saturating_add(1);
+            self.current.retries = self.current.retries.saturating_add(1);
         }
         affordable
     }
@@ -72,33 +82,46 @@ impl Budget {
     /// What was used, and what was allowed.
     pub fn state(&self, now: Instant) -> State {
         let mut then = self.clone();
-        then.advance(self.of, now);
-        State { used: then.used(), allowed: then.earned(self.of) / RETRY }
+        let of = self.of.as_deref().copied().unwrap_or(DEFAULT);
+        then.advance(of, now);
+        State { used: then.used(), allowed: then.earned(of) / RETRY }
+    }
+
+    fn slots(&self) -> impl Iterator<Item = &Slot> {
+        self.before.iter().flat_map(|before| &before.slots).chain([&self.current])
     }
 
     fn used(&self) -> u64 {
-        self.slots.iter().map(|slot| u64::from(slot.retries)).sum()
+        self.slots().map(|slot| u64::from(slot.retries)).sum()
     }
 
     fn earned(&self, of: policy::Budget) -> u64 {
         let floor = u128::from(of.min_per_second) * of.ttl.as_millis() * u128::from(RETRY) / 1000;
-        let shares: u64 = self.slots.iter().map(|slot| u64::from(slot.earned)).sum();
+        let shares: u64 = self.slots().map(|slot| u64::from(slot.earned)).sum();
         shares.saturating_add(u64::try_from(floor).unwrap_or(u64::MAX))
     }
 
     /// Forgets what is too old.
     fn advance(&mut self, of: policy::Budget, now: Instant) {
         let length = (of.ttl / SLOTS as u32).max(Duration::from_millis(1));
-        for _ in 0..SLOTS {
-            if now.saturating_duration_since(self.since) < length {
-                return;
-            }
-            self.current = (self.current + 1) % SLOTS;
-            self.slots[self.current] = Slot::default();
+        let passed = now.saturating_duration_since(self.since);
+        if passed >= length * SLOTS as u32 {
+            (self.current, self.before, self.since) = (Slot::default(), None, now);
+        }
+        while now.saturating_duration_since(self.since) >= length {
+            self.begin_slot();
             self.since += length;
         }
-        // All of it was forgotten.
-        self.since = self.since.max(now);
+    }
+
+    fn begin_slot(&mut self) {
+        let last = std::mem::take(&mut self.current);
+        if self.before.is_none() && last == Slot::default() {
+            return;
+        }
+        let before = self.before.get_or_insert_default();
+        before.slots[before.oldest] = last;
+        before.oldest = (before.oldest + 1) % before.slots.len();
     }
 }
 

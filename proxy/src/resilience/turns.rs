@@ -6,8 +6,8 @@
 /// Whose turn it is.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Turns {
-    at: usize,
-    round: u64,
+    at: u32,
+    round: u32,
 }
 
 /// Rounds without anybody before the next eligible one is taken whatever its weight.
@@ -24,7 +24,7 @@ impl Turns {
     ) -> Option<usize> {
         let mut lighter = None;
         for _ in 0..n * ROUNDS {
-            let (at, round) = (self.at % n, self.round);
+            let (at, round) = (self.at as usize % n, self.round);
             self.step(n);
             if !eligible(at) {
                 continue;
@@ -34,21 +34,30 @@ impl Turns {
             }
             lighter = lighter.or(Some(at));
         }
-        self.at = lighter.map_or(self.at, |at| at + 1);
+        if let Some(at) = lighter {
+            self.go_to(at + 1);
+        }
         lighter
     }
 
     fn step(&mut self, n: usize) {
-        self.at += 1;
-        if self.at >= n {
+        let next = self.at as usize + 1;
+        if next < n {
+            self.go_to(next);
+        } else {
             (self.at, self.round) = (0, self.round.wrapping_add(1));
         }
     }
+
+    fn go_to(&mut self, at: usize) {
+        // There are no more places than an update has room for.
+        self.at = u32::try_from(at).unwrap_or(0);
+    }
 }
 
-fn takes_part(round: u64, weight: u16, heaviest: u16) -> bool {
+fn takes_part(round: u32, weight: u16, heaviest: u16) -> bool {
     let (weight, heaviest) = (u64::from(weight), u64::from(heaviest.max(1)));
-    let round = round % heaviest;
+    let round = u64::from(round) % heaviest;
     (round + 1) * weight / heaviest > round * weight / heaviest
 }
 

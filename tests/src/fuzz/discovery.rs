@@ -113,7 +113,7 @@ fn sound_endpoint(endpoint: &Endpoint) {
     assert!(!odd && endpoint.addr.port() > 0, "{endpoint:?}");
     assert!((1..=10_000).contains(&endpoint.traits.weight), "{endpoint:?}");
     assert!(is_word(&endpoint.name, "-._/") && is_word(&endpoint.traits.zone, "-._"), "{endpoint:?}");
-    assert!(endpoint.peer().is_none_or(|peer| peer.addr.port() > 0 && peer.addr.ip() == ip), "{endpoint:?}");
+    assert!(endpoint.traits.peer(ip).is_none_or(|peer| peer.addr.port() > 0 && peer.addr.ip() == ip), "{endpoint:?}");
 }
 
 fn is_word(text: &str, marks: &str) -> bool {

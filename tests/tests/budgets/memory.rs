@@ -21,7 +21,7 @@ const TCP: f64 = 17.0;
 /// Both sidecars together, for an idle HTTP/1.1 connection.
 const HTTP1: f64 = 3.2;
 /// The client's sidecar, for a destination of [`ENDPOINTS`].
-const TARGET: f64 = 5.6;
+const TARGET: f64 = 4.2;
 
 /// Each sidecar, at the most, while [`BODIES`] are on their way at a time.
 const PEAK: u64 = 10_000;

@@ -48,6 +48,6 @@ fn holds(registry: &Registry, proxy: &crate::registry::Proxy) {
     assert!(registry.history.contains(&believed), "{believed:?} was never true");
     assert_eq!(proxy.balances(), believed);
     let load = proxy.backend.pick(&Tried::default(), &Wish::default()).expect("an endpoint");
-    assert!(believed.contains(&last_byte(load.endpoint().model.addr)));
+    assert!(believed.contains(&last_byte(load.endpoint().addr)));
     assert_eq!(proxy.discovery.status().rejected, 0);
 }

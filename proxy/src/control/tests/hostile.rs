@@ -123,7 +123,7 @@ fn good_snapshots_at_the_edges_are_taken() {
         }
     });
     let Ok(Parsed::Endpoints(set)) = Parsed::try_from(at_the_edges) else { panic!("refused") };
-    let plain = set.list.iter().find(|endpoint| !endpoint.is_meshed()).expect("one without a sidecar");
+    let plain = set.list.iter().find(|endpoint| !endpoint.traits.is_meshed()).expect("one without a sidecar");
     assert_eq!((plain.addr.port(), &*plain.name), (65_535, ""));
     assert_eq!((plain.traits.weight, &*plain.traits.zone), (10_000, ""));
 

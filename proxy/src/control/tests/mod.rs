@@ -119,7 +119,7 @@ fn endpoint(last: u8) -> Endpoint {
     };
     Endpoint {
         addr: SocketAddr::from(([10, 1, 0, last], 8080)),
-        name: format!("shop/web-{last}").into(),
+        name: (&*format!("shop/web-{last}")).into(),
         traits: traits.into(),
     }
 }

@@ -139,7 +139,7 @@ impl World<'_> {
             self.report.failed += 1;
             return;
         };
-        let endpoint = usize::from(load.endpoint().model.addr.port() - 1000);
+        let endpoint = usize::from(load.endpoint().addr.port() - 1000);
         *self.report.attempts.entry((slice(now), endpoint)).or_default() += 1;
         let mood = (self.story.mood)(endpoint, u64::try_from(now.as_millis()).expect("a short story"));
         let ends = match mood {
