@@ -13,8 +13,11 @@ use crate::{APP, World, get, policy};
 
 /// Longer than the test.
 const FOREVER: Duration = Duration::from_secs(30);
-/// How much slower a call may be beside a dependency that is dead.
-const SLOWER: f64 = 1.05;
+
+/// How much slower a call may be beside a dependency that is dead; in `make test`, where others have the processors too.
+fn slower() -> f64 {
+    count(1.2, 1.05)
+}
 
 #[test]
 fn what_overflows_is_answered_at_once_and_a_dead_dependency_does_not_slow_another() {
@@ -84,7 +87,7 @@ fn beside_a_dead_one(world: &World, dead: SocketAddr) {
         sorted.sort_unstable_by(f64::total_cmp);
         sorted[sorted.len() / 2]
     };
-    while ratios.len() < count(8, 40) || (middle(&ratios) > SLOWER && ratios.len() < count(60, 200)) {
+    while ratios.len() < count(8, 40) || (middle(&ratios) > slower() && ratios.len() < count(60, 200)) {
         world.endpoints.iter().for_each(Endpoint::hold);
         let beside = thread::scope(|scope| {
             let held: Vec<_> = (0..3).map(|_| scope.spawn(|| get(host, dead, "/hang", ""))).collect();
@@ -100,7 +103,7 @@ fn beside_a_dead_one(world: &World, dead: SocketAddr) {
     }
     let found = middle(&ratios);
     println!("median of a call beside a dead dependency: {found:.3} times that without; {} rounds", ratios.len());
-    assert!(found <= SLOWER, "{found:.3} times slower: {ratios:.3?}");
+    assert!(found <= slower(), "{found:.3} times slower: {ratios:.3?}");
 }
 
 /// One is served, one waits, and the third is refused at once.
