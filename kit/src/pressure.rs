@@ -10,9 +10,14 @@ use std::cell::Cell;
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering::Relaxed};
 use std::sync::{LazyLock, OnceLock};
+use std::task::Context;
 use std::time::Instant;
+
+use tokio::sync::Notify;
+use tokio::sync::futures::Notified;
 
 use crate::memory;
 
@@ -46,6 +51,9 @@ static LEVEL: AtomicU8 = AtomicU8::new(Level::Calm as u8);
 static GAVE_BACK: AtomicU64 = AtomicU64::new(0);
 static START: LazyLock<Instant> = LazyLock::new(Instant::now);
 
+/// Rung when memory becomes short, or shorter.
+static SHORTER: Notify = Notify::const_new();
+
 thread_local! {
     static ASKED: Cell<u32> = const { Cell::new(0) };
 }
@@ -66,12 +74,31 @@ pub fn look() -> Level {
         memory::give_back_now();
         now = group.level();
     }
-    if LEVEL.swap(now as u8, Relaxed) != now as u8 {
+    let known = LEVEL.swap(now as u8, Relaxed);
+    if now as u8 > known {
+        SHORTER.notify_waiters();
+    }
+    if known != now as u8 {
         let mib = |bytes: Option<u64>| bytes.unwrap_or_default() >> 20;
         let (used, limit) = (mib(group.used()), mib(group.limit()));
         tracing::warn!(level = ?now, used_mib = used, limit_mib = limit, "how short memory is has changed");
     }
     now
+}
+
+/// Somebody who holds memory, and waits for others to take what is in it.
+#[derive(Debug, Default)]
+pub struct Holder(Option<Pin<Box<Notified<'static>>>>);
+
+impl Holder {
+    /// How short memory is now. The task is woken when it becomes short, or shorter.
+    pub fn look(&mut self, cx: &mut Context<'_>) -> Level {
+        let shorter = self.0.get_or_insert_with(|| Box::pin(SHORTER.notified()));
+        while shorter.as_mut().poll(cx).is_ready() {
+            shorter.set(SHORTER.notified());
+        }
+        look()
+    }
 }
 
 fn may_give_back() -> bool {

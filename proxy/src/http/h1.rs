@@ -16,6 +16,7 @@ use http::{Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
+use mesh_kit::pressure::{Holder, Level};
 use tokio::io::AsyncWriteExt;
 use tokio::time::{Instant, Sleep};
 
@@ -120,6 +121,7 @@ async fn serve_requests(
         let mut called = false;
         let mut timer = pin!(tokio::time::sleep(patience));
         let mut wait = Wait::new(patience, settings.head_timeout, settings.stall_timeout);
+        let mut holder = Holder::default();
         poll_fn(|cx| {
             if !called && last_call.as_mut().poll(cx).is_ready() {
                 called = true;
@@ -127,6 +129,9 @@ async fn serve_requests(
             }
             if let Poll::Ready(result) = Pin::new(&mut connection).poll(cx) {
                 return Poll::Ready(Stop::Done(result));
+            }
+            if shared.is_stuck() && holder.look(cx) == Level::Critical {
+                return Poll::Ready(Stop::Due(Due::TooSlow));
             }
             poll_wait(&mut wait, timer.as_mut(), &shared, cx).map(Stop::Due)
         })

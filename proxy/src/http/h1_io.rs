@@ -114,6 +114,11 @@ impl Shared {
         }
     }
 
+    /// Whether the client takes no more bytes for now.
+    pub(super) fn is_stuck(&self) -> bool {
+        self.stuck.load(Ordering::Relaxed)
+    }
+
     fn moved<T>(&self, polled: &Poll<T>) {
         if polled.is_ready() {
             self.moves.fetch_add(1, Ordering::Relaxed);

@@ -15,6 +15,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use h2::client::Connection;
 use h2::{Ping, PingPong};
+use mesh_kit::pressure;
 use mesh_mtls::cork::{Corked, Uncork};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, Sleep, sleep};
@@ -103,6 +104,8 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Driver<IO> {
     }
 
     fn poll_connection(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), h2::Error>> {
+        // What comes is kept for its readers, whether they can pass it on or not.
+        let _ = pressure::look();
         let polled = Pin::new(&mut self.connection).poll(cx);
         self.uncork.rest(polled, cx)
     }

@@ -14,6 +14,7 @@ use h2::server::{Builder, SendResponse};
 use h2::{Reason, RecvStream};
 use http::{Method, Request, Response, StatusCode};
 use http_body::Body as _;
+use mesh_kit::pressure;
 use mesh_mtls::cork::{Queue, cork};
 use tokio::io::{AsyncRead, AsyncWrite};
 
@@ -48,7 +49,11 @@ where
     tokio::pin!(retire);
     loop {
         tokio::select! {
-            accepted = poll_fn(|cx| uncork.rest(connection.poll_accept(cx), cx)) => match accepted {
+            accepted = poll_fn(|cx| {
+                // What comes is kept for its readers, whether they can pass it on or not.
+                let _ = pressure::look();
+                uncork.rest(connection.poll_accept(cx), cx)
+            }) => match accepted {
                 Some(Ok((request, respond))) => {
                     if !abused && hurry.is_abuse() {
                         abused = true;

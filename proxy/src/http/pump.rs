@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use h2::{Reason, SendStream};
 use http_body::{Body as _, Frame};
-use mesh_kit::pressure::{self, Level};
+use mesh_kit::pressure::{Holder, Level};
 use mesh_mtls::cork::Queue;
 use tokio::time::{Instant, Sleep, sleep_until};
 
@@ -34,7 +34,7 @@ pub async fn pump(
     queue: &Queue,
     patience: Option<Duration>,
 ) -> Result<(), TooSlow> {
-    let mut wait = Wait { patience, since: None, timer: None };
+    let mut wait = Wait { patience, since: None, timer: None, holder: Holder::default() };
     loop {
         let frame = match poll_fn(|cx| poll_next(stream, &mut body, queue, &mut wait, cx)).await {
             Next::Stopped(stopped) => return stop(stream, &mut body, &stopped),
@@ -115,6 +115,7 @@ struct Wait {
     patience: Option<Duration>,
     since: Option<Instant>,
     timer: Option<Pin<Box<Sleep>>>,
+    holder: Holder,
 }
 
 impl Wait {
@@ -146,7 +147,7 @@ async fn send(
         stream.reserve_capacity(data.len());
         let window = poll_fn(|cx| match poll_window(stream, cx) {
             // While memory is short, what nobody takes is let go first.
-            Poll::Pending if pressure::look() > Level::Calm => Poll::Ready(Err(Stopped::TooSlow)),
+            Poll::Pending if wait.holder.look(cx) > Level::Calm => Poll::Ready(Err(Stopped::TooSlow)),
             Poll::Pending => wait.poll(cx).map(|()| Err(Stopped::TooSlow)),
             Poll::Ready(window) => Poll::Ready(window.map_err(Stopped::Reset)),
         });

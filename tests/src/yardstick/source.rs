@@ -89,6 +89,8 @@ fn listen(port: u16) -> io::Result<TcpListener> {
     socket.set_reuse_address(true)?;
     socket.set_only_v6(false)?;
     socket.bind(&std::net::SocketAddr::from((Ipv6Addr::UNSPECIFIED, port)).into())?;
+    // What nobody reads shall not fill the kernel's memory, which all connections of the machine share.
+    socket.set_send_buffer_size(64 << 10)?;
     socket.listen(4096)?;
     socket.set_nonblocking(true)?;
     TcpListener::from_std(socket.into())
@@ -184,11 +186,7 @@ async fn answer(stream: &mut TcpStream, head: &str, rest: &mut Vec<u8>, counts: 
     let path = head.split(' ').nth(1).unwrap_or_default();
     let size = path.strip_prefix("/bytes/").map(|size| size.parse().unwrap_or(0));
     match path {
-        "/endless" => {
-            // What nobody reads shall not fill the kernel's memory, which all connections of the machine share.
-            socket2::SockRef::from(&*stream).set_send_buffer_size(64 << 10)?;
-            push(stream, u64::MAX >> 1, counts).await
-        }
+        "/endless" => push(stream, u64::MAX >> 1, counts).await,
         "/hold" | "/deaf" if head.starts_with("get ") => gone(stream).await,
         "/deaf" => std::future::pending().await,
         "/sink" => sink(stream, counts).await,

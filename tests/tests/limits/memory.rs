@@ -4,10 +4,11 @@ use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 
 use mesh_tests::attacks::connections::hold;
+use mesh_tests::attacks::slow::READ;
 use mesh_tests::netns::until;
-use mesh_tests::yardstick::{Front, Group, Mesh, count, record};
+use mesh_tests::yardstick::{Front, Group, Mesh, Source, count, record};
 
-use crate::{LATE, alone, demo, recovery, refused, soon};
+use crate::{APP, LATE, alone, demo, recovery, refused, soon};
 
 const LIMIT: u64 = 64 << 20;
 /// How long the app takes: all requests are in hand at once.
@@ -93,5 +94,40 @@ fn r61_f18_a_load_that_does_not_fit_is_shed_before_the_kernel_kills() {
     );
     for (front, group) in mesh.fronts.iter().zip(&groups) {
         pressed(&mesh, front, group);
+    }
+}
+
+/// Answers grow long after their requests were let in, where nobody takes them.
+#[test]
+fn r61_who_does_not_read_is_let_go_before_the_kernel_kills() {
+    let _alone = alone();
+    let groups = [std::sync::Arc::new(Group::new(LIMIT)), std::sync::Arc::new(Group::new(LIMIT))];
+    let mesh = Mesh::start_with(
+        |name, spec| {
+            let group = std::sync::Arc::clone(&groups[usize::from(name == "client")]);
+            spec.within(move |command| group.run(command))
+        },
+        |_| {},
+    );
+    let _app = Source::start(&mesh.mesh.get("web").host, APP);
+    let readers = count(600, 2000);
+    for (front, group) in mesh.fronts.iter().zip(&groups) {
+        let too_slow = || mesh.metric(front, "mesh_errors_total", &[("reason", "too_slow")]);
+        let before = too_slow();
+        let held = hold(&front.client, front.addr, readers, READ.hello);
+        until(LATE, || group.kills() > 0 || too_slow() > before);
+        assert_eq!(group.kills(), 0, "{}: killed for want of memory", front.way);
+        let taken = held.open.len();
+        drop(held);
+        let took = recovery(&front.client, front.addr);
+        assert!(took < soon(), "{}: {took:?} to recover", front.way);
+        let figure = format!(
+            "{taken} of {readers} who do not read were let in, {} let go; peak {} of {} MiB, 0 kills, back after {took:.0?}",
+            too_slow() - before,
+            group.peak() >> 20,
+            LIMIT >> 20
+        );
+        record(61, &format!("who does not read, {}", front.way), front.who, true, &figure);
+        println!("{}: {figure}", front.way);
     }
 }
