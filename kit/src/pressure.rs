@@ -1,9 +1,10 @@
 //! How near this process is to the end of the memory that its control group may have, so that it can turn work away before
 //! the kernel ends it.
 //!
-//! Invariant: nothing is looked at while nothing begins: who begins something asks [`look`], and each 32nd question, or each one
-//! while memory is short, reads the group's figures. Without a limit, and where the memory is others' for the most part, it is
-//! never short. Source: `memory.current`, `memory.max` and `memory.high` of cgroup v2; their older names of v1.
+//! Invariant: nothing is looked at while nothing happens: who begins something or takes bytes in asks [`look`], and each 32nd
+//! question, or each one while memory is short, reads the group's figures. Who holds memory and waits hears of it when it becomes
+//! short ([`Holder`]). Without a limit, and where the memory is others' for the most part, it is never short. Source: `memory.current`,
+//! `memory.max` and `memory.high` of cgroup v2; their older names of v1.
 //! Non-goal: groups above the process's own, which are for others as well.
 
 use std::cell::Cell;
