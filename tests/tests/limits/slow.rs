@@ -80,7 +80,7 @@ fn r20_slow_clients_are_ended_in_each_phase_and_counted() {
         }
         let polite = bystander.finish();
         println!("{}: {polite}", front.way);
-        record(20, &format!("bystander, {}", front.way), front.who, true, &polite);
+        record(20, &format!("bystander, {}", front.way), front.who, true, &format!("beside all phases; {polite}"));
         until(2 * LATE, || front.proxy.files() <= files + 5);
         assert!(front.proxy.threads() <= threads, "{}: more threads", front.way);
     }
