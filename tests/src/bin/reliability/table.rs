@@ -47,7 +47,8 @@ do not edit.
 - R20: the 2 s are Envoy's `request_headers_timeout` (none by default), `stream_idle_timeout` (5 min) and, for who says nothing or
   not all of HTTP/2's preface, `idle_timeout` (1 h), and HAProxy's `timeout http-request` and `timeout client`. HAProxy ends a
   stalled body by its `timeout server`, 30 s here. Who does not read is *let go* when the proxy holds no socket of it any more; the
-  mesh has to reset the connection as well. What a client may cost is what the mesh may take, 26 KiB and 400 for who does not read.
+  mesh has to reset the connection as well. What a client may cost is what the mesh may take: 26 KiB,
+  32 with a body that does not go on, 400 for who does not read.
 - R21: Envoy's limit is that of its overload manager. HAProxy's own, `maxconn`, refuses nobody, who comes late waits in the
   kernel's queue; here a rule rejects by `fe_conn`, as the row asks for refusals.
 - R58 and R59: HAProxy 2.6.12 ends an HTTP/2 answer without a length that its back end broke off, by a reset or the end of its
