@@ -2,9 +2,11 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
+use std::sync::Arc;
 
 use mesh_tests::attacks::connections::hold;
 use mesh_tests::attacks::slow::READ;
+use mesh_tests::mesh::Spec;
 use mesh_tests::netns::until;
 use mesh_tests::yardstick::{Front, Group, Mesh, Source, count, record};
 
@@ -80,18 +82,24 @@ fn pressed(mesh: &Mesh, front: &Front, group: &Group) {
     println!("{}: {figure}", front.way);
 }
 
-#[test]
-fn r61_f18_a_load_that_does_not_fit_is_shed_before_the_kernel_kills() {
-    let _alone = alone();
-    let groups = [std::sync::Arc::new(Group::new(LIMIT)), std::sync::Arc::new(Group::new(LIMIT))];
+/// A mesh whose sidecars have little memory, and their groups in the order of its fronts.
+fn within_limits(web: impl for<'a> Fn(Spec<'a>) -> Spec<'a>) -> (Mesh, [Arc<Group>; 2]) {
+    let groups = [(); 2].map(|()| Arc::new(Group::new(LIMIT)));
     let mesh = Mesh::start_with(
         |name, spec| {
-            let group = std::sync::Arc::clone(&groups[usize::from(name == "client")]);
+            let group = Arc::clone(&groups[usize::from(name == "client")]);
             let spec = spec.within(move |command| group.run(command));
-            if name == "web" { spec.app(demo()) } else { spec }
+            if name == "web" { web(spec) } else { spec }
         },
         |_| {},
     );
+    (mesh, groups)
+}
+
+#[test]
+fn r61_f18_a_load_that_does_not_fit_is_shed_before_the_kernel_kills() {
+    let _alone = alone();
+    let (mesh, groups) = within_limits(|spec| spec.app(demo()));
     for (front, group) in mesh.fronts.iter().zip(&groups) {
         pressed(&mesh, front, group);
     }
@@ -101,14 +109,7 @@ fn r61_f18_a_load_that_does_not_fit_is_shed_before_the_kernel_kills() {
 #[test]
 fn r61_who_does_not_read_is_let_go_before_the_kernel_kills() {
     let _alone = alone();
-    let groups = [std::sync::Arc::new(Group::new(LIMIT)), std::sync::Arc::new(Group::new(LIMIT))];
-    let mesh = Mesh::start_with(
-        |name, spec| {
-            let group = std::sync::Arc::clone(&groups[usize::from(name == "client")]);
-            spec.within(move |command| group.run(command))
-        },
-        |_| {},
-    );
+    let (mesh, groups) = within_limits(|spec| spec);
     let _app = Source::start(&mesh.mesh.get("web").host, APP);
     let readers = count(600, 2000);
     for (front, group) in mesh.fronts.iter().zip(&groups) {
