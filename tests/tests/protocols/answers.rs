@@ -30,9 +30,10 @@ fn told(mesh: &Mesh, workload: &str, direction: &str, word: &str, times: usize) 
     let wanted = f64::from(u32::try_from(times).expect("a small number"));
     until(SOON, || workload.metric("mesh_errors_total", &labels) >= wanted);
     assert_eq!(workload.metric("mesh_errors_total", &labels).to_bits(), wanted.to_bits(), "{word}");
-    let log = workload.proxy().expect("a sidecar").log();
-    let lines = log.lines().filter(|line| line.contains(&format!("reason={word} ")) && line.contains("by the mesh"));
-    assert_eq!(lines.count(), times, "{word} in the log of {}:\n{log}", workload.name);
+    let log = || workload.proxy().expect("a sidecar").log();
+    let is_it = |line: &&str| line.contains(&format!("reason={word} ")) && line.contains("by the mesh");
+    until(SOON, || log().lines().filter(is_it).count() >= times);
+    assert_eq!(log().lines().filter(is_it).count(), times, "{word} in the log of {}:\n{}", workload.name, log());
 }
 
 #[test]
