@@ -3,6 +3,7 @@
 //! Invariant: exactly one authority leaves the proxy (`Authority::of`), and none of our own fields passes from an
 //! application to the far side or from the mesh to an application, save `CLIENT_ID` and `ERROR`, which say what they say.
 
+use std::io::Write as _;
 use std::net::SocketAddr;
 use std::time::{Duration, SystemTime};
 
@@ -255,8 +256,17 @@ pub fn into_tunnel<B>(request: &mut Request<B>, destination: SocketAddr) {
     let headers = request.headers_mut();
     strip_ours(headers);
     headers.insert(ORIGIN, origin.to_value());
-    let destination = HeaderValue::try_from(destination.to_string());
-    headers.insert(DESTINATION, destination.expect("an address is made of visible ASCII"));
+    headers.insert(DESTINATION, address_value(destination));
+}
+
+/// An address as the value of a field, in one allocation.
+fn address_value(addr: SocketAddr) -> HeaderValue {
+    // The longest has eight groups, a zone and a port.
+    let mut text = [0; 64];
+    let mut rest = &mut text[..];
+    let written = write!(rest, "{addr}").map(|()| rest.len());
+    let length = text.len() - written.expect("room for any address");
+    HeaderValue::from_bytes(&text[..length]).expect("an address is made of visible ASCII")
 }
 
 /// Readies a request for an HTTP/2 connection: scheme and authority in the URI, no Host field.

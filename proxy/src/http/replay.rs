@@ -9,7 +9,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, Request};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version};
 use http_body::{Body as _, Frame, SizeHint};
 use tokio::time::Instant;
 
@@ -21,18 +21,22 @@ pub const LIMIT: usize = 64 * 1024;
 
 /// What it takes to send a request again: its head, and its body unless that was empty.
 pub struct Spare {
-    head: Request<()>,
+    head: Head,
     body: Option<Replay>,
+}
+
+/// Nearly always thrown away unused, so the fields lie in a list, which is cheaper to make than a map.
+struct Head {
+    method: Method,
+    uri: Uri,
+    version: Version,
+    fields: Vec<(HeaderName, HeaderValue)>,
 }
 
 impl Spare {
     /// Keeps what is needed of `request`; the request returned is for the first try.
     pub fn of(mut request: BoxedRequest) -> (BoxedRequest, Self) {
-        let mut head = Request::new(());
-        *head.method_mut() = request.method().clone();
-        *head.uri_mut() = request.uri().clone();
-        *head.version_mut() = request.version();
-        *head.headers_mut() = request.headers().clone();
+        let head = Head::of(&request);
         if request.body().is_end_stream() {
             return (request, Self { head, body: None });
         }
@@ -57,7 +61,30 @@ impl Spare {
             None => Body::empty(),
             Some(replay) => Body::replayed(replay.again()?),
         };
-        Some(Box::new(self.head.clone().map(|()| body)))
+        Some(Box::new(self.head.with(body)))
+    }
+}
+
+impl Head {
+    fn of(request: &Request<Body>) -> Self {
+        let fields = request.headers().iter().map(|(name, value)| (name.clone(), value.clone()));
+        Self {
+            method: request.method().clone(),
+            uri: request.uri().clone(),
+            version: request.version(),
+            fields: fields.collect(),
+        }
+    }
+
+    fn with(&self, body: Body) -> Request<Body> {
+        let mut request = Request::new(body);
+        *request.method_mut() = self.method.clone();
+        *request.uri_mut() = self.uri.clone();
+        *request.version_mut() = self.version;
+        for (name, value) in &self.fields {
+            request.headers_mut().append(name, value.clone());
+        }
+        request
     }
 }
 

@@ -4,7 +4,6 @@ use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use http::header::HeaderValue;
 use http::{HeaderMap, Response, Version};
 
 use super::app::App;
@@ -97,10 +96,8 @@ impl Inbound {
         if let Err(refusal) = self.rules.rates.admit(app.port(), peer, request.headers()) {
             return Ok(web::body::measure(self.limited(&refusal, asked_as), measured));
         }
-        if let Peer::Mesh(id) = peer
-            && let Ok(id) = HeaderValue::from_str(id.as_str())
-        {
-            request.headers_mut().insert(headers::CLIENT_ID, id);
+        if let Peer::Mesh(proven) = peer {
+            request.headers_mut().insert(headers::CLIENT_ID, proven.value.clone());
         }
         let version = request.version();
         let result = match leaving {

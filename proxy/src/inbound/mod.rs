@@ -13,6 +13,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
+use ::http::HeaderValue;
 use mesh_mtls::abuse;
 use mesh_mtls::credentials::Credentials;
 use mesh_mtls::spiffe;
@@ -85,13 +86,25 @@ impl Rules {
 /// Who is at the other end.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Peer {
-    /// A sidecar that has proved this identity.
-    Mesh(spiffe::Id),
+    /// A sidecar that has proved an identity.
+    Mesh(Proven),
     /// Somebody without a sidecar.
     Stranger,
 }
 
+/// An identity, and the same as the value of a field: made once for a connection, not for each of its requests.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Proven {
+    id: spiffe::Id,
+    value: HeaderValue,
+}
+
 impl Peer {
+    fn mesh(id: spiffe::Id) -> Self {
+        let value = HeaderValue::from_str(id.as_str()).expect("an identity is made of visible ASCII");
+        Self::Mesh(Proven { id, value })
+    }
+
     fn tls(&self) -> Tls {
         match self {
             Peer::Mesh(_) => Tls::Mutual,

@@ -67,7 +67,7 @@ impl Rates {
             return Ok(());
         }
         let client = match peer {
-            Peer::Mesh(id) => Some(id),
+            Peer::Mesh(proven) => Some(&proven.id),
             Peer::Stranger => None,
         };
         match self.ports().get_mut(&port) {
@@ -164,7 +164,7 @@ mod tests {
     #[test]
     fn limits_come_change_and_go_with_the_policy_and_buckets_stay() {
         let (rates, now) = (Rates::default(), Instant::now());
-        let client = Peer::Mesh(spiffe::Id::new("cluster.local", "shop", "cart").unwrap());
+        let client = Peer::mesh(spiffe::Id::new("cluster.local", "shop", "cart").unwrap());
         let admitted = |port| (0..9).filter(|_| rates.admit(port, &client, &HeaderMap::new()).is_ok()).count();
         assert_eq!(admitted(80), 9, "no policy");
         rates.apply(&policy(Some(Rate { per_minute: 1, burst: 3 })), now);

@@ -48,7 +48,7 @@ impl Inbound {
         let _open = self.metrics.tunnels().connection(DIRECTION);
         let (settings, metrics, peer) = (Arc::clone(&self.http), self.metrics.clone(), id.clone());
         let retire = retire(drain.clone(), self.credentials.watch_anchors(), settings.tunnel_age);
-        let handler = Arc::new(Connection { inbound: self, peer: Peer::Mesh(id), drain });
+        let handler = Arc::new(Connection { inbound: self, peer: Peer::mesh(id), drain });
         if let Err(error) = h2_server::serve(stream, &settings, Side::Tunnel, retire, handler).await {
             match abuse::reason(&error) {
                 Some(reason) => {

@@ -22,9 +22,9 @@ const COUNTED: u64 = 500;
 type Budget = (u64, u64);
 
 /// A request from `Backend::send` to the application and back.
-const REQUEST: Budget = (50, 20_000);
+const REQUEST: Budget = (45, 18_000);
 /// The same with the client's HTTP/1.1 connection before it.
-const HTTP1_REQUEST: Budget = (43, 19_000);
+const HTTP1_REQUEST: Budget = (37, 17_000);
 /// A message of 64 bytes on an open byte stream, and its echo.
 const ECHO: Budget = (8, 640);
 
