@@ -4,8 +4,8 @@
 //! Non-goal: how soon it is out; `breaking` has that.
 
 use std::net::SocketAddr;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -20,24 +20,40 @@ const ENDPOINTS: usize = 3;
 const WINDOW: Duration = Duration::from_secs(1);
 /// What the mesh promises.
 const BACK: Duration = Duration::from_secs(5);
+/// An answer so many times slower than the others are on average, after the return, is a slow endpoint's, which peak-EWMA leaves
+/// alone for up to a minute. On a busy machine it is nobody's fault, and the outage is made again, so many times at most.
+const SLOW: u32 = 3;
+const TRIES: usize = 5;
 /// After it, another failure is no relapse, with a longer ejection than the one before.
 const HEALTHY: Duration = Duration::from_secs(12);
 
-/// Clients that ask all the time, until this is stopped: when each answer came, and whether the endpoint gave it.
+/// Clients that ask all the time, until this is stopped.
 #[derive(Default)]
 struct Clients {
     stop: AtomicBool,
-    answers: Mutex<Vec<(Instant, bool)>>,
+    answers: Mutex<Vec<Answer>>,
+}
+
+struct Answer {
+    at: Instant,
+    took: Duration,
+    /// Given by the endpoint.
+    own: bool,
 }
 
 impl Clients {
     fn run(&self, host: &Host, to: SocketAddr, pause: Duration) {
         while !self.stop.load(Ordering::Relaxed) {
+            let begin = Instant::now();
             let answer = get(host, to, "/", "");
             let own = answer.status == 200 && answer.body == "web-1";
-            self.answers.lock().expect("nobody panicked").push((Instant::now(), own));
+            self.all().push(Answer { at: Instant::now(), took: begin.elapsed(), own });
             thread::sleep(pause);
         }
+    }
+
+    fn all(&self) -> MutexGuard<'_, Vec<Answer>> {
+        self.answers.lock().expect("nobody panicked")
     }
 
     /// Its share of those that came within the window after `begin`, in even shares; none before that is over.
@@ -45,10 +61,20 @@ impl Clients {
         if begin.elapsed() < WINDOW {
             return None;
         }
-        let answers = self.answers.lock().expect("nobody panicked");
-        let within = answers.iter().filter(|(at, _)| (begin..begin + WINDOW).contains(at));
-        let (all, own) = within.fold((0, 0), |(all, own), (_, is_own)| (all + 1, own + usize::from(*is_own)));
+        let answers = self.all();
+        let within = answers.iter().filter(|answer| (begin..begin + WINDOW).contains(&answer.at));
+        let (all, own) = within.fold((0, 0), |(all, own), answer| (all + 1, own + usize::from(answer.own)));
         (all > 0).then(|| (own * ENDPOINTS) as f64 / all as f64)
+    }
+
+    /// Its slowest answer after `begin`, if that was slow.
+    fn slow(&self, begin: Instant) -> Option<Duration> {
+        let answers = self.all();
+        let (own, others): (Vec<_>, Vec<_>) =
+            answers.iter().filter(|answer| answer.at > begin).partition(|answer| answer.own);
+        let average = others.iter().map(|answer| answer.took).sum::<Duration>()
+            / u32::try_from(others.len().max(1)).expect("few");
+        own.iter().map(|answer| answer.took).max().filter(|slowest| *slowest > SLOW * average)
     }
 }
 
@@ -61,8 +87,9 @@ impl Drop for Stop<'_> {
     }
 }
 
-/// Has `web-1` fail until a probe has failed as well; how long after its recovery it was asked again, and had its share again.
-fn heals(world: &World, clients: &Clients) -> [Duration; 2] {
+/// Has `web-1` fail until a probe has failed as well; how long after its recovery it was asked again, and had its share again,
+/// or its slow answer, because of which it has not.
+fn heals(world: &World, clients: &Clients) -> Result<[Duration; 2], Duration> {
     let client = world.mesh.get("client");
     let ejections = || client.metric("mesh_balancer_ejections_total", &[]);
     let before = ejections();
@@ -77,11 +104,13 @@ fn heals(world: &World, clients: &Clients) -> [Duration; 2] {
             Some(share) if share >= 0.75 => break begin - healed,
             Some(_) => begin += WINDOW / 10,
         }
-        assert!(healed.elapsed() < 3 * SOON, "it never has its share: {:?}", clients.share(begin - WINDOW));
+        if begin - healed > BACK {
+            let slow = clients.slow(healed);
+            return Err(slow.unwrap_or_else(|| panic!("no share within {BACK:?}: {:?}", clients.share(begin - WINDOW))));
+        }
     };
-    let answers = clients.answers.lock().expect("nobody panicked");
-    let first = answers.iter().find(|(at, own)| *own && *at > healed);
-    [first.map_or(share, |(at, _)| *at - healed), share]
+    let first = clients.all().iter().find(|answer| answer.own && answer.at > healed).map(|answer| answer.at - healed);
+    Ok([first.unwrap_or(share), share])
 }
 
 #[test]
@@ -98,11 +127,20 @@ fn an_endpoint_that_is_well_again_has_its_share_within_five_seconds() {
             (0..threads).for_each(|_| drop(scope.spawn(|| clients.run(host, to, pause))));
             for round in 0..count(1, 20) {
                 thread::sleep(if round == 0 { Duration::ZERO } else { HEALTHY });
-                until(SOON, || clients.answers.lock().expect("nobody panicked").len() > 50);
-                let [asked, share] = heals(&world, &clients);
+                let healed = (0..TRIES).find_map(|_| {
+                    clients.all().clear();
+                    // All are in use.
+                    until(4 * SOON, || clients.all().len() > 50 && clients.all().iter().any(|answer| answer.own));
+                    let slow = match heals(&world, &clients) {
+                        Ok(healed) => return Some(healed),
+                        Err(slow) => slow,
+                    };
+                    println!("{load} load: an answer took {slow:?}, so that it is left alone: again");
+                    thread::sleep(HEALTHY);
+                    None
+                });
+                let [asked, share] = healed.expect("a try without a slow answer");
                 println!("{load} load: asked again {asked:?} after it was well, and has its share after {share:?}");
-                assert!(share <= BACK, "{load} load: {share:?}");
-                clients.answers.lock().expect("nobody panicked").clear();
             }
         });
     }
