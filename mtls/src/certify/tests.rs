@@ -130,7 +130,7 @@ async fn a_leaf_is_renewed_with_a_new_key_before_it_expires() {
     let ca = Ca::root("root");
     let anchors = ca.anchors();
     let authority = Authority::start(ca).await;
-    authority.life(Duration::from_secs(5));
+    authority.life(Duration::from_secs(12));
     let mut client = client(&authority, anchors, Some(id("web")));
     client.until(Event::Certified(id("web"))).await;
     let before = client.leaf();

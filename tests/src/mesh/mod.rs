@@ -127,6 +127,7 @@ impl Mesh {
         }
         for workload in self.workloads.values() {
             workload.until_ready();
+            workload.until_heard();
         }
     }
 

@@ -13,6 +13,7 @@ use crate::bin;
 use crate::client;
 use crate::netns::{Host, Proc, until};
 
+const DESTINATION_ADDR: &str = "MESH_DESTINATION_ADDR";
 const SYSTEM: &str = "spiffe://cluster.local/ns/mesh-system/sa";
 
 /// A program that a workload runs.
@@ -139,6 +140,13 @@ impl<'mesh> Spec<'mesh> {
         self
     }
 
+    /// Has the proxy wait long for a client's first byte: one that a busy machine makes late is none that waits for its server
+    /// to speak, which gets a connection of its own.
+    #[must_use]
+    pub fn patient(self) -> Self {
+        self.env("MESH_DETECT_SILENCE", "2s")
+    }
+
     /// Has the proxy started by another command, which is made of its own: within limits, mostly.
     #[must_use]
     pub fn within(mut self, within: impl Fn(&Command) -> Command + Send + Sync + 'static) -> Self {
@@ -163,6 +171,7 @@ impl<'mesh> Spec<'mesh> {
     /// Adds the workload: its host and its manifest. Its programs start with the mesh, or now if that runs already.
     pub fn add(self) -> Host {
         let host = self.mesh.net.host(&self.name);
+        let follows = self.is_meshed && !self.env.iter().any(|(name, _)| name == DESTINATION_ADDR);
         // Before identity starts, if it has not: then it need not notice that its tokens file has changed.
         let sidecar = match self.is_meshed {
             true => {
@@ -187,6 +196,7 @@ impl<'mesh> Spec<'mesh> {
             namespace: self.namespace,
             host: host.clone(),
             sidecar,
+            follows,
             planned: self.apps,
             apps: Vec::new(),
         };
@@ -205,6 +215,8 @@ pub struct Workload {
     /// Its host.
     pub host: Host,
     sidecar: Sidecar,
+    /// Whether its sidecar follows the mesh's own destination.
+    follows: bool,
     planned: Vec<App>,
     apps: Vec<Daemon>,
 }
@@ -245,7 +257,7 @@ impl Workload {
             ("MESH_ADMIN_LISTEN", "0.0.0.0:4191,[::]:4191".to_owned()),
             ("MESH_IDENTITY_ADDR", control.identity_addr().to_string()),
             ("MESH_IDENTITY_ID", format!("{SYSTEM}/identity")),
-            ("MESH_DESTINATION_ADDR", control.destination_addr().to_string()),
+            (DESTINATION_ADDR, control.destination_addr().to_string()),
             ("MESH_DESTINATION_ID", format!("{SYSTEM}/destination")),
             ("MESH_TRUST_ANCHORS", control.anchors().display().to_string()),
             ("MESH_TOKEN_FILE", token.display().to_string()),
@@ -271,6 +283,13 @@ impl Workload {
         }
         if matches!(self.sidecar, Sidecar::Running(_)) {
             self.until_proxy_ready();
+        }
+    }
+
+    /// Waits until the sidecar hears destination: before that, its first connections are passed through after a while.
+    pub(super) fn until_heard(&self) {
+        if self.follows {
+            until(SOON, || self.metric("mesh_discovery_connected", &[]) > 0.0);
         }
     }
 

@@ -51,7 +51,8 @@ fn replica(mesh: &mut Mesh, name: &str, delay: &str) {
 /// A client and endpoints, not started.
 fn mesh(replicas: &[(&str, &str)]) -> (Mesh, Addrs) {
     let mut mesh = Mesh::new();
-    mesh.workload("client").service_account("client").add();
+    // A short memory for who was slow once.
+    mesh.workload("client").service_account("client").env("MESH_BALANCE_DECAY", "1s").add();
     for (name, delay) in replicas {
         replica(&mut mesh, name, delay);
     }

@@ -109,7 +109,8 @@ fn patience(kitchen: &Kitchen) {
         let answer = kitchen.get("/?delay=2s", &[]);
         (answer.status.as_u16(), reason(&answer).as_str()) == (504, "request_timeout")
     });
-    assert_eq!(kitchen.get("/", &[]).status, 200);
+    // Within the limit, on a busy machine not each time.
+    until(CONVERGE, || kitchen.get("/", &[]).status == 200);
 }
 
 fn again(kitchen: &Kitchen) {

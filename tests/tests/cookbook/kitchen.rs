@@ -62,7 +62,8 @@ impl Kitchen {
             let all_web = served.iter().all(|answer| plain(answer) && served_by(answer) != "next");
             let empty = self.ask(self.empty.v4, "GET", "/", &[]).is_ok_and(|answer| answer.status == 503);
             let paced = self.get("/", &[("x-chaos", "yes"), ("x-tenant", "one")]).status == 200;
-            all_web && empty && paced && self.endpoints_of_web() == 3.0
+            let patient = self.get("/?delay=400ms", &[]).status == 200;
+            all_web && empty && paced && patient && self.endpoints_of_web() == 3.0
         });
     }
 

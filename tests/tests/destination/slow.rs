@@ -17,8 +17,6 @@ use mesh_tests::mesh::{Watcher, deaf};
 const SERVICES: usize = 20;
 const ENDPOINTS: usize = 50;
 const SOON: Duration = Duration::from_secs(60);
-/// Most p99 beside a deaf reader, or three times that before it: on a machine that others use, all is late.
-const MOST: Duration = Duration::from_millis(100);
 /// Between two changes.
 const PACE: Duration = Duration::from_millis(10);
 /// Most growth of destination under changes, in KiB.
@@ -155,7 +153,9 @@ fn r48_f27_one_deaf_reader_is_ended_and_delays_none_of_the_others() {
     vitals.finish(destination, &[]);
     let (before, beside) = latencies.into_iter().partition(|(change, _)| *change < calm);
     let (before, p99) = (p99(before), p99(beside));
-    assert!(p99 < MOST.max(3 * before), "p99 is {p99:?}, {before:?} before");
+    // Or three times that before it: on a machine that others use, as other tests may since then, all is late.
+    let most = count(Duration::from_secs(1), Duration::from_millis(100)).max(3 * before);
+    assert!(p99 < most, "p99 is {p99:?}, {before:?} before");
     let figure = format!(
         "1 ended as stalled, {streams} others: p99 {p99:.0?} over {changes} changes, {before:.0?} before; {grown} KiB more"
     );

@@ -103,7 +103,8 @@ fn r49_an_update_storm_is_coalesced_and_ends_in_the_truth() {
     let took = begun.elapsed();
     let most = took.as_secs_f64() * f64::from(RATE) + 3.0;
     for (messages, within) in &seen {
-        assert!(*within <= 11, "{within} messages within a second");
+        // By the reader's clock: what waited while others had the processors comes at once.
+        assert!(*within <= count(20, 11), "{within} messages within a second");
         assert!(f64::from(u32::try_from(*messages).expect("few")) <= most, "{messages} messages in {took:?}");
     }
     let grown = process.anonymous().saturating_sub(idle);

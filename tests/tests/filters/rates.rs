@@ -160,12 +160,16 @@ impl Sample {
             std::thread::sleep(EACH);
             let next = Self::of(mesh);
             let is_storm = next.refused > last.refused;
+            // Whenever in it something was refused: a longer time is no sharp end.
+            let is_sharp = next.told - last.asked < 2 * EACH;
             last = next;
             if refused.elapsed() > STALL {
                 first = None;
             }
             if is_storm {
                 refused = Instant::now();
+            }
+            if is_storm && is_sharp {
                 let begun = first.get_or_insert_with(|| last.clone());
                 if begun.told.elapsed() >= lasts {
                     return [begun.clone(), last];
@@ -208,7 +212,7 @@ fn a_limit_is_exact_within_two_percent() {
     std::thread::sleep(Duration::from_secs(2));
     let second = Sample::of(&mesh);
     let able = (second.admitted - first.admitted) / (second.told - first.told).as_secs_f64();
-    let rate = (able * 0.6).clamp(50.0, RATE).floor();
+    let rate = (able * 0.4).clamp(50.0, RATE).floor();
     let spec = format!("rateLimits: {{total: {{requests: {rate}, burst: {rate}}}}}");
     mesh.manifests.write("policy", &policy("web", &spec));
     let [first, last] = Sample::of_a_time(&mesh, Duration::from_secs(count(6, 20)));
@@ -219,7 +223,7 @@ fn a_limit_is_exact_within_two_percent() {
     println!(
         "{admitted} of {offered:.0}/s admitted in {least:.3} to {most:.3} s at {rate}/s (able: {able:.0}/s): {error:+.2} % off"
     );
-    assert!(offered > 1.2 * rate, "{offered:.0}/s were no storm");
+    assert!(refused > 0.0, "{offered:.0}/s were no storm");
     let within = rate * least * 0.98..=rate * most * 1.02;
     assert!(within.contains(&admitted), "{error:+.2} %: {admitted} in {least:.3} to {most:.3} s at {rate}/s");
     let refused = mesh.get("web-1").state()["workers"][0]["inbound"]["rates"][0]["refused"].as_f64();

@@ -93,7 +93,7 @@ fn a_cookie_leads_to_the_endpoint_that_it_was_given_for_until_that_is_gone() {
 
 #[test]
 fn a_header_carries_a_session_and_an_idle_one_ends() {
-    let rule = "sessionPersistence: {sessionName: X-Session, type: Header, idleTimeout: 3s}\n    \
+    let rule = "sessionPersistence: {sessionName: X-Session, type: Header, idleTimeout: 8s}\n    \
                 backendRefs: [{name: web, port: 80}]";
     let (mesh, web) = mesh(rule);
     let client = mesh.get("client");

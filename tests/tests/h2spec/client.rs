@@ -12,6 +12,8 @@ use mesh_tests::mesh::{INBOUND_PORT, Workload};
 use mesh_tests::netns::{Host, until};
 use mesh_tests::yardstick::{Bystander, Front, Mesh, Process, Vitals, Who, record};
 
+use super::mesh;
+
 /// Each case has a port of its own, and thereby a pool of its own in the proxy.
 const FIRST_PORT: u16 = 10_000;
 /// What a sidecar may need more for all of them, in KiB.
@@ -98,7 +100,7 @@ fn plain(client: &Host, back: &Host, port: u16, case: &'static ClientCase) -> Cl
 
 #[test]
 fn r9_a_server_behind_the_outbound_side_that_breaks_a_rule_of_http2() {
-    let mesh = Mesh::start(|_| {});
+    let mesh = mesh(|_| {});
     let host = |name| &mesh.mesh.get(name).host;
     let run = |port, case| plain(host("client"), host("legacy"), port, case);
     hold(&mesh, &mesh.fronts[1], ("outbound", "client"), run);
@@ -106,7 +108,7 @@ fn r9_a_server_behind_the_outbound_side_that_breaks_a_rule_of_http2() {
 
 #[test]
 fn r9_an_application_behind_the_inbound_side_that_breaks_a_rule_of_http2() {
-    let mesh = Mesh::start(|_| {});
+    let mesh = mesh(|_| {});
     let host = |name| &mesh.mesh.get(name).host;
     let run = |port, case| plain(host("outsider"), host("web"), port, case);
     hold(&mesh, &mesh.fronts[0], ("inbound", "web"), run);
@@ -115,7 +117,7 @@ fn r9_an_application_behind_the_inbound_side_that_breaks_a_rule_of_http2() {
 /// The reason comes from the far sidecar, and reaches the application as it is.
 #[test]
 fn r9_an_application_behind_two_sidecars_that_breaks_a_rule_of_http2() {
-    let mesh = Mesh::start(|_| {});
+    let mesh = mesh(|_| {});
     let host = |name| &mesh.mesh.get(name).host;
     let run = |port, case| plain(host("client"), host("web"), port, case);
     hold(&mesh, &mesh.fronts[1], ("both sidecars", "web"), run);
@@ -124,7 +126,7 @@ fn r9_an_application_behind_two_sidecars_that_breaks_a_rule_of_http2() {
 /// It has a certificate of the mesh, as a sidecar has that somebody else has taken over.
 #[test]
 fn r9_a_sidecar_behind_the_outbound_side_that_breaks_a_rule_of_http2() {
-    let mut mesh = Mesh::start(|mesh| drop(mesh.workload("rogue").of("rogue").add()));
+    let mut mesh = mesh(|mesh| drop(mesh.workload("rogue").of("rogue").add()));
     mesh.mesh.get_mut("rogue").proxy_mut().kill();
     let mesh = mesh;
     let (client, rogue) = (mesh.mesh.get("client"), &mesh.mesh.get("rogue").host);

@@ -8,6 +8,8 @@ use mesh_tests::client::PATIENCE;
 use mesh_tests::frames::{Connection, Frame, GET, Listener, flag, hpack, kind};
 use mesh_tests::yardstick::Mesh;
 
+use super::mesh;
+
 const WHOLE: u8 = flag::END_HEADERS | flag::END_STREAM;
 const POST: &[(&str, &str)] = &[(":method", "POST"), (":scheme", "http"), (":path", "/"), (":authority", "web")];
 const APP: u16 = 9000;
@@ -44,7 +46,7 @@ fn r8_a_pseudo_field_in_trailers_goes_no_further() {
 
 #[test]
 fn r9_a_pseudo_field_of_requests_in_an_answer_goes_no_further() {
-    let mesh = Mesh::start(|_| {});
+    let mesh = mesh(|_| {});
     let ways = [("client", "legacy"), ("outsider", "web"), ("client", "web")];
     for (port, (client, back)) in (APP..).zip(ways) {
         let (client, back) = (&mesh.mesh.get(client).host, &mesh.mesh.get(back).host);

@@ -6,3 +6,10 @@
 mod client;
 mod lenient;
 mod server;
+
+use mesh_tests::yardstick::Mesh;
+
+/// A mesh in which a client that a busy machine makes late gets no connection of its own to a server that breaks rules.
+fn mesh(prepare: impl FnOnce(&mut mesh_tests::mesh::Mesh)) -> Mesh {
+    Mesh::start_with(|_, spec| spec.patient(), prepare)
+}

@@ -13,7 +13,7 @@ use mesh_mtls::credentials::Credentials;
 use mesh_mtls::grpc;
 use mesh_mtls::tls::Connector;
 use mesh_proto::identity::identity_client::IdentityClient;
-use mesh_tests::yardstick::{Who, count, log_is_safe, record};
+use mesh_tests::yardstick::{Process, Who, count, log_is_safe, record};
 use tokio::net::TcpSocket;
 use tokio::time::interval;
 use tonic::Code;
@@ -57,13 +57,14 @@ fn client_from(server: &Server, home: &Home, source: &str) -> IdentityClient<Cha
     IdentityClient::new(Endpoint::from_static("http://identity").connect_with_connector_lazy(dial))
 }
 
-#[tokio::test]
+// The flood shall not wait for the good client's processor, nor the other way round.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn r46_a_flood_of_bad_requests_delays_no_good_one() {
     let duration: Duration = count(Duration::from_secs(3), Duration::from_secs(60));
     let home = Home::new();
     let (token, csr) = (home.token(WEB), plain_csr(WEB));
     let server = home.start(&[]);
-    let idle = resident(&server);
+    let idle = anonymous(&server);
     // A good token, so that what is within the rate costs a signature to verify.
     let (mut forged, bad_token) = (csr.clone(), token.clone());
     *forged.last_mut().unwrap() ^= 1;
@@ -95,8 +96,8 @@ async fn r46_a_flood_of_bad_requests_delays_no_good_one() {
     assert!(other.is_empty(), "{} others, first {:?}", other.len(), other.first());
     waited.sort_unstable();
     let p99 = waited[waited.len() * 99 / 100];
-    assert!(p99 < Duration::from_secs(1), "{p99:?}");
-    let grown = resident(&server).saturating_sub(idle);
+    assert!(p99 < count(Duration::from_secs(5), Duration::from_secs(1)), "{p99:?}");
+    let grown = anonymous(&server).saturating_sub(idle);
     assert!(grown <= 16 * 1024, "{grown} KiB more than the {idle} KiB while idle");
     log_is_safe("identity", &server.process.output(), &[&token]);
     let figure = format!(
@@ -144,7 +145,7 @@ async fn r46_what_strangers_leave_unfinished_costs_little_memory() {
     drop(body);
     let streams = client.current_max_send_streams();
     assert_eq!(streams, 4, "at a time");
-    let idle = resident(&server);
+    let idle = anonymous(&server);
     let mut unfinished = Vec::new();
     for _ in 0..streams {
         client = client.ready().await.unwrap();
@@ -153,15 +154,13 @@ async fn r46_what_strangers_leave_unfinished_costs_little_memory() {
         unfinished.push((answer, body));
     }
     pings.ping(h2::Ping::opaque()).await.unwrap(); // the server has read what came before
-    let grown = resident(&server).saturating_sub(idle);
+    let grown = anonymous(&server).saturating_sub(idle);
     assert!(grown <= 1024, "{grown} KiB");
     drop(unfinished);
     connection.abort();
 }
 
 /// KiB.
-fn resident(server: &Server) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{}/status", server.process.id())).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect(&status);
-    line.split_whitespace().next().unwrap().parse().unwrap()
+fn anonymous(server: &Server) -> u64 {
+    Process(server.process.id()).anonymous()
 }

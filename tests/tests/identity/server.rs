@@ -24,7 +24,7 @@ use tonic::{Code, Status};
 
 use crate::openssl::{self, P256, Request};
 
-pub(crate) const SOON: Duration = Duration::from_secs(10);
+pub(crate) const SOON: Duration = Duration::from_secs(30);
 pub(crate) const WEB: &str = "spiffe://cluster.local/ns/shop/sa/web";
 pub(crate) const OWN: &str = "spiffe://cluster.local/ns/mesh-system/sa/identity";
 

@@ -68,7 +68,7 @@ fn add_foreign_rules(host: &Host, backend: &str) {
             "-t nat -A OUTPUT -p icmp -m comment --comment MESH_OUTBOUND -j ACCEPT",
             "-A INPUT -p udp --dport 53 -j ACCEPT",
         ] {
-            let ran = run(host.command(format!("{family}-{backend}")).args(rule.split(' ')));
+            let ran = run(host.command(format!("{family}-{backend}")).arg("--wait=30").args(rule.split(' ')));
             assert_eq!(ran.code, Some(0), "{rule}: {ran:?}");
         }
     }

@@ -115,7 +115,7 @@ fn r54_a_client_sidecar_finishes_what_is_in_flight() {
     let clients: Vec<_> = [Version::H1, Version::H2]
         .map(|version| {
             let host = mesh.get("client").host.clone();
-            std::thread::spawn(move || within(&host, fetch(addr, version, "/bytes?n=1000&delay=2s")))
+            std::thread::spawn(move || within(&host, fetch(addr, version, "/bytes?n=1000&delay=6s")))
         })
         .into();
     until(SOON, || asked(&mesh) >= 2.0);

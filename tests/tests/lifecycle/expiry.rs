@@ -18,8 +18,8 @@ use mesh_tests::yardstick::{Who, log_is_safe, record};
 use super::{answers, load, mesh};
 
 const LIFE: Duration = Duration::from_secs(30);
-/// For the CA to be back, all sidecars to ask it again, and a request to pass.
-const RECOVERY: Duration = Duration::from_secs(10);
+/// For the CA to be back, all sidecars to ask it again, after pauses of up to 10 s, and tunnels after 3 s more, and a request to pass.
+const RECOVERY: Duration = Duration::from_secs(20);
 
 /// When the certificate in use ends.
 fn expiry(mesh: &Mesh, name: &str) -> SystemTime {

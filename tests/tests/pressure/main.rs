@@ -42,9 +42,9 @@ struct Route {
 /// through the client's alone. The apps are on `web` and `legacy`.
 fn mesh() -> (Mesh, [Route; 3]) {
     let mut mesh = Mesh::new();
-    mesh.workload("client").service_account("client").add();
+    mesh.workload("client").service_account("client").patient().add();
     mesh.workload("outsider").plain().add();
-    mesh.workload("web").of("web").add();
+    mesh.workload("web").of("web").patient().add();
     mesh.workload("legacy").of("legacy").plain().add();
     let both = mesh.service("web", 80, APP).add().v4;
     let near = mesh.service("legacy", 80, APP).add().v4;

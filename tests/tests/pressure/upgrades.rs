@@ -64,11 +64,11 @@ fn what_an_app_says_in_the_name_of_the_mesh_does_not_pass_with_a_switch() {
 
 #[test]
 fn r54_what_was_upgraded_goes_on_for_the_grace_of_a_sidecar_that_ends() {
-    const GRACE: Duration = Duration::from_secs(3);
+    const GRACE: Duration = Duration::from_secs(6);
     let mut mesh = Mesh::new();
     // One ends at the client's side of a conversation, one at the app's side of another.
-    mesh.workload("near").service_account("near").env("MESH_SHUTDOWN_GRACE", "3s").add();
-    mesh.workload("far").of("far").env("MESH_SHUTDOWN_GRACE", "3s").add();
+    mesh.workload("near").service_account("near").env("MESH_SHUTDOWN_GRACE", "6s").add();
+    mesh.workload("far").of("far").env("MESH_SHUTDOWN_GRACE", "6s").add();
     mesh.workload("outsider").plain().add();
     mesh.workload("web").of("web").add();
     let web = mesh.service("web", 80, APP).add().v4;
@@ -85,16 +85,18 @@ fn r54_what_was_upgraded_goes_on_for_the_grace_of_a_sidecar_that_ends() {
     for (ends, _) in &conversations {
         mesh.get_mut(ends).proxy_mut().signal(Signal::SIGTERM);
     }
-    // Inbound leaves a quarter to outbound.
-    while begin.elapsed() < GRACE * 3 / 4 - POLL * 10 {
+    // Inbound leaves a quarter to outbound: there is time left for an echo on a busy machine.
+    while begin.elapsed() < GRACE / 2 {
         for (ends, stream) in &mut conversations {
             let echo = echo(stream);
             assert!(echo.is_ok(), "{ends}: {echo:?} {:?} after the signal", begin.elapsed());
         }
         std::thread::sleep(POLL);
     }
-    for (ends, stream) in conversations {
+    for (ends, _) in &conversations {
         assert!(mesh.get_mut(ends).proxy_mut().is_running(), "{ends} ended before its grace");
+    }
+    for (ends, stream) in conversations {
         drop(stream);
         // What was held is over, and so is the sidecar.
         assert!(mesh.get_mut(ends).proxy_mut().wait(SOON).success(), "{ends}");

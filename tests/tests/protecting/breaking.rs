@@ -37,7 +37,7 @@ fn a_breaker_opens_under_load_keeps_requests_from_a_failing_endpoint_and_closes_
     let healed = Instant::now();
     until(BACK, || of(&world.tally(web, 10), "web-1") > 0);
     let returned = healed.elapsed();
-    until(Duration::from_secs(5), || of(&world.tally(web, 60), "web-1") >= 12);
+    until(SOON, || of(&world.tally(web, 60), "web-1") >= 12);
     println!("probed {returned:?} after it was well, and has its share {:?} after it was", healed.elapsed());
     assert_eq!(world.tally(web, 60).keys().filter(|(status, _)| *status != 200).count(), 0);
 }

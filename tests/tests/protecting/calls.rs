@@ -152,7 +152,8 @@ fn streams_that_end_badly_after_messages_count_as_what_their_trailers_say() {
     it.servers[0].ends_with(Code::ResourceExhausted);
     let [spared, other] = it.spread(it.spared, 200);
     println!("RESOURCE_EXHAUSTED: {spared} of 200 came to who says so");
-    assert!((8..60).contains(&spared) && other > 140, "{spared} and {other}");
+    // Half would be 100; it takes part again for a moment each second.
+    assert!((3..80).contains(&spared) && other > 120, "{spared} and {other}");
     assert!(it.ejections() < 0.5, "{spared} calls in a row were too many for it, and it is ejected");
     it.servers[0].ends_with(Code::Ok);
     until(SOON, || it.spread(it.spared, 40)[0] == 20);

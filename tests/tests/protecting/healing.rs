@@ -64,7 +64,8 @@ impl Clients {
         let answers = self.all();
         let within = answers.iter().filter(|answer| (begin..begin + WINDOW).contains(&answer.at));
         let (all, own) = within.fold((0, 0), |(all, own), answer| (all + 1, own + usize::from(answer.own)));
-        (all > 0).then(|| (own * ENDPOINTS) as f64 / all as f64)
+        // Where nobody was answered, it had no share either.
+        Some((own * ENDPOINTS) as f64 / all.max(1) as f64)
     }
 
     /// Its slowest answer after `begin`, if that was slow.

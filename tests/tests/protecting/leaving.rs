@@ -30,7 +30,7 @@ fn what_leaves_http_goes_by_its_key_and_has_no_longer_than_a_policy_says() {
     let chat = world.mesh.service("chat", 80, HTTP).over("web").add().v4;
     let bytes = world.mesh.service("bytes", 80, BYTES).over("web").protocol("mesh.internal/opaque").add().v4;
     let hash = "  balancing: {policy: ConsistentHash, hash: [{header: x-user}, {sourceAddress: true}]}\n";
-    world.policy("chat", &format!("{hash}  timeouts: {{request: 1s}}\n"));
+    world.policy("chat", &format!("{hash}  timeouts: {{request: 4s}}\n"));
     world.policy("bytes", hash);
     let client = world.mesh.get("client").host.clone();
     let ask = |fields: &str, path: &str| {

@@ -63,12 +63,12 @@ fn counts(mesh: &Mesh) -> [Counts; 2] {
 
 /// A mesh with a service over each port, and the ways to each: from the client by service and by address, and from
 /// outside. The server's own declarations are what an inbound sidecar goes by.
-fn mesh() -> (Mesh, impl Fn(&Mesh, u16) -> [(&'static str, SocketAddr); 3]) {
+fn mesh(silence: &str) -> (Mesh, impl Fn(&Mesh, u16) -> [(&'static str, SocketAddr); 3]) {
     let mut mesh = Mesh::new();
-    mesh.workload("client").service_account("client").add();
+    mesh.workload("client").service_account("client").env("MESH_DETECT_SILENCE", silence).add();
     mesh.workload("outsider").plain().add();
     let web = mesh.workload("web").of("web").port(OPAQUE, "mesh.internal/opaque");
-    web.port(HTTP, "http").add();
+    web.port(HTTP, "http").env("MESH_DETECT_SILENCE", silence).add();
     let mut service = |name: &str, port: u16, protocol: Option<&str>| {
         let spec = mesh.service(name, port, port).over("web");
         let spec = if let Some(protocol) = protocol { spec.protocol(protocol) } else { spec };
@@ -103,7 +103,7 @@ fn counted(mesh: &Mesh, client: &str, before: [Counts; 2]) -> Vec<Counts> {
 
 #[test]
 fn an_opaque_port_carries_bytes_though_they_are_http() {
-    let (mut mesh, ways) = mesh();
+    let (mut mesh, ways) = mesh("20ms");
     let servers = [OPAQUE, MYSQL].map(|port| (port, raw::Server::ok(&mesh.get("web").host, port)));
     start(&mut mesh);
     for (port, server) in &servers {
@@ -121,7 +121,7 @@ fn an_opaque_port_carries_bytes_though_they_are_http() {
 
 #[test]
 fn a_silent_client_of_an_http_port_is_waited_for() {
-    let (mut mesh, ways) = mesh();
+    let (mut mesh, ways) = mesh("20ms");
     let server = raw::Server::ok(&mesh.get("web").host, HTTP);
     start(&mut mesh);
     for (number, (client, addr)) in ways(&mesh, HTTP).into_iter().enumerate() {
@@ -146,7 +146,7 @@ fn a_silent_client_of_an_http_port_is_waited_for() {
 /// The control of the experiment: the same bytes on a port of which nothing is known.
 #[test]
 fn an_undeclared_port_is_detected() {
-    let (mut mesh, ways) = mesh();
+    let (mut mesh, ways) = mesh("2s");
     let _server = raw::Server::ok(&mesh.get("web").host, UNDECLARED);
     start(&mut mesh);
     for (client, addr) in ways(&mesh, UNDECLARED) {

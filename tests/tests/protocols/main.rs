@@ -21,8 +21,8 @@ const APP: u16 = 8000;
 /// A client and a server in the mesh, and one of each outside of it.
 fn mesh() -> Mesh {
     let mut mesh = Mesh::new();
-    mesh.workload("client").service_account("client").add();
-    mesh.workload("web").of("web").add();
+    mesh.workload("client").service_account("client").patient().add();
+    mesh.workload("web").of("web").patient().add();
     mesh.workload("outsider").plain().add();
     mesh.workload("legacy").of("legacy").plain().add();
     mesh

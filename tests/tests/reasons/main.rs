@@ -73,11 +73,11 @@ impl World {
     fn start() -> (Self, [Server; 3]) {
         let mut mesh = Mesh::new();
         mesh.workload("outsider").plain().add();
-        let client = mesh.workload("client").service_account("client");
+        let client = mesh.workload("client").service_account("client").patient();
         client.env("MESH_RESPONSE_TIMEOUT", "1s").env("MESH_HTTP_HEAD_TIMEOUT", "1s").add();
         let crowded = mesh.workload("crowded").service_account("crowded").env("MESH_MAX_TARGETS", "1");
-        crowded.env("MESH_DETECT_DECIDE", "60s").env("MESH_HTTP_HEAD_TIMEOUT", "60s").add();
-        let web = mesh.workload("web").of("web").env("MESH_HTTP_HEAD_TIMEOUT", "1s").add();
+        crowded.patient().env("MESH_DETECT_DECIDE", "60s").env("MESH_HTTP_HEAD_TIMEOUT", "60s").add();
+        let web = mesh.workload("web").of("web").patient().env("MESH_HTTP_HEAD_TIMEOUT", "1s").add();
         let impostor = mesh.workload("impostor").of("impostor").add();
         let [web_service, closed] =
             [("web", APP), ("closed", NOBODY)].map(|(name, target)| mesh.service(name, 80, target).over("web").add());
@@ -213,7 +213,8 @@ const PRODUCED: [(Case, Provoke); 22] = [
     (by(Reason::StreamIdle, 504, "client", "outbound"), |world| {
         world.send("client", world.lively.v4, &request("POST", "/silent"))
     }),
-    (by(Reason::Deadline, 200, "client", "outbound"), |world| world.send("client", world.web.v4, &call("300m"))),
+    // Over before it is sent: a later one may be over at the far sidecar first, which is told of it.
+    (by(Reason::Deadline, 200, "client", "outbound"), |world| world.send("client", world.web.v4, &call("0m"))),
     (by(Reason::Deadline, 200, "web", "inbound"), |world| {
         world.send("outsider", world.mesh.get("web").at(APP)[0], &call("300m"))
     }),

@@ -20,7 +20,7 @@ use super::cases::{ALL, Case, Expect, Test};
 /// For a change of manifests to reach a sidecar.
 const CONVERGE: Duration = Duration::from_secs(30);
 /// Requests of a batch whose shares are counted.
-const BATCH: usize = 500;
+const BATCH: usize = 1000;
 
 #[test]
 fn r65_all_cases_of_mesh_conformance_hold_and_what_the_backend_saw() {
@@ -34,7 +34,11 @@ fn r65_all_cases_of_mesh_conformance_hold_and_what_the_backend_saw() {
         converge(&echo, test);
         for case in test.cases {
             cases += 1;
-            let what = run(&echo, case);
+            let mut what = run(&echo, case);
+            if case.is_batch() {
+                // Backends are drawn: one batch in two thousand is off by chance, but wrong shares are wrong twice.
+                what = what.and_then(|_| run(&echo, case));
+            }
             findings.extend(what.map(|what| format!("{}, {} {}: {what}", test.name, case.dial, case.path)));
         }
         for place in 0..test.routes.len() {

@@ -21,8 +21,8 @@ const HTTP: u16 = 8000;
 /// A client, a service, and an outsider without a sidecar; not started.
 fn mesh() -> (Mesh, SocketAddr) {
     let mut mesh = Mesh::new();
-    mesh.workload("client").service_account("client").add();
-    mesh.workload("web").of("web").app(App::demo("demo-http", HTTP, &[])).add();
+    mesh.workload("client").service_account("client").patient().add();
+    mesh.workload("web").of("web").patient().app(App::demo("demo-http", HTTP, &[])).add();
     mesh.workload("outsider").plain().add();
     let service = mesh.service("web", 80, HTTP).add();
     (mesh, service.v4)

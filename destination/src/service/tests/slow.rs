@@ -7,6 +7,7 @@ use h2::RecvStream;
 use h2::client::{self, SendRequest};
 use prost::Message as _;
 use tokio::io::DuplexStream;
+use tokio::sync::Mutex;
 
 use super::*;
 
@@ -40,6 +41,8 @@ async fn stream(requests: SendRequest<Bytes>) -> RecvStream {
     body
 }
 
+/// Held by a test that waits for a stream to be counted as stalled: the process has one counter.
+pub(super) static ALONE: Mutex<()> = Mutex::const_new(());
 const STALLED: &str = "mesh_destination_streams_ended_total{reason=\"stalled\"}";
 
 /// Takes one byte of each `every`, until the server has enough; how long that took.
@@ -58,6 +61,7 @@ async fn trickle(mut body: RecvStream, every: Duration) -> Duration {
 
 #[tokio::test]
 async fn r48_a_reader_that_takes_a_byte_now_and_then_is_disconnected() {
+    let _alone = ALONE.lock().await;
     let stall = Duration::from_millis(400);
     let mesh = Mesh::start(Settings { stall, ..Settings::default() });
     mesh.apply(&format!("{WEB}{}", many(1000, "10.1.0.1")));

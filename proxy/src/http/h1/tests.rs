@@ -229,10 +229,10 @@ async fn a_body_that_stops_half_way_has_its_time_limit() {
 
 #[tokio::test]
 async fn a_body_that_goes_on_slowly_does_not() {
-    let mut served = Served::with(|limits| limits.stall_timeout = Duration::from_millis(200)).await;
+    let mut served = Served::with(|limits| limits.stall_timeout = Duration::from_secs(1)).await;
     served.say(POST).await;
     for byte in [b"6", b"7", b"8", b"9", b"0"] {
-        tokio::time::sleep(Duration::from_millis(150)).await;
+        tokio::time::sleep(Duration::from_millis(300)).await; // the client's pace
         served.say(byte).await;
     }
     assert!(served.answer().await.starts_with("HTTP/1.1 200"));
