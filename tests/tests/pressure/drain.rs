@@ -26,21 +26,14 @@ const INBOUND: u16 = 9000;
 /// One request after the other until no more are taken; how many were answered.
 async fn ask(sender: SendRequest<Bytes>) -> anyhow::Result<usize> {
     for answered in 0.. {
-        let sent = match sender.clone().ready().await {
-            Ok(mut sender) => sender.send_request(get("/"), true),
-            Err(error) => Err(error),
-        };
-        match sent {
-            Ok((response, _)) => {
-                let response = match response.await {
-                    // Its head had not left when the connection was told to end: it was not taken.
-                    Err(error) if error.is_go_away() && error.is_remote() => return Ok(answered),
-                    response => response?,
-                };
+        let asked = async { sender.clone().ready().await?.send_request(get("/"), true)?.0.await };
+        match asked.await {
+            Ok(response) => {
                 anyhow::ensure!(response.status() == 200, "{response:?}");
                 let body = streams::body(response.into_body()).await;
                 anyhow::ensure!(body.as_deref() == Ok(b"fine"), "{body:?}");
             }
+            // Not taken any more, also where its head had not left when the connection was told to end.
             Err(error) if error.is_go_away() && error.is_remote() => return Ok(answered),
             Err(error) => return Err(error.into()),
         }
