@@ -412,6 +412,12 @@ mod tests {
         builder.body(()).expect("valid request")
     }
 
+    #[test]
+    fn the_longest_address_is_a_value() {
+        let longest = "[ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff%4294967295]:65535";
+        assert_eq!(address_value(longest.parse().expect("an address")), longest);
+    }
+
     /// Target, Host fields -> the one authority that leaves, or the refusal.
     #[test]
     fn r14_exactly_one_authority_leaves_or_the_request_is_refused() {
