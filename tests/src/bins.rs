@@ -22,5 +22,7 @@ pub fn find(name: &str) -> Option<PathBuf> {
 /// Where the build leaves its output: the folder above `debug` and `release`.
 pub fn target() -> Option<PathBuf> {
     let here = std::env::current_exe().ok()?;
-    here.ancestors().find(|folder| folder.join("CACHEDIR.TAG").is_file()).map(PathBuf::from)
+    let folder = here.parent()?;
+    let profile = if folder.ends_with("deps") { folder.parent()? } else { folder };
+    profile.parent().map(PathBuf::from)
 }
