@@ -12,6 +12,7 @@ use std::collections::VecDeque;
 use std::future;
 use std::io;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -27,7 +28,7 @@ use page::Page;
 /// Connections open at a time, over all listeners.
 pub const CONNECTIONS: usize = 64;
 
-/// How often the log is asked for notes on dropped lines, and old metrics are dropped.
+/// How long after something is left over it is swept up: an old text of metrics, dropped lines that nobody was told of.
 const SWEEP: Duration = Duration::from_secs(5);
 /// The pause after a failed accept: without file descriptors the next one fails as well.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
@@ -75,7 +76,9 @@ impl Admin {
     pub async fn serve(self, listeners: Vec<TcpListener>) {
         let admin = Arc::new(self);
         let mut connections = Connections::default();
-        let mut sweep = time::interval(SWEEP);
+        // Only after something is left over: a daemon that does nothing is not woken.
+        let mut sweep = pin!(time::sleep(Duration::ZERO));
+        let mut swept = true;
         loop {
             tokio::select! {
                 accepted = accept(&listeners) => match accepted {
@@ -88,13 +91,36 @@ impl Admin {
                     }
                 },
                 Some(_) = connections.tasks.join_next() => {}
-                _ = sweep.tick() => {
-                    admin.metrics.forget(Instant::now());
-                    if let Some(log) = &admin.log {
-                        log.sweep(Instant::now());
-                    }
+                () = admin.leaves_over(), if swept => {
+                    sweep.as_mut().reset(time::Instant::now() + SWEEP);
+                    swept = false;
+                }
+                () = &mut sweep, if !swept => {
+                    admin.sweep(Instant::now());
+                    swept = true;
                 }
             }
+        }
+    }
+
+    /// Until there is something to sweep up. What came in the meantime counts as well.
+    async fn leaves_over(&self) {
+        let dropped = async {
+            match &self.log {
+                Some(log) => log.dropped().await,
+                None => future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = self.metrics.made() => {}
+            () = dropped => {}
+        }
+    }
+
+    fn sweep(&self, now: Instant) {
+        self.metrics.forget(now);
+        if let Some(log) = &self.log {
+            log.sweep(now);
         }
     }
 }

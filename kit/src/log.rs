@@ -13,6 +13,7 @@ use std::panic;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Instant;
 
+use tokio::sync::Notify;
 use tracing::level_filters::LevelFilter;
 use tracing::span;
 use tracing::subscriber::{Interest, SetGlobalDefaultError, Subscriber};
@@ -52,6 +53,8 @@ struct Shared {
     format: Format,
     level: RwLock<Level>,
     limit: Mutex<limit::Limit>,
+    /// A line was dropped, of which nothing was told yet.
+    dropped: Notify,
     sink: fn(&str),
 }
 
@@ -72,7 +75,7 @@ pub fn init(format: Format, level: &str) -> Result<Handle, Error> {
 impl Handle {
     fn new(format: Format, level: Level, sink: fn(&str)) -> Self {
         let limit = Mutex::new(limit::Limit::default());
-        Self { shared: Arc::new(Shared { format, level: RwLock::new(level), limit, sink }) }
+        Self { shared: Arc::new(Shared { format, level: RwLock::new(level), limit, dropped: Notify::new(), sink }) }
     }
 
     /// The level in force, as it was written.
@@ -90,6 +93,11 @@ impl Handle {
         *self.shared.level.write().unwrap_or_else(PoisonError::into_inner) = level;
         tracing::callsite::rebuild_interest_cache();
         Ok(())
+    }
+
+    /// Until a line is dropped. What was dropped since the last time counts as well.
+    pub async fn dropped(&self) {
+        self.shared.dropped.notified().await;
     }
 
     /// Tells of dropped lines whose second has passed. Events do so by the way; a daemon that falls silent needs a
@@ -125,6 +133,8 @@ impl Subscriber for Handle {
         let admitted = self.shared.limit.lock().unwrap_or_else(PoisonError::into_inner).admit(event.metadata(), now);
         if admitted {
             (self.shared.sink)(&line::format(self.shared.format, event));
+        } else {
+            self.shared.dropped.notify_one();
         }
     }
 

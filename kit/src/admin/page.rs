@@ -7,6 +7,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use tokio::sync::Notify;
 
 use super::Render;
 
@@ -26,6 +27,7 @@ pub(super) struct Page {
     render: Render,
     /// Held while the next one is made.
     latest: Mutex<Option<Made>>,
+    made: Notify,
 }
 
 struct Made {
@@ -35,7 +37,7 @@ struct Made {
 
 impl Page {
     pub(super) fn new(render: Render) -> Self {
-        Self { render, latest: Mutex::new(None) }
+        Self { render, latest: Mutex::new(None), made: Notify::new() }
     }
 
     pub(super) fn text(&self, age: Age, now: Instant) -> Bytes {
@@ -47,7 +49,13 @@ impl Page {
         }
         let text = Bytes::from((self.render)());
         *latest = Some(Made { at: now, text: text.clone() });
+        self.made.notify_one();
         text
+    }
+
+    /// Until a text is made. One that was made since the last time counts as well.
+    pub(super) async fn made(&self) {
+        self.made.notified().await;
     }
 
     /// Frees the memory of a text that nobody will get any more.

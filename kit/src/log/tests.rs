@@ -1,6 +1,8 @@
 //! Lines as they come out of a subscriber that is local to the test.
 
 use std::cell::RefCell;
+use std::pin::pin;
+use std::task::{Context, Waker};
 use std::time::Duration;
 
 use super::*;
@@ -101,10 +103,14 @@ fn levels_that_are_none_are_refused() {
 #[test]
 fn one_place_writes_ten_lines_a_second_and_then_tells_how_many_it_dropped() {
     let handle = handle(Format::Plain, "info");
+    let dropped = || pin!(handle.dropped()).poll(&mut Context::from_waker(Waker::noop())).is_ready();
     let lines = lines_of(&handle, || {
+        tracing::info!("elsewhere before");
+        assert!(!dropped(), "nothing is left over");
         for n in 0..200 {
             tracing::info!(n, "again");
         }
+        assert!(dropped() && !dropped(), "told once, and of all");
         tracing::info!("elsewhere");
         handle.sweep(Instant::now() + Duration::from_secs(2));
     });
@@ -113,5 +119,5 @@ fn one_place_writes_ten_lines_a_second_and_then_tells_how_many_it_dropped() {
     let dropped: u64 =
         lines.iter().filter_map(|line| line.split("dropped=").nth(1)?.split(' ').next()?.parse::<u64>().ok()).sum();
     assert!(said >= 10 && said + dropped == 200, "said {said}, dropped {dropped}: {lines:?}");
-    assert_eq!(lines.iter().filter(|line| line.contains("elsewhere")).count(), 1);
+    assert_eq!(lines.iter().filter(|line| line.contains("elsewhere")).count(), 2);
 }
