@@ -261,9 +261,9 @@ fn http_settings(env: &mut Env) -> http::Settings {
             .try_into()
             .unwrap_or(200),
         stream_window: 64 * 1024 - 1,
-        tunnel_stream_window: 256 * 1024,
+        tunnel_stream_window: 300 * 1024,
         connection_window: 1 << 20,
-        send_buffer: 64 * 1024,
+        send_buffer: 120 * 1024,
         pool_idle: seconds(
             env,
             "MESH_HTTP_POOL_IDLE",

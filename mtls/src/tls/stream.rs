@@ -1,7 +1,7 @@
 //! A TLS session as a byte stream, on rustls's unbuffered interface.
 //!
 //! Invariant: an idle session holds no buffer, neither ours nor one of rustls. Small writes gather in one record until it is
-//! full or the stream is flushed, and as many records as there are leave in one system call; one read takes in four.
+//! full, the stream is flushed or a large one comes; four full records leave in one system call, and one read takes in four.
 
 use std::fmt;
 use std::io;
@@ -15,14 +15,18 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::buffer::{self, Buffer};
 
-/// Most plaintext in one record (RFC 8446 5.1).
-const RECORD: usize = 16 * 1024;
+/// Most plaintext in one record of ours: a quarter of what leaves at a time; less than it may be (RFC 8446 5.1).
+const RECORD: usize = 15 * 1024;
 /// Header, content type and tag of a record, and what a key update takes that goes before it.
 const OVERHEAD: usize = 256;
 /// Most bytes that wait to be decrypted: with what a reader had no room for they fit into one buffer as plaintext.
 const MOST_RECEIVED: usize = buffer::SIZE - buffer::RECORD;
-/// A peer that does not read keeps this much of ours waiting, no more.
+/// Most bytes that leave in one system call while there are more: of one more the kernel would make a segment of its own. It puts
+/// 64 KiB with all headers into one, in whole packets, of which seven large ones (of 9,001 bytes) have the least room.
+const MOST_SENT: usize = 61 * 1024;
+/// With so much waiting to be sent nothing more is encrypted: there may be no room. A peer that does not read keeps no more waiting.
 const MOST_UNSENT: usize = buffer::SIZE - RECORD - 2 * OVERHEAD;
+const _: () = assert!(MOST_SENT + RECORD + OVERHEAD <= buffer::SIZE, "no room for what was gathered");
 
 /// A TLS stream over `IO`.
 #[derive(Debug)]
@@ -183,13 +187,17 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Stream<IO> {
         step
     }
 
-    /// Encrypts what was written.
+    /// Encrypts what was gathered.
     fn encrypt(&mut self) -> io::Result<()> {
         if self.written.is_empty() {
             return Ok(());
         }
         let written = std::mem::take(&mut self.written);
-        while self.step(Wish::Write(written.filled()))? == Step::More {}
+        self.encrypt_record(written.filled())
+    }
+
+    fn encrypt_record(&mut self, data: &[u8]) -> io::Result<()> {
+        while self.step(Wish::Write(data))? == Step::More {}
         Ok(())
     }
 
@@ -208,16 +216,23 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Stream<IO> {
     fn poll_take(&mut self, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
         let mut taken = 0;
         while taken < data.len() {
-            if self.outgoing.len() > MOST_UNSENT {
+            if self.outgoing.len() + RECORD + OVERHEAD > MOST_SENT {
                 match self.poll_send(cx)? {
                     Poll::Pending if taken == 0 => return Poll::Pending,
                     Poll::Pending => break,
                     Poll::Ready(()) => {}
                 }
             }
-            taken += self.written.append(&data[taken..], RECORD);
-            if self.written.len() == RECORD {
+            if let Some(record) = data[taken..].get(..RECORD) {
+                // From where it lies: what was gathered is a record of its own, and goes before it.
                 self.encrypt()?;
+                self.encrypt_record(record)?;
+                taken += RECORD;
+            } else {
+                taken += self.written.append(&data[taken..], RECORD);
+                if self.written.len() == RECORD {
+                    self.encrypt()?;
+                }
             }
         }
         Poll::Ready(Ok(taken))

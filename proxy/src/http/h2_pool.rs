@@ -323,6 +323,7 @@ impl Pool {
             .initial_max_send_streams(AT_FIRST)
             .initial_window_size(self.settings.tunnel_stream_window)
             .initial_connection_window_size(self.settings.tunnel_window())
+            .max_frame_size(super::h2_server::LARGEST_FRAME)
             .data_frame_budget(super::h2_server::TINY_DATA)
             // Many clients share the connection.
             .max_local_error_reset_streams(Some(1 << 20))

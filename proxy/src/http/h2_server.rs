@@ -129,6 +129,9 @@ pub enum Side {
 /// library would have it half of the window, which is credit for all streams here: one of them, a byte at a time, took 25 MiB.
 pub(super) const TINY_DATA: usize = 6 << 20;
 
+/// Largest frame between sidecars, bytes: room for what is read of a socket at a time.
+pub(super) const LARGEST_FRAME: u32 = 64 * 1024;
+
 fn builder(settings: &Settings, side: Side) -> Builder {
     // Many clients of one sidecar may give up at the same time, when the application is slow; that is no attack. One client
     // gets hyper's limits for resets before they are accepted, and for resets that it makes us send.
@@ -154,7 +157,7 @@ fn builder(settings: &Settings, side: Side) -> Builder {
         .max_concurrent_reset_streams(4 * settings.max_streams as usize)
         .max_local_error_reset_streams(Some(our_resets));
     if side == Side::Tunnel {
-        builder.data_frame_budget(TINY_DATA);
+        builder.max_frame_size(LARGEST_FRAME).data_frame_budget(TINY_DATA);
     }
     builder
 }

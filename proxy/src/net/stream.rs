@@ -19,7 +19,9 @@ use tokio::net::TcpStream;
 
 use super::h2io::{H2Io, H2Reader, H2Writer};
 
-const SCRATCH: usize = 64 * 1024;
+/// What is read at a time, and so passed on at a time. It is less than 64 KiB so that the kernel makes one segment of it, not a
+/// full one and the rest, also once it is framed and encrypted.
+const SCRATCH: usize = 60 * 1024;
 const SMALLEST_READ: usize = 16 * 1024;
 
 thread_local! {
@@ -197,13 +199,19 @@ pub enum Writer<'a> {
 impl Writer<'_> {
     /// Sends all of `chunks`.
     pub(super) async fn write_all(&mut self, chunks: &mut [Bytes; CHUNKS]) -> io::Result<()> {
+        let mut left = false;
         poll_fn(|cx| match self {
             Writer::Tcp(tcp) => poll_write_tcp(tcp, chunks, cx),
+            // The connection has its turn first: what it has not sent would leave room for a part of the next chunk only, and
+            // each part costs a frame, a record and a packet.
+            Writer::H2(_) if left => Poll::Ready(Ok(())),
             Writer::H2(h2) => {
                 for chunk in chunks.iter_mut() {
                     ready!(h2.poll_write_all(chunk, cx))?;
                 }
-                Poll::Ready(Ok(()))
+                left = true;
+                cx.waker().wake_by_ref();
+                Poll::Pending
             }
         })
         .await
