@@ -212,9 +212,11 @@ fn join(left: &Host, right: &Host) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Room for tens of thousands of connections in a short time: their ends are forgotten soon, by the stack and by the rules.
+/// Room for tens of thousands of connections in a short time: their ends are forgotten soon, by the stack and by the rules. And
+/// TCP as Linux has it by default: a host's own choice may pace what it sends, by a timer for each burst, which hides the rest.
 fn settle(host: &Host) -> anyhow::Result<()> {
-    const KEYS: [(&str, &str); 4] = [
+    const KEYS: [(&str, &str); 5] = [
+        ("ipv4/tcp_congestion_control", "cubic"),
         ("ipv4/ip_local_port_range", "10000 65000"),
         ("ipv4/tcp_tw_reuse", "1"),
         ("core/somaxconn", "4096"),
@@ -225,7 +227,9 @@ fn settle(host: &Host) -> anyhow::Result<()> {
             let path = format!("/proc/sys/net/{key}");
             match std::fs::write(&path, value) {
                 // Connection tracking comes with the first rules, on some kernels.
-                Err(error) if !key.starts_with("netfilter") => return Err(error).context(path),
+                Err(error) if !key.starts_with("netfilter") => {
+                    return Err(error).with_context(|| format!("{path}: {value}"));
+                }
                 _ => {}
             }
         }

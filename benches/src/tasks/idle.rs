@@ -19,8 +19,8 @@ use crate::wire::Look;
 
 /// Pairs that are started to see how long it takes.
 const STARTS: usize = 5;
-/// From the request to the look at memory and CPU: connections that are not kept are gone by then.
-const SETTLED: Duration = Duration::from_secs(3);
+/// From the request to the look at memory and CPU: connections that are not kept are gone by then, and what a start leaves behind.
+const SETTLED: Duration = Duration::from_secs(12);
 /// How long they are watched: long enough for what they do every few seconds.
 const WATCHED: Duration = Duration::from_secs(10);
 

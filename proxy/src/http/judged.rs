@@ -10,10 +10,13 @@ use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::task::{Context, Poll, ready};
 
 use http::Method;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
 
 use super::framing::{Bad, Framing};
-use crate::net::Stream;
+use crate::net::{SCRATCH, Stream};
+
+/// Most bytes that one read brings: hyper's buffers have room for more, but what is passed on shall leave as one segment.
+const MOST_READ: u64 = SCRATCH as u64;
 
 /// The connection.
 #[derive(Debug)]
@@ -155,7 +158,7 @@ impl AsyncRead for Judged {
             return Poll::Ready(Err(error(bad)));
         }
         let before = buf.filled().len();
-        ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
+        ready!(Pin::new(&mut (&mut self.stream).take(MOST_READ)).poll_read(cx, buf))?;
         if let Some(asked) = &self.asked
             && buf.filled().len() > before
         {

@@ -21,7 +21,7 @@ use super::h2io::{H2Io, H2Reader, H2Writer};
 
 /// What is read at a time, and so passed on at a time. It is less than 64 KiB so that the kernel makes one segment of it, not a
 /// full one and the rest, also once it is framed and encrypted.
-const SCRATCH: usize = 60 * 1024;
+pub const SCRATCH: usize = 60 * 1024;
 const SMALLEST_READ: usize = 16 * 1024;
 
 thread_local! {
