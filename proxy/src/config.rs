@@ -263,7 +263,8 @@ fn http_settings(env: &mut Env) -> http::Settings {
         stream_window: 64 * 1024 - 1,
         tunnel_stream_window: 300 * 1024,
         connection_window: 1 << 20,
-        send_buffer: 120 * 1024,
+        send_buffer: 64 * 1024,
+        tunnel_send_buffer: 120 * 1024,
         pool_idle: seconds(
             env,
             "MESH_HTTP_POOL_IDLE",

@@ -327,7 +327,7 @@ impl Pool {
             .data_frame_budget(super::h2_server::TINY_DATA)
             // Many clients share the connection.
             .max_local_error_reset_streams(Some(1 << 20))
-            .max_send_buffer_size(self.settings.send_buffer)
+            .max_send_buffer_size(self.settings.tunnel_send_buffer)
             .max_header_list_size(self.settings.tunnel_head());
         let (io, uncork) = cork(io);
         let (sender, connection) = builder.handshake::<_, Bytes>(io).await?;

@@ -151,7 +151,10 @@ fn builder(settings: &Settings, side: Side) -> Builder {
         })
         .initial_window_size(stream_window)
         .initial_connection_window_size(window)
-        .max_send_buffer_size(settings.send_buffer)
+        .max_send_buffer_size(match side {
+            Side::Application => settings.send_buffer,
+            Side::Tunnel => settings.tunnel_send_buffer,
+        })
         .max_pending_accept_reset_streams(pending_resets)
         // What is still on its way on a stream that we have reset is no fault of the peer's.
         .max_concurrent_reset_streams(4 * settings.max_streams as usize)

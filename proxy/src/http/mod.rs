@@ -59,12 +59,15 @@ pub struct Settings {
     pub max_streams: u32,
     /// HTTP/2 flow-control window of a stream, bytes.
     pub stream_window: u32,
-    /// The same of a stream that we or another sidecar open: with a small one, bulk data waits for credit most of the time.
+    /// The same of a stream that we or another sidecar open: with a small one, bulk data waits for credit most of the time. In
+    /// whole reads of a socket (`net::SCRATCH`), as is the next: parts of one cost a frame and a packet each.
     pub tunnel_stream_window: u32,
     /// HTTP/2 flow-control window of a connection with an application, bytes.
     pub connection_window: u32,
-    /// Most bytes that wait to be sent on one HTTP/2 stream.
+    /// Most bytes that wait to be sent on one HTTP/2 stream of an application.
     pub send_buffer: usize,
+    /// The same of a stream that we or another sidecar open.
+    pub tunnel_send_buffer: usize,
     /// How long a pooled HTTP/1 connection may be unused; shorter than applications' own limits.
     pub pool_idle: Duration,
     /// Most unused HTTP/1 connections kept per application or endpoint.

@@ -184,7 +184,7 @@ impl Reader<'_> {
     }
 }
 
-/// How many chunks go out in one system call.
+/// How many chunks go out in one system call. A tunnel's stream has credit for one more, so its sender need not wait meanwhile.
 pub(super) const CHUNKS: usize = 4;
 
 /// The sending direction of a `Stream`.

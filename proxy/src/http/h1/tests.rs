@@ -122,6 +122,7 @@ pub(crate) fn limits() -> Settings {
         tunnel_stream_window: 1 << 18,
         connection_window: 1 << 16,
         send_buffer: 1 << 16,
+        tunnel_send_buffer: 1 << 16,
         pool_idle: SOON,
         pool_size: 1,
         continue_wait: SOON,
