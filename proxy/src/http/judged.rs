@@ -13,10 +13,7 @@ use http::Method;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
 
 use super::framing::{Bad, Framing};
-use crate::net::{SCRATCH, Stream};
-
-/// Most bytes that one read brings: hyper's buffers have room for more, but what is passed on shall leave as one segment.
-const MOST_READ: u64 = SCRATCH as u64;
+use crate::net::{MOST_READ, Stream};
 
 /// The connection.
 #[derive(Debug)]
@@ -158,7 +155,8 @@ impl AsyncRead for Judged {
             return Poll::Ready(Err(error(bad)));
         }
         let before = buf.filled().len();
-        ready!(Pin::new(&mut (&mut self.stream).take(MOST_READ)).poll_read(cx, buf))?;
+        // hyper's buffers have room for more, but what is passed on shall leave as one segment.
+        ready!(Pin::new(&mut (&mut self.stream).take(MOST_READ as u64)).poll_read(cx, buf))?;
         if let Some(asked) = &self.asked
             && buf.filled().len() > before
         {

@@ -13,4 +13,4 @@ pub mod stream;
 
 pub use connect::Connector;
 pub use drain::Drain;
-pub use stream::{SCRATCH, Stream};
+pub use stream::{MOST_READ, Stream};

@@ -21,7 +21,7 @@ use super::h2io::{H2Io, H2Reader, H2Writer};
 
 /// What is read at a time, and so passed on at a time. It is less than 64 KiB so that the kernel makes one segment of it, not a
 /// full one and the rest, also once it is framed and encrypted.
-pub const SCRATCH: usize = 60 * 1024;
+pub const MOST_READ: usize = 60 * 1024;
 const SMALLEST_READ: usize = 16 * 1024;
 
 thread_local! {
@@ -142,7 +142,7 @@ fn poll_tcp_chunk(tcp: &TcpStream, cx: &mut Context<'_>) -> Poll<io::Result<Opti
 
 fn read_chunk(tcp: &TcpStream, scratch: &mut BytesMut) -> io::Result<Bytes> {
     if scratch.capacity() < SMALLEST_READ {
-        scratch.reserve(SCRATCH);
+        scratch.reserve(MOST_READ);
     }
     tcp.try_read_buf(scratch)?;
     Ok(scratch.split().freeze())

@@ -1,8 +1,11 @@
 //! Bytes over a session: all of them, in order, however they are cut; and no memory between them.
 
-use std::io::IoSlice;
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::sync::Mutex;
+use std::task::{Context, Poll};
 
-use tokio::io::{ReadHalf, WriteHalf, split};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf, ReadHalf, WriteHalf, split};
 
 use super::*;
 
@@ -64,6 +67,62 @@ async fn slices_leave_no_hole_where_the_socket_takes_a_part() {
         let (_, up) = tokio::join!(send_in_slices(w1, data.clone()), receive(r2));
         assert!(up == data, "room {room}: {} bytes of {}", up.len(), data.len());
     }
+}
+
+/// Notes how many bytes each write brings.
+struct Noting {
+    io: DuplexStream,
+    writes: Arc<Mutex<Vec<usize>>>,
+}
+
+impl AsyncRead for Noting {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Noting {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.io).poll_write(cx, buf);
+        if let Poll::Ready(Ok(n)) = written {
+            self.writes.lock().unwrap().push(n);
+        }
+        written
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}
+
+#[tokio::test]
+async fn each_large_frame_leaves_in_one_write_that_the_kernel_makes_one_segment_of() {
+    const FRAMES: usize = 4;
+    let ca = Ca::root("root");
+    let (web, api) = (ca.credentials(&id("web")), ca.credentials(&id("api")));
+    let ((near, far), expected, writes) = (duplex(1 << 20), id("api"), Arc::default());
+    let near = Noting { io: near, writes: Arc::clone(&writes) };
+    let (connector, acceptor) = (connector(&web), acceptor(&api));
+    let (client, server) = tokio::join!(connector.connect(near, &expected), acceptor.accept(far));
+    let (mut client, mut server) = (client.unwrap(), server.unwrap().0);
+    writes.lock().unwrap().clear();
+    // As the h2 crate offers them: the head with the first bytes of the payload, then the rest of it.
+    let (head, payload) = (bytes(256), bytes(60 * 1024 + 9 - 256));
+    for _ in 0..FRAMES {
+        let n = client.write_vectored(&[IoSlice::new(&head), IoSlice::new(&payload)]).await.unwrap();
+        assert_eq!(n, head.len() + payload.len());
+    }
+    client.flush().await.unwrap();
+    let writes = std::mem::take(&mut *writes.lock().unwrap());
+    // Seven packets of 9,001 bytes, less the heads of IP and TCP.
+    assert!(writes.len() == FRAMES && writes.iter().all(|n| *n <= 7 * (9001 - 52)), "{writes:?}");
+    let mut received = vec![0; FRAMES * (head.len() + payload.len())];
+    server.read_exact(&mut received).await.unwrap();
+    assert!(received.chunks(head.len() + payload.len()).all(|frame| frame == [&head[..], &payload[..]].concat()));
 }
 
 #[tokio::test]
