@@ -9,6 +9,7 @@ mod connection;
 mod page;
 
 use std::collections::VecDeque;
+use std::convert::Infallible;
 use std::future;
 use std::io;
 use std::net::SocketAddr;
@@ -76,9 +77,7 @@ impl Admin {
     pub async fn serve(self, listeners: Vec<TcpListener>) {
         let admin = Arc::new(self);
         let mut connections = Connections::default();
-        // Only after something is left over: a daemon that does nothing is not woken.
-        let mut sweep = pin!(time::sleep(Duration::ZERO));
-        let mut swept = true;
+        let mut sweeping = pin!(admin.sweep_up());
         loop {
             tokio::select! {
                 accepted = accept(&listeners) => match accepted {
@@ -91,36 +90,27 @@ impl Admin {
                     }
                 },
                 Some(_) = connections.tasks.join_next() => {}
-                () = admin.leaves_over(), if swept => {
-                    sweep.as_mut().reset(time::Instant::now() + SWEEP);
-                    swept = false;
-                }
-                () = &mut sweep, if !swept => {
-                    admin.sweep(Instant::now());
-                    swept = true;
-                }
+                never = &mut sweeping => match never {},
             }
         }
     }
 
-    /// Until there is something to sweep up. What came in the meantime counts as well.
-    async fn leaves_over(&self) {
-        let dropped = async {
-            match &self.log {
-                Some(log) => log.dropped().await,
-                None => future::pending().await,
-            }
+    /// Only after something is left over: a daemon that does nothing is not woken. What comes while one waits counts the next time.
+    async fn sweep_up(&self) -> Infallible {
+        let dropped = async || match &self.log {
+            Some(log) => log.dropped().await,
+            None => future::pending().await,
         };
-        tokio::select! {
-            () = self.metrics.made() => {}
-            () = dropped => {}
-        }
-    }
-
-    fn sweep(&self, now: Instant) {
-        self.metrics.forget(now);
-        if let Some(log) = &self.log {
-            log.sweep(now);
+        loop {
+            tokio::select! {
+                () = self.metrics.made() => {}
+                () = dropped() => {}
+            }
+            time::sleep(SWEEP).await;
+            self.metrics.forget(Instant::now());
+            if let Some(log) = &self.log {
+                log.sweep(Instant::now());
+            }
         }
     }
 }

@@ -135,11 +135,12 @@ pub(super) const LARGEST_FRAME: u32 = 64 * 1024;
 fn builder(settings: &Settings, side: Side) -> Builder {
     // Many clients of one sidecar may give up at the same time, when the application is slow; that is no attack. One client
     // gets hyper's limits for resets before they are accepted, and for resets that it makes us send.
-    let (stream_window, window, pending_resets, our_resets) = match side {
-        Side::Application => (settings.stream_window, settings.connection_window, 20, 1024),
+    let (stream_window, window, send_buffer, pending_resets, our_resets) = match side {
+        Side::Application => (settings.stream_window, settings.connection_window, settings.send_buffer, 20, 1024),
         Side::Tunnel => {
             let pending_resets = 4 * settings.max_streams as usize;
-            (settings.tunnel_stream_window, settings.tunnel_window(), pending_resets, 8192)
+            let (stream_window, window) = (settings.tunnel_stream_window, settings.tunnel_window());
+            (stream_window, window, settings.tunnel_send_buffer, pending_resets, 8192)
         }
     };
     let mut builder = Builder::new();
@@ -151,10 +152,7 @@ fn builder(settings: &Settings, side: Side) -> Builder {
         })
         .initial_window_size(stream_window)
         .initial_connection_window_size(window)
-        .max_send_buffer_size(match side {
-            Side::Application => settings.send_buffer,
-            Side::Tunnel => settings.tunnel_send_buffer,
-        })
+        .max_send_buffer_size(send_buffer)
         .max_pending_accept_reset_streams(pending_resets)
         // What is still on its way on a stream that we have reset is no fault of the peer's.
         .max_concurrent_reset_streams(4 * settings.max_streams as usize)
