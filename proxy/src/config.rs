@@ -255,13 +255,14 @@ fn http_settings(env: &mut Env) -> http::Settings {
             "5m",
             "an exchange whose client neither sends the rest of its request nor takes any of the answer ends after this",
         ),
-        max_head: count(env, "MESH_HTTP_MAX_HEAD", "65536", 8192, 1 << 20, "largest request or response head, bytes"),
+        max_head: count(env, "MESH_HTTP_MAX_HEAD", "61440", 8192, 1 << 20, "largest request or response head, bytes"),
         max_headers: count(env, "MESH_HTTP_MAX_HEADERS", "100", 10, 1000, "most header fields in an HTTP/1 head"),
         max_streams: count(env, "MESH_HTTP_MAX_STREAMS", "200", 1, 10_000, "most open streams on an HTTP/2 connection")
             .try_into()
             .unwrap_or(200),
         stream_window: 64 * 1024 - 1,
         tunnel_stream_window: 300 * 1024,
+        app_stream_window: 75 * 1024,
         connection_window: 1 << 20,
         send_buffer: 64 * 1024,
         tunnel_send_buffer: 120 * 1024,

@@ -160,6 +160,14 @@ impl Framing {
         matches!(self.state, State::Length(_) | State::ChunkSize | State::Chunk(_) | State::ChunkEnd | State::Trailer)
     }
 
+    /// Bytes that the body, or the chunk of it that has begun, still has.
+    pub fn body_left(&self) -> u64 {
+        match self.state {
+            State::Length(left) | State::Chunk(left) => left,
+            _ => 0,
+        }
+    }
+
     /// Reads on.
     ///
     /// # Errors

@@ -14,14 +14,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use http::{Response, Version};
-use http_body::Body as _;
+use http_body::{Body as _, Frame, SizeHint};
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use mesh_kit::pressure::{self, Level};
 
 use super::answer::MEMORY;
-use super::body::{Body, Gate};
+use super::body::{Body, BodyError, Gate};
 use super::caller::Caller;
 use super::judged::{Asked, Judged, Sending};
 use super::replay::Spare;
@@ -60,7 +61,7 @@ struct Idle {
 /// An HTTP/1 connection as a client has it.
 #[derive(Debug)]
 pub struct Client {
-    sender: SendRequest<Body>,
+    sender: SendRequest<Sent>,
     /// `None`: it has ended, or a task drives it.
     connection: Option<Box<Connection>>,
     asked: Arc<Asked>,
@@ -75,7 +76,39 @@ struct Past {
     ticket: Option<Ticket>,
 }
 
-type Connection = http1::Connection<TokioIo<Judged>, Body>;
+type Connection = http1::Connection<TokioIo<Judged>, Sent>;
+
+/// A request's body, `None` if it is empty. hyper keeps room for up to 64 requests on each connection.
+struct Sent(Option<Box<Body>>);
+
+impl From<Body> for Sent {
+    fn from(body: Body) -> Self {
+        Self((!body.is_end_stream()).then(|| Box::new(body)))
+    }
+}
+
+impl From<Sent> for Body {
+    fn from(Sent(body): Sent) -> Self {
+        body.map_or_else(Body::empty, |body| *body)
+    }
+}
+
+impl http_body::Body for Sent {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        self.0.as_mut().map_or(Poll::Ready(None), |body| Pin::new(body).poll_frame(cx))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.as_ref().is_none_or(|body| body.is_end_stream())
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.0.as_ref().map_or(SizeHint::with_exact(0), |body| body.size_hint())
+    }
+}
 
 /// A connection in use; `give_back` returns it to its pool.
 #[derive(Debug)]
@@ -314,7 +347,7 @@ pub async fn send(
     let request = listen_for_interim(request, caller, gate.as_ref());
     client.asked.ask(request.method());
     client.past.worn.carry();
-    let mut answer = pin!(client.sender.try_send_request(*request));
+    let mut answer = pin!(client.sender.try_send_request(request.map(Sent::from)));
     let result = poll_fn(|cx| {
         client.drive(cx);
         answer.as_mut().poll(cx)
@@ -329,7 +362,7 @@ pub async fn send(
         .await;
     }
     result.map_err(|mut error| {
-        let unsent = error.take_message().map(Box::new);
+        let unsent = error.take_message().map(|unsent| Box::new(unsent.map(Body::from)));
         (failure(error.error(), client.asked.is_heard()), unsent)
     })
 }

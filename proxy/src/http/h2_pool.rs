@@ -31,7 +31,9 @@ use crate::net::{Connector, Stream};
 /// Where the connections lead.
 #[derive(Clone, Debug)]
 pub enum Dial {
-    /// To an application.
+    /// To the application beside us.
+    App(SocketAddr),
+    /// To a server outside the mesh.
     Plain(SocketAddr),
     /// To a sidecar that proves its identity.
     Mutual(Peer, tls::Connector),
@@ -282,14 +284,14 @@ impl Pool {
     fn too_slow(&self, limit: Duration) -> Failure {
         let cause = format!("no HTTP/2 connection within {limit:?}");
         match &self.dial {
-            Dial::Plain(addr) => ConnectError { addr: *addr, cause, is_ours: false }.into(),
+            Dial::App(addr) | Dial::Plain(addr) => ConnectError { addr: *addr, cause, is_ours: false }.into(),
             Dial::Mutual(peer, _) => ConnectError { addr: peer.addr, cause, is_ours: false }.into(),
         }
     }
 
     async fn connect(self: &Arc<Self>, limit: Option<Duration>) -> Result<Connection, Failure> {
         match &self.dial {
-            Dial::Plain(addr) => {
+            Dial::App(addr) | Dial::Plain(addr) => {
                 let tcp = self.connector.connect_within(*addr, limit).await?;
                 let (connection, driver) = self.handshake(tcp).await?;
                 Ok(self.start(connection, driver))
@@ -317,11 +319,16 @@ impl Pool {
     where
         IO: AsyncRead + AsyncWrite + Unpin,
     {
+        // An application is next door: its data need not wait for credit here, and should wait there for its readers.
+        let stream_window = match self.dial {
+            Dial::App(_) => self.settings.stream_window,
+            Dial::Plain(_) | Dial::Mutual(..) => self.settings.tunnel_stream_window,
+        };
         let mut builder = Builder::new();
         builder
             .enable_push(false)
             .initial_max_send_streams(AT_FIRST)
-            .initial_window_size(self.settings.tunnel_stream_window)
+            .initial_window_size(stream_window)
             .initial_connection_window_size(self.settings.tunnel_window())
             .max_frame_size(super::h2_server::LARGEST_FRAME)
             .data_frame_budget(super::h2_server::TINY_DATA)

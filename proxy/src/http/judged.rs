@@ -13,6 +13,7 @@ use http::Method;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
 
 use super::framing::{Bad, Framing};
+use super::replay;
 use crate::net::{MOST_READ, Stream};
 
 /// The connection.
@@ -51,6 +52,10 @@ impl Drop for Sending {
         self.0.sending.store(false, Ordering::Relaxed);
     }
 }
+
+/// Most bytes that are read at a time of a request, or the rest of one, that may be kept for a second try: hyper's buffers of 16 KiB
+/// are kept with it, the last one nearly empty.
+const PIECE_TO_KEEP: usize = MOST_READ / 4;
 
 const NONE: u8 = 0;
 const HEAD: u8 = 1;
@@ -156,7 +161,9 @@ impl AsyncRead for Judged {
         }
         let before = buf.filled().len();
         // hyper's buffers have room for more, but what is passed on shall leave as one segment.
-        ready!(Pin::new(&mut (&mut self.stream).take(MOST_READ as u64)).poll_read(cx, buf))?;
+        let is_kept = self.asked.is_none() && self.framing.body_left() <= replay::LIMIT as u64;
+        let most = if is_kept { PIECE_TO_KEEP } else { MOST_READ };
+        ready!(Pin::new(&mut (&mut self.stream).take(most as u64)).poll_read(cx, buf))?;
         if let Some(asked) = &self.asked
             && buf.filled().len() > before
         {

@@ -1,9 +1,10 @@
 //! Requests that can be sent again, as long as what has passed of their bodies is small.
 //!
-//! Invariant: the first try streams; what passes is kept until `LIMIT` bytes, beyond that the body cannot be sent again. Only
-//! the newest reader gets data: an older one that still exists is cut off.
+//! Invariant: the first try streams; what passes is kept until `LIMIT` bytes, and until all bodies have `MOST_KEPT`; beyond that
+//! the body cannot be sent again. Only the newest reader gets data: an older one that still exists is cut off.
 
 use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -16,8 +17,13 @@ use tokio::time::Instant;
 use super::BoxedRequest;
 use super::body::{Body, BodyError};
 
-/// Most bytes that are kept.
+/// Most bytes that are kept of a body.
 pub const LIMIT: usize = 64 * 1024;
+/// Most bytes that are kept of all bodies of the process.
+const MOST_KEPT: usize = 2 << 20;
+
+/// Bytes of them that are.
+static KEPT: AtomicUsize = AtomicUsize::new(0);
 
 /// What it takes to send a request again: its head, and its body unless that was empty.
 pub struct Spare {
@@ -104,14 +110,44 @@ pub struct Replay(Arc<Mutex<State>>);
 
 struct State {
     source: Body,
-    passed: Vec<Bytes>,
+    passed: Passed,
     trailers: Option<HeaderMap>,
-    kept: usize,
     complete: bool,
     over_since: Option<Instant>,
     /// More has passed than is kept, or the source broke.
     spoiled: bool,
     reader: u64,
+}
+
+/// What has passed of a body.
+struct Passed {
+    pieces: Vec<Bytes>,
+    bytes: usize,
+    /// The count that it is in.
+    all: &'static AtomicUsize,
+}
+
+impl Passed {
+    /// One more; false when there is no room for it.
+    fn keep(&mut self, piece: &Bytes) -> bool {
+        if self.bytes + piece.len() > LIMIT {
+            return false;
+        }
+        self.bytes += piece.len();
+        self.pieces.push(piece.clone());
+        self.all.fetch_add(piece.len(), Ordering::Relaxed) + piece.len() <= MOST_KEPT
+    }
+
+    fn clear(&mut self) {
+        self.pieces = Vec::new();
+        self.all.fetch_sub(std::mem::take(&mut self.bytes), Ordering::Relaxed);
+    }
+}
+
+impl Drop for Passed {
+    fn drop(&mut self) {
+        self.clear();
+    }
 }
 
 /// One try's view of the body.
@@ -125,17 +161,13 @@ pub struct Reader {
 impl Replay {
     /// Wraps `body`; the reader is for the first try.
     pub fn new(body: Body) -> (Self, Reader) {
-        let (passed, trailers) = Default::default();
-        let state = State {
-            source: body,
-            passed,
-            trailers,
-            kept: 0,
-            complete: false,
-            over_since: None,
-            spoiled: false,
-            reader: 0,
-        };
+        Self::counted(body, &KEPT)
+    }
+
+    fn counted(source: Body, all: &'static AtomicUsize) -> (Self, Reader) {
+        let passed = Passed { pieces: Vec::new(), bytes: 0, all };
+        let state =
+            State { source, passed, trailers: None, complete: false, over_since: None, spoiled: false, reader: 0 };
         let replay = Self(Arc::new(Mutex::new(state)));
         let reader = replay.reader(0);
         (replay, reader)
@@ -182,14 +214,9 @@ impl State {
 
     fn keep(&mut self, frame: &Frame<Bytes>) {
         if let Some(data) = frame.data_ref() {
-            self.kept += data.len();
-            if self.kept > LIMIT {
-                self.spoiled = true;
-            }
+            self.spoiled |= !self.passed.keep(data);
             if self.spoiled {
-                self.passed = Vec::new();
-            } else {
-                self.passed.push(data.clone());
+                self.passed.clear();
             }
         } else if let Some(trailers) = frame.trailers_ref() {
             self.trailers = Some(trailers.clone());
@@ -204,7 +231,7 @@ impl Reader {
         if state.reader != self.number {
             return Poll::Ready(Some(Err(BodyError::Cut("sent again elsewhere".into()))));
         }
-        if let Some(data) = state.passed.get(self.next) {
+        if let Some(data) = state.passed.pieces.get(self.next) {
             self.next += 1;
             return Poll::Ready(Some(Ok(Frame::data(data.clone()))));
         }
@@ -218,7 +245,7 @@ impl Reader {
             return Poll::Ready(None);
         }
         let frame = ready!(state.poll_source(cx));
-        self.next = state.passed.len();
+        self.next = state.passed.pieces.len();
         self.trailers_sent = state.trailers.is_some();
         Poll::Ready(frame)
     }
@@ -226,14 +253,14 @@ impl Reader {
     /// Whether all of it was read.
     pub fn is_end_stream(&self) -> bool {
         let state = lock(&self.state);
-        let all_passed = self.next >= state.passed.len() && (self.trailers_sent || state.trailers.is_none());
+        let all_passed = self.next >= state.passed.pieces.len() && (self.trailers_sent || state.trailers.is_none());
         state.reader == self.number && all_passed && (state.complete || state.source.is_end_stream())
     }
 
     /// What is known of the whole body's length, before its first byte was read.
     pub fn size_hint(&self) -> SizeHint {
         let state = lock(&self.state);
-        if state.passed.is_empty() && !state.spoiled { state.source.size_hint() } else { SizeHint::default() }
+        if state.passed.pieces.is_empty() && !state.spoiled { state.source.size_hint() } else { SizeHint::default() }
     }
 }
 
@@ -261,6 +288,26 @@ mod tests {
         let (replay, first) = Replay::new(Body::full(vec![b'x'; LIMIT + 1]));
         assert_eq!(text(Body::replayed(first)).await.len(), LIMIT + 1);
         assert!(replay.again().is_none());
+    }
+
+    #[tokio::test]
+    async fn bodies_share_the_room_that_there_is() {
+        let kept: &'static AtomicUsize = Box::leak(Box::default());
+        let sent = async || {
+            let (replay, first) = Replay::counted(Body::full(vec![b'x'; LIMIT]), kept);
+            assert_eq!(text(Body::replayed(first)).await.len(), LIMIT);
+            replay
+        };
+        let mut replays = Vec::new();
+        for _ in 0..MOST_KEPT / LIMIT {
+            replays.push(sent().await);
+        }
+        assert!(replays.iter().all(|replay| replay.again().is_some()));
+        assert!(sent().await.again().is_none(), "more than there is room for");
+        replays.pop();
+        assert!(sent().await.again().is_some(), "room again");
+        drop(replays);
+        assert_eq!(kept.load(Ordering::Relaxed), 0);
     }
 
     #[tokio::test]

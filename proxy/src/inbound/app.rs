@@ -49,7 +49,7 @@ impl Keyed for App {
 impl App {
     pub(super) fn new(to: Deliverable, connector: &Connector, settings: &Arc<Settings>, metrics: &Metrics) -> Self {
         let addr = to.0;
-        let dial = h2_pool::Dial::Plain(addr);
+        let dial = h2_pool::Dial::App(addr);
         Self {
             addr,
             connector: connector.clone(),

@@ -120,6 +120,7 @@ pub(crate) fn limits() -> Settings {
         max_streams: 1,
         stream_window: 1 << 16,
         tunnel_stream_window: 1 << 18,
+        app_stream_window: 1 << 16,
         connection_window: 1 << 16,
         send_buffer: 1 << 16,
         tunnel_send_buffer: 1 << 16,
