@@ -94,14 +94,16 @@ fn poll_next(
     wait: &mut Wait,
     cx: &mut Context<'_>,
 ) -> Poll<Next> {
-    if let Poll::Ready(reset) = stream.poll_reset(cx) {
-        return Poll::Ready(Next::Stopped(Stopped::Reset(code(reset))));
+    if queue.poll_room(cx).is_ready() {
+        wait.since = None;
+        if let Poll::Ready(frame) = Pin::new(body).poll_frame(cx) {
+            // A reset is met when the frame is sent.
+            return Poll::Ready(Next::Frame(frame));
+        }
+    } else if wait.poll(cx).is_ready() {
+        return Poll::Ready(Next::Stopped(Stopped::TooSlow));
     }
-    if queue.poll_room(cx).is_pending() {
-        return wait.poll(cx).map(|()| Next::Stopped(Stopped::TooSlow));
-    }
-    wait.since = None;
-    Pin::new(body).poll_frame(cx).map(Next::Frame)
+    stream.poll_reset(cx).map(|reset| Next::Stopped(Stopped::Reset(code(reset))))
 }
 
 enum Stopped {
@@ -162,14 +164,17 @@ async fn send(
 }
 
 fn poll_window(stream: &mut SendStream<Bytes>, cx: &mut Context<'_>) -> Poll<Result<usize, Reason>> {
-    if let Poll::Ready(reset) = stream.poll_reset(cx) {
-        return Poll::Ready(Err(code(reset)));
-    }
-    stream.poll_capacity(cx).map(|window| match window {
-        Some(Ok(n)) => Ok(n),
-        Some(Err(error)) => Err(error.reason().unwrap_or(Reason::CANCEL)),
-        None => Err(Reason::CANCEL),
-    })
+    let ended = match stream.poll_capacity(cx) {
+        Poll::Ready(Some(Ok(n))) => return Poll::Ready(Ok(n)),
+        Poll::Ready(Some(Err(error))) => error.reason(),
+        Poll::Ready(None) => None,
+        Poll::Pending => return stream.poll_reset(cx).map(|reset| Err(code(reset))),
+    };
+    // Only a reset says why.
+    Poll::Ready(Err(match stream.poll_reset(cx) {
+        Poll::Ready(reset) => code(reset),
+        Poll::Pending => ended.unwrap_or(Reason::CANCEL),
+    }))
 }
 
 fn code(reset: Result<Reason, h2::Error>) -> Reason {
