@@ -100,6 +100,8 @@ pub struct Framing {
     state: State,
     head: Head,
     begun: Begun,
+    /// Bytes of the body that have come.
+    body: u64,
 }
 
 /// A line whose end has not come.
@@ -127,13 +129,13 @@ const KEPT: usize = 1024;
 impl Framing {
     /// Of a client's requests.
     pub fn requests() -> Self {
-        Self { side: Side::Requests, state: State::First, head: Head::default(), begun: Begun::default() }
+        Self { side: Side::Requests, state: State::First, head: Head::default(), begun: Begun::default(), body: 0 }
     }
 
     /// Of a server's responses, which nobody has asked for yet.
     pub fn responses() -> Self {
         let side = Side::Responses { head: false, connect: false };
-        Self { side, state: State::Nothing, head: Head::default(), begun: Begun::default() }
+        Self { side, state: State::Nothing, head: Head::default(), begun: Begun::default(), body: 0 }
     }
 
     /// A request with this method goes out: its response may come.
@@ -160,11 +162,11 @@ impl Framing {
         matches!(self.state, State::Length(_) | State::ChunkSize | State::Chunk(_) | State::ChunkEnd | State::Trailer)
     }
 
-    /// Bytes that the body, or the chunk of it that has begun, still has.
-    pub fn body_left(&self) -> u64 {
+    /// How long the body is, as far as that is known: what has come, and what is left of it or of its chunk.
+    pub fn body_length(&self) -> u64 {
         match self.state {
-            State::Length(left) | State::Chunk(left) => left,
-            _ => 0,
+            State::Length(left) | State::Chunk(left) => self.body + left,
+            _ => self.body,
         }
     }
 
@@ -183,6 +185,7 @@ impl Framing {
                 State::Length(left) | State::Chunk(left) => {
                     let n = usize::try_from(*left).unwrap_or(usize::MAX).min(rest.len());
                     *left -= n as u64;
+                    self.body += n as u64;
                     if *left == 0 {
                         self.body_read();
                     }
@@ -318,6 +321,7 @@ impl Framing {
 
     /// The message is over.
     fn end(&mut self) {
+        self.body = 0;
         self.state = match self.side {
             Side::Responses { .. } => State::Nothing,
             Side::Requests if self.head.leaves() => State::Leaving,

@@ -321,7 +321,7 @@ impl Pool {
     {
         // An application is next door: its data need not wait for credit here, and should wait there for its readers.
         let stream_window = match self.dial {
-            Dial::App(_) => self.settings.stream_window,
+            Dial::App(_) => self.settings.app_stream_window,
             Dial::Plain(_) | Dial::Mutual(..) => self.settings.tunnel_stream_window,
         };
         let mut builder = Builder::new();

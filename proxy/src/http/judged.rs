@@ -53,8 +53,8 @@ impl Drop for Sending {
     }
 }
 
-/// Most bytes that are read at a time of a request, or the rest of one, that may be kept for a second try: hyper's buffers of 16 KiB
-/// are kept with it, the last one nearly empty.
+/// Most bytes that are read at a time of a request that may be kept for a second try: they fill a buffer of 16 KiB, and that is kept
+/// as a whole.
 const PIECE_TO_KEEP: usize = MOST_READ / 4;
 
 const NONE: u8 = 0;
@@ -161,7 +161,7 @@ impl AsyncRead for Judged {
         }
         let before = buf.filled().len();
         // hyper's buffers have room for more, but what is passed on shall leave as one segment.
-        let is_kept = self.asked.is_none() && self.framing.body_left() <= replay::LIMIT as u64;
+        let is_kept = self.asked.is_none() && self.framing.body_length() <= replay::LIMIT as u64;
         let most = if is_kept { PIECE_TO_KEEP } else { MOST_READ };
         ready!(Pin::new(&mut (&mut self.stream).take(most as u64)).poll_read(cx, buf))?;
         if let Some(asked) = &self.asked

@@ -60,9 +60,10 @@ pub struct Settings {
     /// HTTP/2 flow-control window of a stream, bytes.
     pub stream_window: u32,
     /// The same of a stream that we or another sidecar open: with a small one, bulk data waits for credit most of the time. In
-    /// whole reads of a socket (`net::MOST_READ`), as is the next: parts of one cost a frame and a packet each.
+    /// whole reads of a socket (`net::MOST_READ`): parts of one cost a frame and a packet each.
     pub tunnel_stream_window: u32,
-    /// The same of a stream that we open to the application beside us: what its callers have not taken waits with it.
+    /// The same of a stream that we open to the application beside us: what its callers have not taken waits there, but for a
+    /// read, and the begin of the next.
     pub app_stream_window: u32,
     /// HTTP/2 flow-control window of a connection with an application, bytes.
     pub connection_window: u32,

@@ -97,7 +97,7 @@ fn poll_next(
     if queue.poll_room(cx).is_ready() {
         wait.since = None;
         if let Poll::Ready(frame) = Pin::new(body).poll_frame(cx) {
-            // A reset is met when the frame is sent.
+            // A reset is met when data is sent; without data, the body is over anyway.
             return Poll::Ready(Next::Frame(frame));
         }
     } else if wait.poll(cx).is_ready() {
@@ -141,9 +141,11 @@ async fn send(
     queue: &Queue,
     wait: &mut Wait,
 ) -> Result<(), Stopped> {
-    let gone = |_| Stopped::Reset(Reason::CANCEL);
     if data.is_empty() && end {
-        return stream.send_data(data, true).map_err(gone);
+        return match stream.send_data(data, true) {
+            Ok(()) => Ok(()),
+            Err(_) => Err(gone(stream).await),
+        };
     }
     while !data.is_empty() {
         stream.reserve_capacity(data.len());
@@ -156,7 +158,9 @@ async fn send(
         let n = window.await?.min(data.len());
         wait.since = None;
         let last = end && n == data.len();
-        stream.send_data(data.split_to(n), last).map_err(gone)?;
+        if stream.send_data(data.split_to(n), last).is_err() {
+            return Err(gone(stream).await);
+        }
         // Only what has room in the stream's window: the rest waits for its reader, and shall keep nobody else waiting.
         queue.add(n);
     }
@@ -164,17 +168,23 @@ async fn send(
 }
 
 fn poll_window(stream: &mut SendStream<Bytes>, cx: &mut Context<'_>) -> Poll<Result<usize, Reason>> {
-    let ended = match stream.poll_capacity(cx) {
-        Poll::Ready(Some(Ok(n))) => return Poll::Ready(Ok(n)),
-        Poll::Ready(Some(Err(error))) => error.reason(),
-        Poll::Ready(None) => None,
-        Poll::Pending => return stream.poll_reset(cx).map(|reset| Err(code(reset))),
-    };
-    // Only a reset says why.
-    Poll::Ready(Err(match stream.poll_reset(cx) {
+    match stream.poll_capacity(cx) {
+        Poll::Ready(Some(Ok(n))) => Poll::Ready(Ok(n)),
+        Poll::Ready(Some(Err(_)) | None) => Poll::Ready(Err(why_gone(stream, cx))),
+        Poll::Pending => stream.poll_reset(cx).map(|reset| Err(code(reset))),
+    }
+}
+
+/// A stream on which nothing can be sent any more: the far end may have said why.
+fn why_gone(stream: &mut SendStream<Bytes>, cx: &mut Context<'_>) -> Reason {
+    match stream.poll_reset(cx) {
         Poll::Ready(reset) => code(reset),
-        Poll::Pending => ended.unwrap_or(Reason::CANCEL),
-    }))
+        Poll::Pending => Reason::CANCEL,
+    }
+}
+
+async fn gone(stream: &mut SendStream<Bytes>) -> Stopped {
+    poll_fn(|cx| Poll::Ready(Stopped::Reset(why_gone(stream, cx)))).await
 }
 
 fn code(reset: Result<Reason, h2::Error>) -> Reason {

@@ -1,7 +1,8 @@
 //! Requests that can be sent again, as long as what has passed of their bodies is small.
 //!
 //! Invariant: the first try streams; what passes is kept until `LIMIT` bytes, and until all bodies have `MOST_KEPT`; beyond that
-//! the body cannot be sent again. Only the newest reader gets data: an older one that still exists is cut off.
+//! the body cannot be sent again. Only the newest reader gets data: an older one that still exists is cut off. Nothing is kept once
+//! nobody can ask for it any more.
 
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -116,13 +117,19 @@ struct State {
     over_since: Option<Instant>,
     /// More has passed than is kept, or the source broke.
     spoiled: bool,
+    /// Nobody will ask for it again.
+    settled: bool,
+    /// The newest one, and what it reads next of what has passed.
     reader: u64,
+    next: usize,
 }
 
 /// What has passed of a body.
 struct Passed {
     pieces: Vec<Bytes>,
     bytes: usize,
+    /// With what it takes to keep them.
+    weight: usize,
     /// The count that it is in.
     all: &'static AtomicUsize,
 }
@@ -130,17 +137,19 @@ struct Passed {
 impl Passed {
     /// One more; false when there is no room for it.
     fn keep(&mut self, piece: &Bytes) -> bool {
+        let weight = piece.len() + size_of::<Bytes>();
         if self.bytes + piece.len() > LIMIT {
             return false;
         }
         self.bytes += piece.len();
+        self.weight += weight;
         self.pieces.push(piece.clone());
-        self.all.fetch_add(piece.len(), Ordering::Relaxed) + piece.len() <= MOST_KEPT
+        self.all.fetch_add(weight, Ordering::Relaxed) + weight <= MOST_KEPT
     }
 
     fn clear(&mut self) {
-        self.pieces = Vec::new();
-        self.all.fetch_sub(std::mem::take(&mut self.bytes), Ordering::Relaxed);
+        (self.pieces, self.bytes) = (Vec::new(), 0);
+        self.all.fetch_sub(std::mem::take(&mut self.weight), Ordering::Relaxed);
     }
 }
 
@@ -154,7 +163,6 @@ impl Drop for Passed {
 pub struct Reader {
     state: Arc<Mutex<State>>,
     number: u64,
-    next: usize,
     trailers_sent: bool,
 }
 
@@ -165,9 +173,18 @@ impl Replay {
     }
 
     fn counted(source: Body, all: &'static AtomicUsize) -> (Self, Reader) {
-        let passed = Passed { pieces: Vec::new(), bytes: 0, all };
-        let state =
-            State { source, passed, trailers: None, complete: false, over_since: None, spoiled: false, reader: 0 };
+        let passed = Passed { pieces: Vec::new(), bytes: 0, weight: 0, all };
+        let state = State {
+            source,
+            passed,
+            trailers: None,
+            complete: false,
+            over_since: None,
+            spoiled: false,
+            settled: false,
+            reader: 0,
+            next: 0,
+        };
         let replay = Self(Arc::new(Mutex::new(state)));
         let reader = replay.reader(0);
         (replay, reader)
@@ -180,13 +197,22 @@ impl Replay {
             return None;
         }
         state.reader += 1;
+        state.next = 0;
         let number = state.reader;
         drop(state);
         Some(self.reader(number))
     }
 
     fn reader(&self, number: u64) -> Reader {
-        Reader { state: Arc::clone(&self.0), number, next: 0, trailers_sent: false }
+        Reader { state: Arc::clone(&self.0), number, trailers_sent: false }
+    }
+}
+
+impl Drop for Replay {
+    fn drop(&mut self) {
+        let mut state = lock(&self.0);
+        state.settled = true;
+        state.let_go();
     }
 }
 
@@ -208,14 +234,22 @@ impl State {
         Poll::Ready(frame)
     }
 
+    /// Keeps nothing that the newest reader has read, if there will be no other.
+    fn let_go(&mut self) {
+        if self.settled && self.next >= self.passed.pieces.len() {
+            self.passed.clear();
+            self.next = 0;
+        }
+    }
+
     fn is_over(&self) -> bool {
         self.complete || self.trailers.is_some() || self.source.is_end_stream()
     }
 
     fn keep(&mut self, frame: &Frame<Bytes>) {
         if let Some(data) = frame.data_ref() {
-            self.spoiled |= !self.passed.keep(data);
-            if self.spoiled {
+            if !self.spoiled && !self.settled && !self.passed.keep(data) {
+                self.spoiled = true;
                 self.passed.clear();
             }
         } else if let Some(trailers) = frame.trailers_ref() {
@@ -231,9 +265,10 @@ impl Reader {
         if state.reader != self.number {
             return Poll::Ready(Some(Err(BodyError::Cut("sent again elsewhere".into()))));
         }
-        if let Some(data) = state.passed.pieces.get(self.next) {
-            self.next += 1;
-            return Poll::Ready(Some(Ok(Frame::data(data.clone()))));
+        if let Some(data) = state.passed.pieces.get(state.next).cloned() {
+            state.next += 1;
+            state.let_go();
+            return Poll::Ready(Some(Ok(Frame::data(data))));
         }
         if !self.trailers_sent
             && let Some(trailers) = &state.trailers
@@ -245,7 +280,7 @@ impl Reader {
             return Poll::Ready(None);
         }
         let frame = ready!(state.poll_source(cx));
-        self.next = state.passed.pieces.len();
+        state.next = state.passed.pieces.len();
         self.trailers_sent = state.trailers.is_some();
         Poll::Ready(frame)
     }
@@ -253,7 +288,7 @@ impl Reader {
     /// Whether all of it was read.
     pub fn is_end_stream(&self) -> bool {
         let state = lock(&self.state);
-        let all_passed = self.next >= state.passed.pieces.len() && (self.trailers_sent || state.trailers.is_none());
+        let all_passed = state.next >= state.passed.pieces.len() && (self.trailers_sent || state.trailers.is_none());
         state.reader == self.number && all_passed && (state.complete || state.source.is_end_stream())
     }
 
@@ -299,7 +334,7 @@ mod tests {
             replay
         };
         let mut replays = Vec::new();
-        for _ in 0..MOST_KEPT / LIMIT {
+        for _ in 0..MOST_KEPT / (LIMIT + size_of::<Bytes>()) {
             replays.push(sent().await);
         }
         assert!(replays.iter().all(|replay| replay.again().is_some()));
@@ -307,6 +342,33 @@ mod tests {
         replays.pop();
         assert!(sent().await.again().is_some(), "room again");
         drop(replays);
+        assert_eq!(kept.load(Ordering::Relaxed), 0);
+    }
+
+    /// The rest of a long call, once its answer has begun.
+    #[tokio::test]
+    async fn what_nobody_asks_for_again_is_not_kept() {
+        let kept: &'static AtomicUsize = Box::leak(Box::default());
+        let source = Body::full("second").ahead(Ok(Frame::data("first".into())));
+        let (replay, first) = Replay::counted(source, kept);
+        let mut first = Body::replayed(first);
+        let mut piece = async || first.frame().await.expect("a frame").expect("no error").into_data().expect("data");
+        assert_eq!(piece().await, "first");
+        assert!(kept.load(Ordering::Relaxed) > 0);
+        drop(replay);
+        assert_eq!(kept.load(Ordering::Relaxed), 0);
+        assert_eq!(piece().await, "second");
+        assert_eq!(kept.load(Ordering::Relaxed), 0);
+    }
+
+    #[tokio::test]
+    async fn what_is_unread_stays_for_the_last_reader() {
+        let kept: &'static AtomicUsize = Box::leak(Box::default());
+        let (replay, first) = Replay::counted(Body::full("data"), kept);
+        assert_eq!(text(Body::replayed(first)).await, "data");
+        let second = replay.again().expect("small enough");
+        drop(replay);
+        assert_eq!(text(Body::replayed(second)).await, "data");
         assert_eq!(kept.load(Ordering::Relaxed), 0);
     }
 

@@ -81,7 +81,7 @@ fn many_large_bodies_at_a_time_keep_to_their_memory() {
     });
 }
 
-/// Bodies of the largest size that is kept for a second try, which has to be for as long as nobody answers.
+/// Bodies of the largest size that is kept for a second try: as many as there is room for, until they are answered.
 #[test]
 fn many_bodies_that_may_be_sent_again_keep_to_their_memory() {
     let (mesh, addr) = served();

@@ -115,7 +115,7 @@ pub(crate) fn limits() -> Settings {
         head_timeout: SOON,
         idle_timeout: SOON,
         stall_timeout: SOON,
-        max_head: 64 * 1024,
+        max_head: 60 * 1024,
         max_headers: 100,
         max_streams: 1,
         stream_window: 1 << 16,

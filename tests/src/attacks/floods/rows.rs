@@ -78,11 +78,11 @@ pub fn continuation<'a>(target: &Target) -> Flood<'a> {
     Flood { first, batch: 4, most, cpu, ..flood(3, "CONTINUATION", count(16 << 10, 1 << 20), round) }
 }
 
-/// R4: heads that are larger than they look, on 100 streams whose answers may not come; under the limit of a head that proxies
+/// R4: heads that are larger than they look, on 100 streams whose answers may not come; just under the limit of a head that proxies
 /// have by default (60 KiB), and far above it.
 #[must_use]
 pub fn bombs<'a>(target: &'a Target) -> Vec<Flood<'a>> {
-    const SIZES: [usize; 2] = [60 << 10, 4 << 20];
+    const SIZES: [usize; 2] = [56 << 10, 4 << 20];
     let bomb = |name, size| {
         let round = move |nth| rounds::bomb(name, nth, size, &target.request("/hold"));
         let (settings, name) = (&[(setting::INITIAL_WINDOW_SIZE, 0)], format!("{name} of {} KiB", size >> 10));
