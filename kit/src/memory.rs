@@ -7,11 +7,13 @@
 //! less than a microsecond for 64 KiB. A start runs half of the program once.
 //!
 //! Invariant: while there is work, what lies idle is looked for every 4 s, and twice more after; it is given back as soon as
-//! it is 512 KiB more than what could not be given back the last time. A process without work is not woken for it. Non-goal:
+//! it is 512 KiB more than what could not be given back the last time. That many connections end at once is work, too, however
+//! little of it. A process without work is not woken for it. Non-goal:
 //! other C libraries; there nothing is done.
 
 mod code;
 
+use std::cell::Cell;
 use std::ffi::c_void;
 use std::fs::{self, File};
 use std::io::Read as _;
@@ -21,6 +23,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use nix::sys::mman::{MmapAdvise, madvise};
+use tokio::runtime::Handle;
 use tokio::sync::Notify;
 
 /// By then a start is over.
@@ -37,11 +40,27 @@ const SLACK: usize = 512 << 10;
 static RESTS: AtomicUsize = AtomicUsize::new(0);
 static WORKED: Notify = Notify::const_new();
 
-/// To be called whenever a runtime comes to rest.
+thread_local! {
+    /// Most tasks that there were since many ended.
+    static MOST_TASKS: Cell<usize> = const { Cell::new(0) };
+}
+
+/// To be called whenever a runtime comes to rest, by its own thread.
 pub fn at_rest() {
-    if (RESTS.fetch_add(1, Relaxed) + 1).is_multiple_of(WORK) {
+    let tasks = Handle::try_current().map_or(0, |runtime| runtime.metrics().num_alive_tasks());
+    // A thousand connections may end between two rests.
+    let rests = if MOST_TASKS.with(|most| have_many_ended(most, tasks)) { WORK } else { 1 };
+    let before = RESTS.fetch_add(rests, Relaxed);
+    if before / WORK != before.wrapping_add(rests) / WORK {
         WORKED.notify_one();
     }
+}
+
+/// Whether of the `most` tasks many have ended, now that there are so many.
+fn have_many_ended(most: &Cell<usize>, tasks: usize) -> bool {
+    let ended = most.get().saturating_sub(tasks) >= WORK;
+    most.set(if ended { tasks } else { most.get().max(tasks) });
+    ended
 }
 
 /// Gives back what lies idle now and then; to be spawned once, ends only where nothing can be known or done.
@@ -187,6 +206,16 @@ mod tests {
             bytes.len()
         };
         code::mappings(&maps).map(read).sum()
+    }
+
+    #[test]
+    fn many_tasks_that_end_are_noticed_once_however_they_come_and_go() {
+        let most = Cell::new(0);
+        let noticed = |tasks: &[usize]| tasks.iter().filter(|tasks| have_many_ended(&most, **tasks)).count();
+        assert_eq!(noticed(&[5, 9_000, 9_000, 8_980]), 0);
+        assert_eq!(noticed(&[5, 5, 6, 5]), 1);
+        assert_eq!(noticed(&[20, 10, 30, 10, 5]), 0);
+        assert_eq!(noticed(&[100, 90, 80, 69, 68]), 1);
     }
 
     // One test, since all parts measure the whole process.
