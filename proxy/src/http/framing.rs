@@ -165,7 +165,7 @@ impl Framing {
     /// How long the body is, as far as that is known: what has come, and what is left of it or of its chunk.
     pub fn body_length(&self) -> u64 {
         match self.state {
-            State::Length(left) | State::Chunk(left) => self.body + left,
+            State::Length(left) | State::Chunk(left) => self.body.saturating_add(left),
             _ => self.body,
         }
     }

@@ -139,3 +139,19 @@ fn a_declined_upgrade_leaves_room_for_requests() {
     assert!(!framing.is_leaving());
     assert_eq!(framing.read(upgrade), Ok(()));
 }
+
+#[test]
+fn a_body_is_as_long_as_it_says_whatever_that_is() {
+    let length = |text: &str| {
+        let mut framing = Framing::requests();
+        framing.read(text.as_bytes()).expect("one reading");
+        framing.body_length()
+    };
+    assert_eq!(length("GET / HTTP/1.1\r\n\r\n"), 0);
+    assert_eq!(length("POST / HTTP/1.1\r\nContent-Length: 70000\r\n\r\nabc"), 70_000);
+    let chunked = "POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n";
+    assert_eq!(length(chunked), 3);
+    assert_eq!(length(&format!("{chunked}10\r\nabc")), 3 + 16);
+    assert_eq!(length(&format!("{chunked}ffffffffffffffff\r\n")), u64::MAX);
+    assert_eq!(length(&format!("{chunked}0\r\n\r\n")), 0);
+}
