@@ -53,9 +53,9 @@ impl Drop for Sending {
     }
 }
 
-/// Most bytes that are read at a time of a request that may be kept for a second try: they fill a buffer of 16 KiB, and that is kept
-/// as a whole.
-const PIECE_TO_KEEP: usize = MOST_READ / 4;
+/// Most bytes that are read at a time of a request that may be kept for a second try: a buffer of hyper's is kept as a whole, so this is
+/// one of 16 KiB nearly full. A full one would have it take a larger one for the next read.
+const PIECE_TO_KEEP: usize = 16_000;
 
 const NONE: u8 = 0;
 const HEAD: u8 = 1;
