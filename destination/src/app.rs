@@ -18,11 +18,13 @@ use mesh_kit::{limits, listen, log, memory};
 use mesh_mtls::certify;
 use mesh_mtls::credentials::{Anchors, Credentials, Leaf};
 use mesh_mtls::grpc::{self, Incoming};
+use mesh_mtls::messages;
 use mesh_mtls::spiffe::Id;
 use mesh_mtls::tls::{Acceptor, ClientAuth};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_stream::StreamExt as _;
+use tokio_util::task::TaskTracker;
 
 use crate::cli::Serve;
 use crate::index::Index;
@@ -184,7 +186,7 @@ async fn serve_proxies(
     let metrics = metrics::Service::default();
     let discovery = Discovery::new(limits, Arc::clone(index), metrics.clone(), shutdown.clone());
     let admission = Admission::new(limits, metrics);
-    let acceptor = Acceptor::new(credentials.clone(), ClientAuth::Required, grpc::ALPN);
+    let acceptor = Acceptor::new(credentials.clone(), ClientAuth::Required, messages::ALPN);
     let mut servers = JoinSet::new();
     for listener in listeners {
         let incoming = grpc::incoming(listener, acceptor.clone())
@@ -200,23 +202,25 @@ async fn serve_proxies(
 
 /// Takes connections until `shutdown`, and waits for the last one's end.
 async fn serve_listener(mut incoming: Incoming, discovery: Discovery, admission: Admission, shutdown: Shutdown) {
-    let mut connections = JoinSet::new();
+    // As a set of tasks would, but without an entry for each.
+    let connections = TaskTracker::new();
     let mut shutdown = pin!(shutdown.requested());
     loop {
         tokio::select! {
             Some(Ok(connection)) = incoming.next() => {
                 let (tls, grpc::Peer { id, addr }) = connection.into_parts();
+                // The acceptor takes nobody without one.
+                let Some(id) = id else { continue };
                 if let Some(place) = admission.admit(addr.ip()) {
                     connections.spawn(discovery.clone().serve(tls, Client { id, addr }, place));
                 }
             }
-            // Connections do not fail.
-            Some(_) = connections.join_next() => {}
             () = &mut shutdown => break,
         }
     }
     drop(incoming);
-    while connections.join_next().await.is_some() {}
+    connections.close();
+    connections.wait().await;
 }
 
 /// The longest that a certificate goes unlooked at: timers do not see that the wall clock was set.

@@ -18,13 +18,13 @@ mod status;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use cell::Cell;
+use cell::{ByResource, Cell};
 pub use cell::{Marked, Marks, Watch};
 use health::Reports;
 pub use health::{Reported, Reporter};
@@ -47,7 +47,7 @@ const SWEEP_EVERY: usize = 1024;
 pub struct Index {
     objects: Objects,
     touched: Touched,
-    watched: HashMap<Resource, Arc<Cell>>,
+    watched: HashSet<ByResource>,
     /// Some of `watched` may not be any more.
     abandoned: Arc<AtomicBool>,
     sweep_at: usize,
@@ -97,7 +97,7 @@ impl Index {
         Self {
             objects: Objects::new(trust_domain.into()),
             touched: Touched::default(),
-            watched: HashMap::new(),
+            watched: HashSet::new(),
             abandoned: Arc::default(),
             sweep_at: SWEEP_EVERY,
             revision: 1,
@@ -151,7 +151,8 @@ impl Index {
         }
         let version = self.revision + 1;
         let mut changed = 0;
-        for (resource, cell) in &self.watched {
+        for ByResource(cell) in &self.watched {
+            let resource = cell.resource();
             if !touched.concerns(resource) {
                 continue;
             }
@@ -171,7 +172,7 @@ impl Index {
     /// that is published from now on. Dropping the result ends it.
     pub fn watch(&mut self, resource: Resource, marks: &Arc<Marks>, id: u64) -> Watch {
         let cell = match self.watched.get(&resource) {
-            Some(cell) => Arc::clone(cell),
+            Some(ByResource(cell)) => Arc::clone(cell),
             None => self.cell(resource),
         };
         Watch::new(cell, Arc::clone(marks), id)
@@ -183,12 +184,9 @@ impl Index {
         }
         // Changes that wait for publication are told of twice to a newcomer at worst: publication compares.
         let state = self.objects.resolve(&resource, &self.reports);
-        let cell = Arc::new(Cell::new(
-            resource.clone(),
-            Snapshot::new(self.revision, None, state),
-            Arc::clone(&self.abandoned),
-        ));
-        self.watched.insert(resource, Arc::clone(&cell));
+        let snapshot = Snapshot::new(self.revision, None, state);
+        let cell = Arc::new(Cell::new(resource, snapshot, Arc::clone(&self.abandoned)));
+        self.watched.insert(ByResource(Arc::clone(&cell)));
         cell
     }
 
@@ -196,7 +194,7 @@ impl Index {
     fn sweep(&mut self) {
         // First, so that what is abandoned meanwhile is found the next time.
         self.abandoned.store(false, Ordering::Release);
-        self.watched.retain(|_, cell| cell.is_watched());
+        self.watched.retain(|ByResource(cell)| cell.is_watched());
         self.sweep_at = 2 * self.watched.len() + SWEEP_EVERY;
     }
 
@@ -217,12 +215,13 @@ impl Index {
 
     /// Watched backends whose endpoints all stay although more than half are not well, and how many those are.
     pub fn preserved(&self) -> Vec<(Backend, usize)> {
-        let preserved = self.watched.iter().filter_map(|(resource, cell)| match (resource, &cell.latest().state) {
-            (Resource::Endpoints(backend), State::Endpoints(endpoints)) if endpoints.is_preserved => {
-                Some((backend.clone(), endpoints.unhealthy))
-            }
-            _ => None,
-        });
+        let preserved =
+            self.watched.iter().filter_map(|ByResource(cell)| match (cell.resource(), &cell.latest().state) {
+                (Resource::Endpoints(backend), State::Endpoints(endpoints)) if endpoints.is_preserved => {
+                    Some((backend.clone(), endpoints.unhealthy))
+                }
+                _ => None,
+            });
         preserved.collect()
     }
 

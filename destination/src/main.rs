@@ -16,6 +16,8 @@ use mesh_destination::{app, validate};
 use mesh_kit::env::EXIT_USAGE;
 
 fn main() -> ExitCode {
+    // What reading manifests leaves is used for proxies.
+    mesh_kit::memory::share_one_heap();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => return usage(&error),

@@ -24,7 +24,6 @@ const WATCHED: &str = "mesh_destination_watched_resources";
 const CONNECTIONS: &str = "mesh_destination_connections";
 const CONNECTIONS_REFUSED: &str = "mesh_destination_connections_refused_total";
 const ACCEPT_ERRORS: &str = "mesh_destination_accept_errors_total";
-const HTTP2_ABUSE: &str = "mesh_destination_http2_abuse_total";
 const STREAMS: &str = "mesh_destination_streams";
 const STREAMS_OPENED: &str = "mesh_destination_streams_opened_total";
 const STREAMS_ENDED: &str = "mesh_destination_streams_ended_total";
@@ -68,7 +67,6 @@ pub fn install() -> Prometheus {
         (MANIFEST_ERRORS, "Errors found in manifests, each once a version of its file"),
         (CONNECTIONS_REFUSED, "Connections that came to nothing, by reason"),
         (ACCEPT_ERRORS, "Connections that could not be accepted"),
-        (HTTP2_ABUSE, "HTTP/2 connections ended because of what the peer did, by the code that it was told"),
         (STREAMS_OPENED, "Discovery streams opened"),
         (STREAMS_ENDED, "Discovery streams ended, by reason"),
         (UPDATES_SENT, "Snapshots sent, by resource"),
@@ -232,9 +230,14 @@ impl Service {
         counter!(STREAMS_ENDED, "reason" => reason).increment(1);
     }
 
-    /// A subscription is there, for as long as the guard lives.
-    pub fn subscription(&self, resource: Resource) -> Raised {
-        Raised::of(&self.subscriptions[resource as usize])
+    /// A subscription is there.
+    pub fn subscribed(&self, resource: Resource) {
+        self.subscriptions[resource as usize].increment(1.0);
+    }
+
+    /// It is no more.
+    pub fn unsubscribed(&self, resource: Resource) {
+        self.subscriptions[resource as usize].decrement(1.0);
     }
 
     /// A snapshot was handed to the connection.
@@ -284,11 +287,6 @@ pub fn connection_refused(reason: &'static str) {
 /// accept(2) failed for want of something.
 pub fn accept_failed() {
     counter!(ACCEPT_ERRORS).increment(1);
-}
-
-/// A connection was ended because of what its peer did.
-pub fn http2_abuse(reason: &'static str) {
-    counter!(HTTP2_ABUSE, "reason" => reason).increment(1);
 }
 
 /// What the index knows, as of a scrape.

@@ -1,21 +1,20 @@
 //! The discovery service: one stream per proxy, over mutual TLS.
 //!
-//! Read in this order: `wire` (messages), `pace` (how often), `session` (what a stream asked for and was told), `grpc`
-//! (how that travels), `stream` (turns of one), `connection` (the task of one), `health` (of workloads), `keepalive`, `admission`.
+//! Read in this order: `wire` (messages), `pace` (how often), `session` (what a stream asked for and was told), `message`
+//! (how that travels), `connection` (the task of one), `health` (of workloads), `admission`.
 //!
-//! Invariant: a proxy costs a bounded amount, whatever it sends or does not read: subscriptions, streams, connections and
+//! Invariant: a proxy costs a bounded amount, whatever it sends or does not read: subscriptions, connections and
 //! waits have limits, and what waits to be sent is a mark. An index that is not whole answers nobody.
 //! Non-goal: authorizing what a proxy may ask; addresses of endpoints are no secret within the mesh, and an inbound policy
 //! is given by proven identity only.
 
 mod admission;
+mod by_id;
 mod connection;
-mod grpc;
 mod health;
-mod keepalive;
+mod message;
 mod pace;
 mod session;
-mod stream;
 #[cfg(test)]
 mod tests;
 mod wire;
@@ -42,7 +41,7 @@ const NOT_LOADED: &str = "not all manifests could be read since the start; the l
 pub struct Settings {
     /// Between two snapshots of one subscription.
     pub interval: Duration,
-    /// From the first byte to Hello, and from the handshake to the first stream.
+    /// From the handshake to Hello.
     pub hello_within: Duration,
     /// A proxy that has not taken a message within this time, and a second for each 64 KiB of it, is disconnected.
     pub stall: Duration,
@@ -54,8 +53,6 @@ pub struct Settings {
     pub subscriptions: usize,
     /// Addresses in one Hello.
     pub addresses: usize,
-    /// Streams of one connection at a time; a proxy needs one.
-    pub streams: u32,
     /// Connections of all proxies.
     pub connections: usize,
     /// Connections from one address.
@@ -72,11 +69,10 @@ impl Default for Settings {
             interval: Duration::from_millis(100),
             hello_within: Duration::from_secs(10),
             stall: Duration::from_secs(10),
-            ping_interval: mesh_mtls::grpc::PING_INTERVAL,
-            ping_timeout: mesh_mtls::grpc::PING_TIMEOUT,
+            ping_interval: mesh_mtls::dial::PING_INTERVAL,
+            ping_timeout: mesh_mtls::dial::PING_TIMEOUT,
             subscriptions: 10_000,
             addresses: 64,
-            streams: 8,
             connections: 10_000,
             connections_per_address: 2_048,
             health_kept: Duration::from_mins(1),
@@ -85,7 +81,7 @@ impl Default for Settings {
     }
 }
 
-/// The gRPC service. Clones share everything.
+/// The service. Clones share everything.
 #[derive(Clone, Debug)]
 pub struct Discovery {
     shared: Arc<Shared>,

@@ -19,7 +19,8 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use mesh_kit::shutdown::Shutdown;
 use mesh_mtls::abuse;
-use mesh_mtls::grpc::{self, Connection, Incoming};
+use mesh_mtls::dial;
+use mesh_mtls::grpc::{Connection, Incoming};
 use mesh_proto::identity::identity_server::IdentityServer;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
@@ -144,8 +145,8 @@ fn builder() -> http2::Builder<TokioExecutor> {
         .initial_stream_window_size(WINDOW)
         .initial_connection_window_size(WINDOW)
         .max_header_list_size(HEADER_LIMIT)
-        .keep_alive_interval(grpc::PING_INTERVAL)
-        .keep_alive_timeout(grpc::PING_TIMEOUT);
+        .keep_alive_interval(dial::PING_INTERVAL)
+        .keep_alive_timeout(dial::PING_TIMEOUT);
     builder
 }
 

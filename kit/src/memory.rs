@@ -63,6 +63,16 @@ fn have_many_ended(most: &Cell<usize>, tasks: usize) -> bool {
     ended
 }
 
+/// Lets all threads take memory from one heap, so that what one of them leaves another one uses; by itself glibc gives each a heap of
+/// its own. For programs whose threads hardly ever work side by side; to be called first of all, for with a second thread it does
+/// nothing.
+pub fn share_one_heap() {
+    let is_alone = fs::read_dir("/proc/self/task").is_ok_and(|threads| threads.count() == 1);
+    if is_alone {
+        glibc::share_one_heap();
+    }
+}
+
 /// Gives back what lies idle now and then; to be spawned once, ends only where nothing can be known or done.
 pub async fn upkeep() {
     // Of what is resident but no allocation: stacks, the program's own data, pages that are used in part.
@@ -160,6 +170,21 @@ mod glibc {
         safe fn mallinfo2() -> Mallinfo2;
     }
 
+    /// As in malloc.h.
+    const M_ARENA_MAX: c_int = -8;
+
+    #[expect(unsafe_code, reason = "takes and returns plain numbers")]
+    unsafe extern "C" {
+        /// Not beside another thread.
+        fn mallopt(parameter: c_int, value: c_int) -> c_int;
+    }
+
+    #[expect(unsafe_code, reason = "our caller has made sure that there is no other thread")]
+    pub(super) fn share_one_heap() {
+        // It may refuse; then there are more heaps.
+        let _ = unsafe { mallopt(M_ARENA_MAX, 1) };
+    }
+
     /// Gives all whole pages of free blocks back to the system.
     pub(super) fn give_back() {
         malloc_trim(0);
@@ -174,6 +199,8 @@ mod glibc {
 
 #[cfg(not(target_env = "gnu"))]
 mod glibc {
+    pub(super) fn share_one_heap() {}
+
     pub(super) fn give_back() {}
 
     pub(super) fn in_use() -> Option<usize> {

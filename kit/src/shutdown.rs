@@ -6,14 +6,22 @@
 use std::io;
 use std::process;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::watch;
+use tokio::sync::Notify;
 
 /// Tells everybody who holds a clone that the daemon shall end.
 #[derive(Clone, Debug)]
 pub struct Shutdown {
-    sender: Arc<watch::Sender<bool>>,
+    asked: Arc<Asked>,
+}
+
+/// Small to wait for: each connection of a control plane does.
+#[derive(Debug, Default)]
+struct Asked {
+    is_requested: AtomicBool,
+    waiting: Notify,
 }
 
 impl Shutdown {
@@ -35,24 +43,28 @@ impl Shutdown {
     /// One that only [`Self::trigger`] triggers.
     #[must_use]
     pub fn manual() -> Self {
-        Self { sender: Arc::new(watch::Sender::new(false)) }
+        Self { asked: Arc::default() }
     }
 
     /// Asks for the end.
     pub fn trigger(&self) {
-        self.sender.send_replace(true);
+        self.asked.is_requested.store(true, Ordering::Release);
+        self.asked.waiting.notify_waiters();
     }
 
     /// Waits until the end is asked for; returns at once when it was before.
     pub async fn requested(&self) {
-        // The sender lives in `self`, so waiting cannot fail.
-        let _ = self.sender.subscribe().wait_for(|requested| *requested).await;
+        // First, so that none is missed that comes after the look.
+        let waiting = self.asked.waiting.notified();
+        if !self.is_requested() {
+            waiting.await;
+        }
     }
 
     /// Whether the end was asked for.
     #[must_use]
     pub fn is_requested(&self) -> bool {
-        *self.sender.borrow()
+        self.asked.is_requested.load(Ordering::Acquire)
     }
 }
 

@@ -122,7 +122,7 @@ pub async fn run(config: Config, log: log::Handle, shutdown: Shutdown) -> Result
     let observer = Certified(metrics.identity());
     tokio::spawn(certify::run(config.certify.clone(), credentials.clone(), observer));
     let local = Arc::new(LocalAddresses::new(&config.workload.addresses));
-    let connector = tls::Connector::new(credentials.clone(), mesh_mtls::grpc::ALPN);
+    let connector = tls::Connector::new(credentials.clone(), mesh_mtls::messages::ALPN);
     let hello = hello(&config, &local);
     let (discovery, driver) =
         Discovery::new(config.control.clone(), hello, connector, credentials.clone(), metrics.discovery());

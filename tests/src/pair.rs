@@ -85,7 +85,7 @@ impl Pair {
         let (discovery, _never_run) = Discovery::new(
             config.control.clone(),
             Hello::default(),
-            connector(mesh_mtls::grpc::ALPN),
+            connector(mesh_mtls::messages::ALPN),
             credentials.clone(),
             metrics.discovery(),
         );

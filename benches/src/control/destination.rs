@@ -9,7 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
-use mesh_mtls::grpc;
+use mesh_mtls::messages;
 use mesh_mtls::tls::Connector;
 use tokio::sync::oneshot;
 use tokio::task::{JoinSet, spawn_blocking};
@@ -20,7 +20,7 @@ use super::board::{Board, Tally};
 use super::manifests::{ENDPOINTS, Manifests};
 use super::plane::Plane;
 use super::report::{Bar, Report, percentile};
-use super::subscriber::{self, Proxy};
+use super::subscriber::{self, Proxy, Way};
 use super::usage::Usage;
 
 /// Services that a proxy's application talks to; as many targets, and as many sets of endpoints.
@@ -31,8 +31,10 @@ const RATE: u32 = 100;
 const AT_ONCE: usize = 32;
 /// For a proxy to connect and be answered in full.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// After the last proxy has come, and after the last change.
+/// To rest, and to look at rest.
 const SETTLE: Duration = Duration::from_secs(3);
+/// What work leaves behind goes back to the system within this time (`mesh_kit::memory`), and is no proxy's.
+const GIVEN_BACK: Duration = Duration::from_secs(10);
 
 /// Measures all of it.
 ///
@@ -45,15 +47,14 @@ pub fn measure(scale: &Scale, report: &mut Report) -> anyhow::Result<()> {
     let started = plane.serve(&folder)?;
     let scenario = format!("destination, {} services x {ENDPOINTS} endpoints", scale.services);
     report.add(&scenario, "exec to ready", millis(started), "ms", Bar::None);
-    // What the start leaves behind is given back within seconds, and is no proxy's.
-    thread::sleep(2 * SETTLE);
+    thread::sleep(GIVEN_BACK);
     let alone = usage(&plane)?;
     report.add(&scenario, "RSS", mib(alone.rss), "MiB", Bar::AtMost(64.0));
     report.add(&scenario, "RssAnon", mib(alone.anonymous), "MiB", Bar::None);
     let (host, plane) = (plane.host().clone(), &mut plane);
     host.enter(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        runtime.block_on(with_proxies(scale, plane, &manifests, alone, report))
+        runtime.block_on(with_proxies(scale, plane, &manifests, report))
     })
 }
 
@@ -61,28 +62,33 @@ async fn with_proxies(
     scale: &Scale,
     plane: &Plane,
     manifests: &Arc<Mutex<Manifests>>,
-    alone: Usage,
     report: &mut Report,
 ) -> anyhow::Result<()> {
     let (credentials, renewal) = plane.certify("service-00000")?;
     tokio::spawn(renewal);
     timeout(PATIENCE, credentials.certified()).await.context("no certificate for the proxies")?;
-    let connector = Connector::new(credentials, grpc::ALPN);
+    let connector = Connector::new(credentials, messages::ALPN);
     let mut crowd = Crowd { connector, board: Arc::new(Board::new(scale.services)), proxies: JoinSet::new() };
+    // Snapshots are made once for all: what they take is no proxy's, and told apart.
+    crowd.follow_all(scale.services, plane, manifests).await?;
+    crowd.rest(GIVEN_BACK).await?;
+    let followed = usage(plane)?;
+    let scenario = format!("destination, {} services followed", scale.services);
+    report.add(&scenario, "RssAnon", mib(followed.anonymous), "MiB", Bar::None);
     for &count in &scale.proxies {
         let scenario = format!("destination, {count} proxies");
         let begun = Instant::now();
         crowd.grow(count, plane, manifests).await?;
         report.add(&scenario, "all connected and served in", begun.elapsed().as_secs_f64(), "s", Bar::None);
-        crowd.rest(SETTLE).await?;
-        report_memory(&scenario, "memory per proxy", alone, usage(plane)?, count, report);
+        crowd.rest(GIVEN_BACK).await?;
+        report_memory(&scenario, "memory per proxy", followed, usage(plane)?, count, report);
         let before = usage(plane)?;
         crowd.rest(SETTLE).await?;
         let idle = usage(plane)?.cpu.saturating_sub(before.cpu).as_secs_f64() / SETTLE.as_secs_f64();
         report.add(&scenario, "CPU while nothing changes", 1000.0 * idle, "ms/s", Bar::None);
         crowd.changes(&scenario, scale.load, idle, plane, manifests, report).await?;
-        crowd.rest(SETTLE).await?;
-        report_memory(&scenario, "memory per proxy after changes", alone, usage(plane)?, count, report);
+        crowd.rest(GIVEN_BACK).await?;
+        report_memory(&scenario, "memory per proxy after changes", followed, usage(plane)?, count, report);
     }
     Ok(())
 }
@@ -99,7 +105,8 @@ impl Crowd {
         while self.proxies.len() < count {
             let mut served = Vec::new();
             for _ in 0..AT_ONCE.min(count - self.proxies.len()) {
-                served.push(self.connect(plane, &lock(manifests))?);
+                let proxy = nth(self.proxies.len(), &lock(manifests));
+                served.push(self.connect(plane, proxy)?);
             }
             for served in served {
                 if !matches!(timeout(PATIENCE, served).await, Ok(Ok(()))) {
@@ -111,14 +118,22 @@ impl Crowd {
         Ok(())
     }
 
-    fn connect(&mut self, plane: &Plane, manifests: &Manifests) -> anyhow::Result<oneshot::Receiver<()>> {
-        let number = self.proxies.len();
-        let channel =
-            grpc::channel(&plane.destination_addr().to_string(), plane.destination_id()?, self.connector.clone());
-        let services = (0..TARGETS).map(|n| (number + n * manifests.len() / TARGETS) % manifests.len()).collect();
-        let proxy = Proxy { address: manifests.workload(number), services };
+    /// One proxy that follows all services.
+    async fn follow_all(&mut self, services: usize, plane: &Plane, manifests: &Mutex<Manifests>) -> anyhow::Result<()> {
+        let address = lock(manifests).workload(0);
+        let served = self.connect(plane, Proxy { address, services: (0..services).collect() })?;
+        if !matches!(timeout(PATIENCE, served).await, Ok(Ok(()))) {
+            self.check()?;
+            bail!("the proxy that follows all services is not served within {PATIENCE:?}");
+        }
+        Ok(())
+    }
+
+    fn connect(&mut self, plane: &Plane, proxy: Proxy) -> anyhow::Result<oneshot::Receiver<()>> {
+        let (addr, id) = (plane.destination_addr().to_string(), plane.destination_id()?);
+        let way = Way { addr, id, connector: self.connector.clone() };
         let (told, served) = oneshot::channel();
-        self.proxies.spawn(subscriber::follow(channel, proxy, Arc::clone(&self.board), told));
+        self.proxies.spawn(subscriber::follow(way, proxy, Arc::clone(&self.board), told));
         Ok(served)
     }
 
@@ -163,6 +178,12 @@ impl Crowd {
     }
 }
 
+/// A proxy with targets of its own.
+fn nth(number: usize, manifests: &Manifests) -> Proxy {
+    let services = (0..TARGETS).map(|n| (number + n * manifests.len() / TARGETS) % manifests.len()).collect();
+    Proxy { address: manifests.workload(number), services }
+}
+
 /// At an even pace; returns how many.
 fn write_changes(manifests: &mut Manifests, board: &Board, load: Duration) -> anyhow::Result<usize> {
     let (begun, mut written) = (Instant::now(), 0);
@@ -177,8 +198,9 @@ fn write_changes(manifests: &mut Manifests, board: &Board, load: Duration) -> an
     Ok(written)
 }
 
-fn report_memory(scenario: &str, name: &'static str, alone: Usage, now: Usage, count: usize, report: &mut Report) {
-    let each = ratio(now.anonymous.saturating_sub(alone.anonymous), count);
+fn report_memory(scenario: &str, name: &'static str, before: Usage, now: Usage, count: usize, report: &mut Report) {
+    // One of them was there before.
+    let each = ratio(now.anonymous.saturating_sub(before.anonymous), count - 1);
     report.add(scenario, name, each, "KiB", Bar::AtMost(8.0));
 }
 

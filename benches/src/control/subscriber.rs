@@ -1,4 +1,4 @@
-//! A proxy, as far as destination can tell: the channel that proxies use, Hello, subscriptions, acknowledgements.
+//! A proxy, as far as destination can tell: the link that proxies use, Hello, subscriptions, acknowledgements.
 //!
 //! Invariant: it asks as a proxy does (its own policy, targets, their endpoints), acknowledges each snapshot, and never
 //! ends by itself. Non-goal: what a proxy would do with the answers.
@@ -9,16 +9,21 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context as _, bail};
+use mesh_mtls::dial::dial;
+use mesh_mtls::messages::Link;
+use mesh_mtls::spiffe::Id;
+use mesh_mtls::tls::Connector;
 use mesh_proto::discovery as wire;
-use tokio::sync::{mpsc, oneshot};
-use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::Channel;
-use wire::discovery_client::DiscoveryClient;
+use prost::Message as _;
+use tokio::sync::oneshot;
 use wire::watch_request::Kind;
 use wire::watch_response::Snapshot;
 
 use super::board::{Board, Place};
 use super::manifests;
+
+/// Of a message, as proxies have it.
+const LARGEST: usize = 4 << 20;
 
 /// Who it is, and what its application talks to.
 #[derive(Clone, Debug)]
@@ -29,31 +34,44 @@ pub struct Proxy {
     pub services: Vec<usize>,
 }
 
+/// Where destination is, and how to get there.
+#[derive(Clone, Debug)]
+pub struct Way {
+    /// `host:port`.
+    pub addr: String,
+    /// Who it must prove to be.
+    pub id: Id,
+    /// With the proxies' certificate.
+    pub connector: Connector,
+}
+
 /// Follows until the stream ends, which is an error. `served` is told once each subscription was answered.
 ///
 /// # Errors
 /// Why it ended, or what was wrong with an answer.
 pub async fn follow(
-    channel: Channel,
+    way: Way,
     proxy: Proxy,
     board: Arc<Board>,
     served: oneshot::Sender<()>,
 ) -> anyhow::Result<Infallible> {
-    let (requests, queue) = mpsc::channel(4);
-    requests.try_send(request(Kind::Hello(hello(&proxy))))?;
-    let mut client = DiscoveryClient::new(channel);
-    let mut updates = client.watch(ReceiverStream::new(queue)).await.context("open")?.into_inner();
+    let io = dial(&way.addr, &way.id, &way.connector).await.context("connect")?;
+    let mut link = Link::new(io, LARGEST);
+    link.send(&request(Kind::Hello(hello(&proxy))));
     for (id, resource) in (1..).zip(resources(&proxy)) {
-        requests.send(request(Kind::Subscribe(wire::Subscribe { id, resource: Some(resource) }))).await?;
+        link.send(&request(Kind::Subscribe(wire::Subscribe { id, resource: Some(resource) })));
     }
     let places: Vec<_> = proxy.services.iter().map(|service| board.follow(*service)).collect();
     let mut unanswered: Vec<_> = (1..).take(resources(&proxy).count()).collect();
     let mut served = Some(served);
-    while let Some(update) = updates.message().await? {
+    while let Some(message) = link.next().await? {
+        if message.is_empty() {
+            continue;
+        }
         let now = Instant::now();
-        let wire::WatchResponse { id, version, snapshot } = update;
+        let wire::WatchResponse { id, version, snapshot } = wire::WatchResponse::decode(message)?;
         note(&board, &places, id, snapshot, now)?;
-        requests.send(request(Kind::Ack(wire::Ack { id, version, error: String::new() }))).await?;
+        link.send(&request(Kind::Ack(wire::Ack { id, version, error: String::new() })));
         unanswered.retain(|waiting| *waiting != id);
         if unanswered.is_empty()
             && let Some(served) = served.take()
@@ -79,6 +97,7 @@ fn note(board: &Board, places: &[Place], id: u64, snapshot: Option<Snapshot>, no
         }
         Snapshot::Outbound(wire::OutboundTarget { kind: Some(wire::outbound_target::Kind::Service(_)) })
         | Snapshot::Inbound(_) => {}
+        Snapshot::End(wire::End { reason }) => bail!("destination ends the stream: {reason}"),
         Snapshot::Outbound(target) => bail!("a target is not known as a service: {target:?}"),
     }
     Ok(())

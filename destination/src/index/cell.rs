@@ -4,7 +4,9 @@
 //! that does not read costs nothing. A watch that is dropped leaves nothing behind. No lock is held across an await.
 //! Non-goal: the pace at which readers are served (`service::pace`).
 
-use std::collections::{BTreeSet, HashMap};
+use std::borrow::Borrow;
+use std::collections::BTreeSet;
+use std::hash::{Hash, Hasher};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::Waker;
@@ -65,10 +67,13 @@ pub struct Watch {
 
 impl Watch {
     pub(super) fn new(cell: Arc<Cell>, marks: Arc<Marks>, id: u64) -> Self {
-        let follower = Arc::downgrade(&marks);
-        let key = (follower.as_ptr() as usize, id);
-        lock(&cell.inner).followers.insert(key, follower);
+        lock(&cell.inner).followers.push(Follower { marks: Arc::downgrade(&marks), id });
         Self { cell, marks, id }
+    }
+
+    /// The subscription.
+    pub fn id(&self) -> u64 {
+        self.id
     }
 
     /// What is watched.
@@ -84,9 +89,11 @@ impl Watch {
 
 impl Drop for Watch {
     fn drop(&mut self) {
-        let key = (Arc::as_ptr(&self.marks) as usize, self.id);
         let mut inner = lock(&self.cell.inner);
-        inner.followers.remove(&key);
+        let marks = Arc::as_ptr(&self.marks);
+        let mut followers = inner.followers.iter();
+        let place = followers.rposition(|follower| follower.id == self.id && follower.marks.as_ptr() == marks);
+        place.map(|place| inner.followers.swap_remove(place));
         if inner.followers.is_empty() {
             self.cell.abandoned.store(true, Ordering::Release);
         }
@@ -104,15 +111,26 @@ pub(super) struct Cell {
 #[derive(Debug)]
 struct Inner {
     latest: Arc<Snapshot>,
-    /// By the address of the reader's marks (alive as long as the watch, which holds them) and subscription.
-    followers: HashMap<(usize, u64), Weak<Marks>>,
+    /// The newest last; who leaves is mostly among those.
+    followers: Vec<Follower>,
+}
+
+/// A subscription of a reader, whose marks live as long as its watch.
+#[derive(Debug)]
+struct Follower {
+    marks: Weak<Marks>,
+    id: u64,
 }
 
 impl Cell {
     pub(super) fn new(resource: Resource, snapshot: Snapshot, abandoned: Arc<AtomicBool>) -> Self {
-        let (latest, followers) = (Arc::new(snapshot), HashMap::new());
+        let (latest, followers) = (Arc::new(snapshot), Vec::new());
         let inner = Mutex::new(Inner { latest, followers });
         Self { resource, inner, abandoned }
+    }
+
+    pub(super) fn resource(&self) -> &Resource {
+        &self.resource
     }
 
     pub(super) fn latest(&self) -> Arc<Snapshot> {
@@ -122,15 +140,39 @@ impl Cell {
     pub(super) fn publish(&self, snapshot: Snapshot) {
         let mut inner = lock(&self.inner);
         inner.latest = Arc::new(snapshot);
-        for ((_, id), follower) in &inner.followers {
-            if let Some(marks) = follower.upgrade() {
-                marks.set(*id);
+        for follower in &inner.followers {
+            if let Some(marks) = follower.marks.upgrade() {
+                marks.set(follower.id);
             }
         }
     }
 
     pub(super) fn is_watched(&self) -> bool {
         !lock(&self.inner).followers.is_empty()
+    }
+}
+
+/// A cell in a set, which is found by its resource.
+#[derive(Debug)]
+pub(super) struct ByResource(pub(super) Arc<Cell>);
+
+impl Borrow<Resource> for ByResource {
+    fn borrow(&self) -> &Resource {
+        &self.0.resource
+    }
+}
+
+impl PartialEq for ByResource {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.resource == other.0.resource
+    }
+}
+
+impl Eq for ByResource {}
+
+impl Hash for ByResource {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.resource.hash(state);
     }
 }
 

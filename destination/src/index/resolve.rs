@@ -57,7 +57,7 @@ impl Objects {
         let protocol = declared.get(&addr.port()).copied();
         let protocol = protocol.unwrap_or_else(|| Protocol::default_for(addr.port()));
         match endpoint_of(member, addr) {
-            Some(endpoint) => Target::Workload { endpoint, protocol },
+            Some(endpoint) => Target::Workload { endpoint: Box::new(endpoint), protocol },
             None => Target::Unknown,
         }
     }
@@ -79,6 +79,7 @@ impl Objects {
         }
         let mut list = found.into_values().flatten().collect();
         let (unhealthy, is_preserved) = reports.sift(&mut list);
+        list.shrink_to_fit();
         Endpoints { list, policy: self.backend_policy(service, port), unhealthy, is_preserved }
     }
 
@@ -104,15 +105,13 @@ impl Objects {
     fn endpoint_at(&self, address: SocketAddr, of: &SliceEndpoint) -> Option<Endpoint> {
         let mut endpoint = match self.owner(address.ip()) {
             Some(member) => endpoint_of(member, address)?,
-            None => {
-                Endpoint { address, name: "".into(), identity: None, zone: "".into(), weight: 1, hints: Arc::default() }
-            }
+            None => Endpoint { address, name: "".into(), identity: None, zone: "".into(), weight: 1, hints: None },
         };
         if !of.zone.is_empty() && *endpoint.zone != *of.zone {
             endpoint.zone = of.zone.as_str().into();
         }
         if !of.hints.is_empty() {
-            endpoint.hints = of.hints.as_slice().into();
+            endpoint.hints = Some(of.hints.as_slice().into());
         }
         Some(endpoint)
     }
@@ -268,5 +267,5 @@ fn endpoint_of(member: &Member, address: SocketAddr) -> Option<Endpoint> {
         Standing::Nameless => return None,
     };
     let (name, zone) = (Arc::clone(&member.label), Arc::clone(&member.zone));
-    Some(Endpoint { address, name, identity, zone, weight: member.workload.weight, hints: Arc::default() })
+    Some(Endpoint { address, name, identity, zone, weight: member.workload.weight, hints: None })
 }

@@ -3,7 +3,7 @@
 //! Invariant: a snapshot never changes; its encoding is made once, by whoever needs it first, and shared.
 //! Non-goal: the encoding itself (`service::wire`).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -45,8 +45,8 @@ pub struct Backend {
 /// A proxy: what it says of itself, and what it proved.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Proxy {
-    /// Said: its workload's addresses, canonical.
-    pub addresses: BTreeSet<IpAddr>,
+    /// Said: its workload's addresses, canonical, each once and in their order.
+    pub addresses: Box<[IpAddr]>,
     /// Proved.
     pub id: spiffe::Id,
 }
@@ -68,8 +68,11 @@ impl Snapshot {
         Self { version, changed_at, state, encoded: OnceLock::new() }
     }
 
-    /// The encoding; `encode` is called by the first who asks.
+    /// The encoding; `encode` is called by the first who asks, and for each who asks for what only one proxy does.
     pub fn encoded(&self, encode: impl FnOnce(&Self) -> Bytes) -> Bytes {
+        if matches!(self.state, State::Inbound(_)) {
+            return encode(self);
+        }
         self.encoded.get_or_init(|| encode(self)).clone()
     }
 }
@@ -179,8 +182,8 @@ pub enum Target {
     },
     /// A workload: exactly this endpoint.
     Workload {
-        /// Which.
-        endpoint: Endpoint,
+        /// Which; boxed, for most targets are Services.
+        endpoint: Box<Endpoint>,
         /// How to read the bytes.
         protocol: Protocol,
     },
@@ -259,5 +262,5 @@ pub struct Endpoint {
     /// Relative.
     pub weight: u32,
     /// Zones that it is meant for; none: all.
-    pub hints: Arc<[String]>,
+    pub hints: Option<Arc<[String]>>,
 }

@@ -51,7 +51,7 @@ fn backend(service: &str, port: u16) -> Resource {
 
 fn inbound(address: &str, service_account: &str) -> Resource {
     let id = mesh_mtls::spiffe::Id::new("cluster.local", "shop", service_account).unwrap();
-    let addresses = BTreeSet::from([address.parse().unwrap()]);
+    let addresses = [address.parse().unwrap()].into();
     Resource::Inbound(Arc::new(Proxy { addresses, id }))
 }
 

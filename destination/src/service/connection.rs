@@ -1,170 +1,180 @@
-//! The task of one connection: HTTP/2, its streams, and an end for those who do not answer.
+//! The task of one connection, which is one stream: requests in, snapshots out, until one side has enough.
 //!
-//! Invariant: all of a connection is one task. Each turn reads what has come, lets each stream do what it can, and sends
-//! what that came to at once; then it waits for the peer, the index or the next deadline. A connection that opens no stream
-//! in time, does not answer a ping, or does not read is dropped with all that it holds. Non-goal: TLS, which has happened.
+//! Invariant: each turn reads what has come, sends what is due at once, then waits for the peer, the index or the next deadline.
+//! Each wait has an end: a proxy that says nothing, answers no ping or takes nothing of what is due is ended with a reason. What
+//! one turn sends is on its way at a time; all else are marks. Non-goal: what requests mean (`session`); TLS, which has happened.
 
 use std::net::SocketAddr;
-use std::ops::ControlFlow;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use h2::server::{self, SendResponse};
-use h2::{Reason, RecvStream};
-use http::{Request, Response};
-use mesh_mtls::abuse;
-use mesh_mtls::clock;
-use mesh_mtls::cork::{Corked, Uncork, cork};
-use mesh_mtls::spiffe;
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::time::{Sleep, sleep_until, timeout_at};
+use bytes::{Buf as _, Bytes};
+use mesh_mtls::messages::{self, Inbox};
+use mesh_mtls::{clock, spiffe};
+use mesh_proto::discovery::WatchRequest;
+use prost::Message as _;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, sink};
+use tokio::time::{Sleep, sleep_until, timeout};
+use tokio_util::io::poll_write_buf;
 
 use super::admission::Place;
-use super::grpc::{self, Code, Message, Status};
-use super::keepalive::Keepalive;
-use super::stream::{End, Stream, Turn};
-use super::{NOT_LOADED, Settings, Shared};
+use super::message::Message;
+use super::session::{Refusal, Session};
+use super::{NOT_LOADED, Shared};
 use crate::index::Completeness;
-use crate::metrics;
+use crate::metrics::Raised;
 
 /// How long a proxy may take to hear that all ends.
 const FAREWELL: Duration = Duration::from_secs(1);
+/// Most bytes of a proxy that are read unheard, so that it hears why it was ended.
+const UNHEARD: u64 = 1 << 20;
 /// Times that a connection looks for more to do before it lets others go first.
 const ROUNDS: usize = 8;
-/// Most bytes of one stream that wait for the socket; they are shared with all others.
-const SEND_BUFFER: usize = 64 * 1024;
-/// Streams that a connection may begin within so long. A proxy begins one, and the next when it was refused.
-const BEGUN: (u32, Duration) = (500, Duration::from_secs(10));
+/// Requests that are looked at before snapshots get their turn.
+const REQUESTS_PER_TURN: usize = 256;
+/// Messages that leave together.
+const MESSAGES_PER_TURN: usize = 8;
+/// Bytes a second that a proxy takes at least, after the time that it may take for any message.
+const SLOWEST: u32 = 64 * 1024;
 
 /// Who is at the other end.
 #[derive(Clone, Debug)]
 pub struct Client {
     /// Proved by its certificate.
-    pub id: Option<spiffe::Id>,
+    pub id: spiffe::Id,
     /// Where it is.
     pub addr: SocketAddr,
 }
 
-fn builder(settings: &Settings) -> server::Builder {
-    const WINDOW: u32 = 65_535;
-    const HEADERS: u32 = 16 * 1024;
-    let mut builder = server::Builder::new();
-    builder
-        .max_concurrent_streams(settings.streams)
-        .initial_window_size(WINDOW)
-        .initial_connection_window_size(2 * WINDOW)
-        .max_header_list_size(HEADERS)
-        .max_send_buffer_size(SEND_BUFFER)
-        // One request is all there is to remember headers of.
-        .header_table_size(0);
-    builder
+/// Why a stream ended.
+#[derive(Debug)]
+enum End {
+    /// The proxy has enough.
+    Closed,
+    /// The connection broke.
+    Broken,
+    /// What came was no message.
+    Malformed(String),
+    Refused(Refusal),
+    NotLoaded,
+    /// It does not take what is due.
+    Stalled,
+    /// It does not answer.
+    Mute,
+    Shutdown,
 }
 
-/// From the preface to the end.
+impl End {
+    fn reason(&self) -> &'static str {
+        match self {
+            Self::Closed => "closed",
+            Self::Broken => "broken",
+            Self::Malformed(_) => "malformed",
+            Self::Refused(refusal) => refusal.reason(),
+            Self::NotLoaded => "not_loaded",
+            Self::Stalled => "stalled",
+            Self::Mute => "mute",
+            Self::Shutdown => "shutdown",
+        }
+    }
+
+    /// What the proxy is told, if it can be told anything.
+    fn told(&self) -> Option<String> {
+        match self {
+            Self::Closed | Self::Broken | Self::Stalled | Self::Mute => None,
+            Self::Malformed(what) => Some(what.clone()),
+            Self::Refused(refusal) => Some(refusal.to_string()),
+            Self::NotLoaded => Some(NOT_LOADED.to_owned()),
+            Self::Shutdown => Some("draining".to_owned()),
+        }
+    }
+}
+
+/// What came of a turn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Turn {
+    /// Something was read or written, so that there may be more to do.
+    Progress,
+    /// Nothing is left to do.
+    Rest,
+}
+
+/// One ping is on its way at a time.
+#[derive(Debug)]
+enum Ping {
+    /// The next one goes then.
+    Due(Instant),
+    /// One was sent, and has to be answered by then.
+    Sent(Instant),
+}
+
+/// To the end.
 pub(super) fn serve<IO>(shared: Arc<Shared>, io: IO, client: Client, place: Place) -> impl Future<Output = ()>
 where
     IO: AsyncRead + AsyncWrite + Unpin,
 {
-    // Not within the future, which would have room for it for good.
-    let (io, uncork) = cork(io);
+    // Not within the future, which would have room for it twice.
+    let mut connection = Connection::new(Arc::clone(&shared), io, client, clock::steady());
     async move {
-        let by = clock::steady() + shared.settings.hello_within;
-        // Boxed, for it is over soon.
-        let handshake = Box::pin(handshake(&shared.settings, io, &uncork));
-        let mut connection = match timeout_at(by.into(), handshake).await {
-            Ok(Ok(h2)) => Connection::new(shared, h2, uncork, client, by),
-            Ok(Err(error)) => return broken(client.addr, &error),
-            Err(_) => return metrics::connection_refused("no_stream"),
-        };
-        let shutdown = connection.shared.shutdown.clone();
-        let mut shutdown = pin!(shutdown.requested());
-        let mut alarm = pin!(sleep_until(by.into()));
+        let mut shutdown = pin!(shared.shutdown.requested());
+        let mut alarm = pin!(sleep_until(connection.hello_by.into()));
         let over = std::future::poll_fn(|cx| {
-            connection.drain_after(shutdown.as_mut(), cx);
+            if shutdown.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(End::Shutdown);
+            }
             connection.poll(alarm.as_mut(), cx)
         });
-        over.await;
+        let is_partial = shared.index().completeness() == Completeness::Partial;
+        let end = if is_partial { End::NotLoaded } else { over.await };
+        // Boxed, for it is short.
+        Box::pin(connection.finish(end)).await;
         drop(place);
     }
 }
 
-/// Counts an end that was the peer's doing.
-fn broken(addr: SocketAddr, error: &h2::Error) {
-    match abuse::reason(error) {
-        Some(reason) => {
-            metrics::http2_abuse(reason);
-            tracing::warn!(%addr, reason, %error, "HTTP/2 connection of a proxy ended");
-        }
-        None => tracing::debug!(%addr, %error, "connection broken"),
-    }
-}
-
-async fn handshake<IO>(
-    settings: &Settings,
-    io: Corked<IO>,
-    uncork: &Uncork<IO>,
-) -> Result<server::Connection<Corked<IO>, Message>, h2::Error>
-where
-    IO: AsyncRead + AsyncWrite + Unpin,
-{
-    let mut handshake = pin!(builder(settings).handshake(io));
-    std::future::poll_fn(|cx| uncork.rest(handshake.as_mut().poll(cx), cx)).await
-}
-
 struct Connection<IO> {
     shared: Arc<Shared>,
-    h2: server::Connection<Corked<IO>, Message>,
-    uncork: Uncork<IO>,
-    client: Client,
-    streams: Vec<Stream>,
-    keepalive: Option<Keepalive>,
-    /// Until the first stream.
-    stream_by: Option<Instant>,
-    /// The end is asked for; then it has come at last.
-    drained_by: Option<Instant>,
-    /// Streams begun since then, see [`BEGUN`].
-    begun: (u32, Instant),
-    /// They were too many.
-    abused: bool,
+    io: IO,
+    addr: SocketAddr,
+    session: Session,
+    inbox: Inbox,
+    /// What the proxy has not made room for yet.
+    sending: Option<Message>,
+    /// Until then the proxy has to have taken what is on its way to it, all of it: one that takes a byte now and then is no
+    /// better than one that takes none.
+    taken_by: Option<Instant>,
+    /// Until then it has to have said Hello.
+    hello_by: Instant,
+    ping: Ping,
+    _open: Raised,
 }
 
 impl<IO: AsyncRead + AsyncWrite + Unpin> Connection<IO> {
-    fn new(
-        shared: Arc<Shared>,
-        mut h2: server::Connection<Corked<IO>, Message>,
-        uncork: Uncork<IO>,
-        client: Client,
-        stream_by: Instant,
-    ) -> Self {
-        let keepalive = h2.ping_pong().map(|pings| Keepalive::new(pings, &shared.settings, clock::steady()));
-        // A proxy opens one.
-        let (streams, stream_by) = (Vec::with_capacity(1), Some(stream_by));
-        let (drained_by, begun) = (None, (0, clock::steady()));
-        Self { shared, h2, uncork, client, streams, keepalive, stream_by, drained_by, begun, abused: false }
-    }
-
-    /// Tells the peer to go elsewhere once the end is asked for.
-    fn drain_after(&mut self, shutdown: Pin<&mut impl Future<Output = ()>>, cx: &mut Context<'_>) {
-        if self.drained_by.is_some() || shutdown.poll(cx).is_pending() {
-            return;
+    fn new(shared: Arc<Shared>, io: IO, Client { id, addr }: Client, now: Instant) -> Self {
+        Self {
+            session: Session::new(Arc::clone(&shared), id),
+            io,
+            addr,
+            inbox: Inbox::new(shared.settings.request),
+            sending: None,
+            taken_by: None,
+            hello_by: now + shared.settings.hello_within,
+            // At once, so that the proxy knows that it is heard.
+            ping: Ping::Due(now),
+            _open: shared.metrics.stream(),
+            shared,
         }
-        self.drained_by = Some(clock::steady() + FAREWELL);
-        self.h2.graceful_shutdown();
-        self.end_streams(|| End::Shutdown);
     }
 
     /// Ready when it is over.
-    fn poll(&mut self, mut alarm: Pin<&mut Sleep>, cx: &mut Context<'_>) -> Poll<()> {
+    fn poll(&mut self, mut alarm: Pin<&mut Sleep>, cx: &mut Context<'_>) -> Poll<End> {
         let now = clock::steady();
-        let turned = self.take_turns(now, cx);
-        self.uncork.flush(cx);
-        let deadline = self.next_deadline(now);
-        let (ControlFlow::Continue(()), ControlFlow::Continue(wake_at)) = (turned, deadline) else {
-            self.end_streams(|| End::Broken);
-            return Poll::Ready(());
-        };
+        if let Err(end) = self.take_turns(now, cx) {
+            return Poll::Ready(end);
+        }
+        let wake_at = self.wake_at();
         // An alarm that comes too early does no harm, so that most turns leave it as it is.
         if alarm.is_elapsed() || alarm.deadline().into_std() > wake_at {
             alarm.as_mut().reset(wake_at.into());
@@ -175,142 +185,156 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Connection<IO> {
         Poll::Pending
     }
 
-    /// Until nothing is left to do; breaks when the connection is over.
-    fn take_turns(&mut self, now: Instant, cx: &mut Context<'_>) -> ControlFlow<()> {
+    /// Until nothing is left to do.
+    fn take_turns(&mut self, now: Instant, cx: &mut Context<'_>) -> Result<(), End> {
         for _ in 0..ROUNDS {
-            self.accept(now, cx)?;
-            if self.turn_streams(now, cx.waker())? == Turn::Rest {
-                return ControlFlow::Continue(());
+            let received = self.receive(now, cx)?;
+            if !self.session.is_greeted() && now >= self.hello_by {
+                return Err(End::Refused(Refusal::HelloLate));
+            }
+            self.session.look(now, cx.waker());
+            let sent = self.send(now, cx)?;
+            if self.taken_by.is_some_and(|by| by <= now) {
+                return Err(End::Stalled);
+            }
+            if matches!(self.ping, Ping::Sent(by) if by <= now) {
+                return Err(End::Mute);
+            }
+            if (received, sent) == (Turn::Rest, Turn::Rest) {
+                return Ok(());
             }
         }
         cx.waker().wake_by_ref();
-        ControlFlow::Continue(())
+        Ok(())
     }
 
-    /// Drives HTTP/2, and takes new streams.
-    fn accept(&mut self, now: Instant, cx: &mut Context<'_>) -> ControlFlow<()> {
-        while let Poll::Ready(accepted) = self.h2.poll_accept(cx) {
-            match accepted {
-                // Told already, and on its way out.
-                Some(_) if self.abused => {}
-                Some(Ok(_)) if self.is_hurried(now) => {
-                    self.abused = true;
-                    broken(self.client.addr, &Reason::ENHANCE_YOUR_CALM.into());
-                    self.h2.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
-                }
-                Some(Ok((request, respond))) => self.open(request, respond, now),
-                Some(Err(error)) => {
-                    broken(self.client.addr, &error);
-                    return ControlFlow::Break(());
-                }
-                None => return ControlFlow::Break(()),
+    /// When to take the next turn, whatever happens.
+    fn wake_at(&self) -> Instant {
+        let hello_by = (!self.session.is_greeted()).then_some(self.hello_by);
+        let (Ping::Due(ping) | Ping::Sent(ping)) = self.ping;
+        // A ping that is due waits for what is on its way, which has a deadline of its own.
+        let ping = if let (Ping::Due(_), Some(by)) = (&self.ping, self.taken_by) { by } else { ping };
+        [self.session.wake_at(), self.taken_by, hello_by].into_iter().flatten().fold(ping, Instant::min)
+    }
+
+    fn receive(&mut self, now: Instant, cx: &mut Context<'_>) -> Result<Turn, End> {
+        for nth in 0..REQUESTS_PER_TURN {
+            match self.inbox.poll_next(Pin::new(&mut self.io), cx) {
+                Poll::Ready(Ok(Some(message))) => self.take(message, now)?,
+                Poll::Ready(Ok(None)) => return Err(End::Closed),
+                Poll::Ready(Err(messages::Error::Broken(_) | messages::Error::Silent)) => return Err(End::Broken),
+                Poll::Ready(Err(error)) => return Err(End::Malformed(error.to_string())),
+                Poll::Pending => return Ok(if nth == 0 { Turn::Rest } else { Turn::Progress }),
             }
         }
-        ControlFlow::Continue(())
+        Ok(Turn::Progress)
     }
 
-    /// One more stream begins. Whether there were too many: a rapid reset keeps under the library's limit when each stream is
-    /// accepted before its reset comes.
-    fn is_hurried(&mut self, now: Instant) -> bool {
-        let (most, within) = BEGUN;
-        if now.saturating_duration_since(self.begun.1) >= within {
-            self.begun = (0, now);
+    fn take(&mut self, message: Bytes, now: Instant) -> Result<(), End> {
+        if message.is_empty() {
+            let Ping::Sent(_) = self.ping else {
+                return Err(End::Malformed("an answer to no ping".to_owned()));
+            };
+            self.ping = Ping::Due(now + self.shared.settings.ping_interval);
+            return Ok(());
         }
-        self.begun.0 += 1;
-        self.begun.0 > most
+        let request = WatchRequest::decode(message).map_err(|error| End::Malformed(error.to_string()))?;
+        self.session.receive(request, now).map_err(End::Refused)
     }
 
-    fn open(&mut self, request: Request<RecvStream>, mut respond: SendResponse<Message>, now: Instant) {
-        // Who is gone already needs no answer, here and below.
-        let id = match self.admit(&request) {
-            Ok(id) => id,
-            Err(refused) => {
-                let _ = respond.send_response(refused, true);
-                return;
-            }
-        };
-        let Ok(updates) = respond.send_response(grpc::opened(), false) else {
-            return;
-        };
-        let stream = Stream::new(Arc::clone(&self.shared), id, request.into_body(), updates, now);
-        self.streams.push(stream);
-    }
-
-    /// Who opens a stream, if anybody may now.
-    fn admit(&mut self, request: &Request<RecvStream>) -> Result<spiffe::Id, Response<()>> {
-        grpc::check(request)?;
-        let Some(id) = &self.client.id else {
-            return Err(Status::new(Code::Unauthenticated, "no certificate").response());
-        };
-        self.stream_by = None;
-        if self.drained_by.is_some() {
-            return Err(Status::new(Code::Unavailable, "draining").response());
+    /// Sends what is due, unless the proxy has not taken what went before it. A snapshot is chosen as late as that, so that it is
+    /// the newest.
+    fn send(&mut self, now: Instant, cx: &mut Context<'_>) -> Result<Turn, End> {
+        if !self.is_taken(cx)? {
+            return Ok(Turn::Rest);
         }
-        if self.shared.index().completeness() == Completeness::Partial {
-            let _open = self.shared.metrics.stream();
-            self.shared.metrics.ended("not_loaded");
-            return Err(Status::new(Code::Unavailable, NOT_LOADED).response());
-        }
-        Ok(id.clone())
-    }
-
-    /// One turn of each stream; breaks when one has to be cut with all of the connection.
-    fn turn_streams(&mut self, now: Instant, waker: &Waker) -> ControlFlow<(), Turn> {
         let mut turn = Turn::Rest;
-        let mut at = 0;
-        while let Some(stream) = self.streams.get_mut(at) {
-            match stream.turn(now, waker) {
-                Ok(Turn::Rest) => at += 1,
-                Ok(Turn::Progress) => {
-                    turn = Turn::Progress;
-                    at += 1;
-                }
-                Err(end) => {
-                    turn = Turn::Progress;
-                    let stream = self.streams.swap_remove(at);
-                    self.finish(stream, &end);
-                    if matches!(end, End::Stalled) {
-                        // Its window is shut, so that not even the end of the stream would reach it.
-                        return ControlFlow::Break(());
-                    }
-                }
+        for _ in 0..MESSAGES_PER_TURN {
+            let Some(message) = self.next(now) else {
+                break;
+            };
+            let patience = now + self.shared.settings.stall;
+            *self.taken_by.get_or_insert(patience) += time_for(message.remaining());
+            self.sending = Some(message);
+            turn = Turn::Progress;
+            if !self.is_written(cx)? {
+                break;
             }
         }
-        ControlFlow::Continue(turn)
+        self.is_taken(cx)?;
+        Ok(turn)
     }
 
-    fn end_streams(&mut self, end: impl Fn() -> End) {
-        while let Some(stream) = self.streams.pop() {
-            self.finish(stream, &end());
+    fn next(&mut self, now: Instant) -> Option<Message> {
+        if matches!(self.ping, Ping::Due(at) if at <= now) {
+            self.ping = Ping::Sent(now + self.shared.settings.ping_timeout);
+            return Some(Message::ping());
         }
+        self.session.next(now)
     }
 
-    fn finish(&self, stream: Stream, end: &End) {
-        let Client { id, addr } = &self.client;
-        let (id, reason) = (id.as_ref().map(ToString::to_string), end.reason());
-        match end {
-            End::Closed | End::Shutdown | End::Broken => tracing::debug!(id, %addr, reason, "stream ended"),
-            End::Malformed(what) => tracing::warn!(id, %addr, reason, "stream refused: {what}"),
-            End::Refused(refusal) => tracing::warn!(id, %addr, reason, "stream refused: {refusal}"),
-            End::Stalled => tracing::warn!(id, %addr, reason, "a proxy does not read, disconnected"),
+    /// Whether nothing is left of what was begun.
+    fn is_written(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
+        while let Some(message) = self.sending.as_mut().filter(|message| message.has_remaining()) {
+            match poll_write_buf(Pin::new(&mut self.io), cx, message) {
+                Poll::Ready(Ok(1..)) => {}
+                Poll::Ready(Ok(0) | Err(_)) => return Err(End::Broken),
+                Poll::Pending => return Ok(false),
+            }
         }
-        stream.finish(end);
+        self.sending = None;
+        Ok(true)
     }
 
-    /// When to look again, whatever happens; breaks when a deadline has passed that ends the connection.
-    fn next_deadline(&mut self, now: Instant) -> ControlFlow<(), Instant> {
-        if self.stream_by.is_some_and(|by| by <= now) {
-            metrics::connection_refused("no_stream");
-            return ControlFlow::Break(());
+    /// Whether all that was begun has left.
+    fn is_taken(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
+        if self.taken_by.is_none() {
+            return Ok(true);
         }
-        if self.drained_by.is_some_and(|by| by <= now) {
-            return ControlFlow::Break(());
+        if !self.is_written(cx)? {
+            return Ok(false);
         }
-        let settings = &self.shared.settings;
-        let ping = self.keepalive.as_mut().map(|keepalive| keepalive.turn(settings, now));
-        let own = [self.stream_by, self.drained_by].into_iter().flatten();
-        let of_streams = self.streams.iter().filter_map(|stream| stream.wake_at());
-        let ping = ping.unwrap_or(ControlFlow::Continue(now + settings.ping_interval))?;
-        ControlFlow::Continue(own.chain(of_streams).fold(ping, Instant::min))
+        match Pin::new(&mut self.io).poll_flush(cx) {
+            Poll::Ready(Ok(())) => self.taken_by = None,
+            Poll::Ready(Err(_)) => return Err(End::Broken),
+            Poll::Pending => {}
+        }
+        Ok(self.taken_by.is_none())
     }
+
+    /// Counts the end, and tells the proxy why, if it listens.
+    async fn finish(self, end: End) {
+        let (id, addr, reason) = (self.session.id(), self.addr, end.reason());
+        self.shared.metrics.ended(reason);
+        match &end {
+            End::Closed | End::Shutdown | End::Broken | End::NotLoaded => {
+                tracing::debug!(%id, %addr, reason, "stream ended");
+            }
+            End::Malformed(what) => tracing::warn!(%id, %addr, reason, "stream refused: {what}"),
+            End::Refused(refusal) => tracing::warn!(%id, %addr, reason, "stream refused: {refusal}"),
+            End::Stalled => tracing::warn!(%id, %addr, reason, "a proxy does not read, disconnected"),
+            End::Mute => tracing::warn!(%id, %addr, reason, "a proxy does not answer, disconnected"),
+        }
+        let Self { mut io, sending, session, .. } = self;
+        // It watches nothing any more.
+        drop(session);
+        let farewell = async {
+            // Within a message there is no way to say it.
+            if let Some(mut message) = end.told().filter(|_| sending.is_none()).and_then(Message::end) {
+                io.write_all_buf(&mut message).await?;
+            }
+            io.shutdown().await?;
+            // A socket that is closed before all was read is reset, and what was said with it.
+            tokio::io::copy(&mut io.take(UNHEARD), &mut sink()).await
+        };
+        if !matches!(end, End::Broken | End::Stalled | End::Mute) {
+            // Whether it heard makes no difference.
+            let _ = timeout(FAREWELL, farewell).await;
+        }
+    }
+}
+
+/// What a slow proxy may take for so many bytes, besides what it may take for any message.
+fn time_for(length: usize) -> Duration {
+    Duration::from_secs(1) * u32::try_from(length).unwrap_or(u32::MAX) / SLOWEST
 }

@@ -3,13 +3,15 @@
 //! Invariant: the first change goes out at once, further ones at least an interval apart, and the last one always; they
 //! take turns. A subscription waits in one place at most. No clock: `now` is an argument. Non-goal: what is told.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
+
+use super::by_id::ById;
 
 #[derive(Debug)]
 pub(super) struct Pace {
     interval: Duration,
-    places: HashMap<u64, Place>,
+    places: ById<Place>,
     /// May be told now. Those that were removed meanwhile are skipped.
     due: VecDeque<u64>,
     /// May be told from a time on.
@@ -18,14 +20,14 @@ pub(super) struct Pace {
 
 #[derive(Clone, Copy, Debug)]
 enum Place {
+    /// Nothing to tell; may be told something at once.
+    New,
     /// Nothing to tell; may be told something from this time on.
+    /// With something to tell it is among `later`.
     Idle {
-        from: Option<Instant>,
-    },
-    Due,
-    Later {
         from: Instant,
     },
+    Due,
 }
 
 /// What became of a mark.
@@ -41,39 +43,38 @@ pub(super) enum Marked {
 
 impl Pace {
     pub(super) fn new(interval: Duration) -> Self {
-        Self { interval, places: HashMap::new(), due: VecDeque::new(), later: BTreeSet::new() }
+        Self { interval, places: ById::new(), due: VecDeque::new(), later: BTreeSet::new() }
     }
 
     pub(super) fn add(&mut self, id: u64) {
-        self.places.insert(id, Place::Idle { from: None });
+        self.places.insert(id, Place::New);
     }
 
     pub(super) fn remove(&mut self, id: u64) {
-        match self.places.remove(&id) {
-            Some(Place::Later { from }) => {
+        match self.places.remove(id) {
+            Some(Place::Idle { from }) => {
                 self.later.remove(&(from, id));
             }
             Some(Place::Due) => {
                 self.due.retain(|due| *due != id);
             }
-            Some(Place::Idle { .. }) | None => {}
+            Some(Place::New) | None => {}
         }
     }
 
     /// There is something to tell.
     pub(super) fn mark(&mut self, id: u64, now: Instant) -> Marked {
-        let Some(place) = self.places.get_mut(&id) else {
+        let Some(place) = self.places.get_mut(id) else {
             return Marked::Unknown;
         };
-        let Place::Idle { from } = *place else {
-            return Marked::WaitedAlready;
-        };
-        match from.filter(|from| *from > now) {
-            Some(from) => {
-                *place = Place::Later { from };
-                self.later.insert((from, id));
+        match *place {
+            Place::Due => return Marked::WaitedAlready,
+            Place::Idle { from } if from > now || self.later.contains(&(from, id)) => {
+                if !self.later.insert((from, id)) {
+                    return Marked::WaitedAlready;
+                }
             }
-            None => {
+            Place::New | Place::Idle { .. } => {
                 *place = Place::Due;
                 self.due.push_back(id);
             }
@@ -98,15 +99,13 @@ impl Pace {
         self.later.first().map(|(from, _)| *from)
     }
 
-    /// Whether something may be told now.
-    pub(super) fn is_due(&self) -> bool {
-        !self.due.is_empty()
-    }
-
     /// The next to be told; counts as told.
     pub(super) fn next(&mut self, now: Instant) -> Option<u64> {
         let id = self.due.pop_front()?;
-        self.places.insert(id, Place::Idle { from: Some(now + self.interval) });
+        if self.due.is_empty() {
+            self.due = VecDeque::new();
+        }
+        self.places.insert(id, Place::Idle { from: now + self.interval });
         Some(id)
     }
 }
@@ -172,7 +171,7 @@ mod tests {
         pace.mark(2, now);
         pace.remove(1);
         pace.remove(2);
-        assert_eq!((pace.next(now), pace.wake_at(), pace.is_due()), (None, None, false));
+        assert_eq!((pace.next(now), pace.wake_at()), (None, None));
         assert_eq!(pace.mark(1, now), Marked::Unknown);
     }
 }

@@ -2,9 +2,9 @@
 //!
 //! Invariant: a stream says Hello once, before anything else; ids of live subscriptions differ; their number is bounded.
 //! A subscription holds no snapshot, only its place in the index, so that what is sent is the newest at that moment.
-//! Synchronous; `now` is an argument. Non-goal: the stream (`stream`).
+//! Synchronous; `now` is an argument. Non-goal: the stream (`connection`).
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::task::Waker;
 use std::time::Instant;
@@ -13,12 +13,13 @@ use bytes::Bytes;
 use mesh_mtls::spiffe;
 use mesh_proto::discovery::WatchRequest;
 
-use super::grpc::Message;
+use super::by_id::ById;
+use super::message::Message;
 use super::pace::{Marked, Pace};
 use super::wire::{self, Malformed, Request, Wanted};
 use super::{Shared, health};
 use crate::index::{Backend, Dialed, Marks, Proxy, Reported, Reporter, Resource, Snapshot, Watch};
-use crate::metrics::{Raised, Resource as Label, Service as Metrics};
+use crate::metrics::{Resource as Label, Service as Metrics};
 
 /// Snapshots whose acknowledgement is waited for; of more, only the older ones are measured.
 const UNACKNOWLEDGED: usize = 8;
@@ -66,7 +67,7 @@ pub(super) struct Session {
     id: spiffe::Id,
     proxy: Option<Arc<Proxy>>,
     marks: Arc<Marks>,
-    subscriptions: HashMap<u64, Subscription>,
+    subscriptions: ById<Subscription>,
     pace: Pace,
     /// Once it has said how its workload is.
     reporter: Option<Reporter>,
@@ -74,6 +75,9 @@ pub(super) struct Session {
 
 impl Drop for Session {
     fn drop(&mut self) {
+        for subscription in self.subscriptions.values() {
+            self.shared.metrics.unsubscribed(subscription.label());
+        }
         let Some(reporter) = self.reporter else { return };
         if self.shared.index().departed(reporter, Instant::now()) {
             health::forget_later(&self.shared);
@@ -84,19 +88,34 @@ impl Drop for Session {
 #[derive(Debug)]
 struct Subscription {
     watch: Watch,
-    label: Label,
     /// The version sent last; 0 is none.
     sent: u64,
     /// Changes sent and not acknowledged: version, and when the change was seen.
-    awaited: Vec<(u64, Instant)>,
-    _there: Raised,
+    #[expect(clippy::box_collection, reason = "a word, for mostly there are none")]
+    awaited: Option<Box<Vec<(u64, Instant)>>>,
+}
+
+impl Subscription {
+    /// For metrics.
+    fn label(&self) -> Label {
+        match self.watch.resource() {
+            Resource::Outbound(_) => Label::Outbound,
+            Resource::Endpoints(_) => Label::Endpoints,
+            Resource::Inbound(_) => Label::Inbound,
+        }
+    }
 }
 
 impl Session {
     pub(super) fn new(shared: Arc<Shared>, id: spiffe::Id) -> Self {
         let pace = Pace::new(shared.settings.interval);
-        let (marks, subscriptions) = (Arc::default(), HashMap::new());
+        let (marks, subscriptions) = (Arc::default(), ById::new());
         Self { shared, id, proxy: None, marks, subscriptions, pace, reporter: None }
+    }
+
+    /// Who it is for.
+    pub(super) fn id(&self) -> &spiffe::Id {
+        &self.id
     }
 
     pub(super) fn is_greeted(&self) -> bool {
@@ -117,24 +136,26 @@ impl Session {
                     tracing::warn!(%id, namespace, "a proxy names another namespace than its certificate");
                 }
                 tracing::debug!(%id, version, workload, ?addresses, "hello");
-                let addresses = BTreeSet::from_iter(addresses);
+                let addresses = BTreeSet::from_iter(addresses).into_iter().collect();
                 self.proxy = Some(Arc::new(Proxy { addresses, id }));
                 Ok(())
             }
             (_, None) => Err(Refusal::HelloMissing),
             (Request::Subscribe { id, to }, Some(proxy)) => {
-                let (resource, label) = match to {
+                let resource = match to {
                     Wanted::Outbound(addr) => {
                         let namespace = proxy.id.namespace().into();
-                        (Resource::Outbound(Dialed { addr, namespace }), Label::Outbound)
+                        Resource::Outbound(Dialed { addr, namespace })
                     }
-                    Wanted::Endpoints(backend) => (Resource::Endpoints(backend), Label::Endpoints),
-                    Wanted::Inbound => (Resource::Inbound(Arc::clone(proxy)), Label::Inbound),
+                    Wanted::Endpoints(backend) => Resource::Endpoints(backend),
+                    Wanted::Inbound => Resource::Inbound(Arc::clone(proxy)),
                 };
-                self.subscribe(id, resource, label, now)
+                self.subscribe(id, resource, now)
             }
             (Request::Unsubscribe { id }, Some(_)) => {
-                self.subscriptions.remove(&id);
+                if let Some(subscription) = self.subscriptions.remove(id) {
+                    self.shared.metrics.unsubscribed(subscription.label());
+                }
                 self.pace.remove(id);
                 Ok(())
             }
@@ -167,16 +188,16 @@ impl Session {
         }
     }
 
-    fn subscribe(&mut self, id: u64, resource: Resource, label: Label, now: Instant) -> Result<(), Refusal> {
-        if self.subscriptions.contains_key(&id) {
+    fn subscribe(&mut self, id: u64, resource: Resource, now: Instant) -> Result<(), Refusal> {
+        if self.subscriptions.contains(id) {
             return Err(Refusal::DuplicateSubscription(id));
         }
         if self.subscriptions.len() >= self.shared.settings.subscriptions {
             return Err(Refusal::TooManySubscriptions(self.shared.settings.subscriptions));
         }
         let watch = self.shared.index().watch(resource, &self.marks, id);
-        let there = self.shared.metrics.subscription(label);
-        let subscription = Subscription { watch, label, sent: 0, awaited: Vec::new(), _there: there };
+        let subscription = Subscription { watch, sent: 0, awaited: None };
+        self.shared.metrics.subscribed(subscription.label());
         self.subscriptions.insert(id, subscription);
         self.pace.add(id);
         self.pace.mark(id, now);
@@ -189,11 +210,16 @@ impl Session {
             self.shared.metrics.refused();
             tracing::warn!(proxy = %self.id, subscription = id, version, error, "a proxy refuses a snapshot");
         }
-        let Some(subscription) = self.subscriptions.get_mut(&id) else {
+        let Some(subscription) = self.subscriptions.get_mut(id) else {
             return;
         };
-        let overtaken = subscription.awaited.iter().take_while(|(sent, _)| *sent <= version).count();
-        let seen: Vec<_> = subscription.awaited.drain(..overtaken).collect();
+        let awaited = subscription.awaited.as_deref_mut();
+        let seen = awaited.map(|awaited| {
+            let overtaken = awaited.iter().take_while(|(sent, _)| *sent <= version).count();
+            awaited.drain(..overtaken).collect::<Vec<_>>()
+        });
+        let seen = seen.unwrap_or_default();
+        subscription.awaited.take_if(|awaited| awaited.is_empty());
         if !error.is_empty() {
             return;
         }
@@ -216,11 +242,6 @@ impl Session {
         self.shared.metrics.coalesced(coalesced);
     }
 
-    /// Whether something may be sent now.
-    pub(super) fn is_due(&self) -> bool {
-        self.pace.is_due()
-    }
-
     /// When [`Self::look`] will find something that is not marked yet.
     pub(super) fn wake_at(&self) -> Option<Instant> {
         self.pace.wake_at()
@@ -229,7 +250,7 @@ impl Session {
     /// The next snapshot to send, the newest of its resource; counts as sent.
     pub(super) fn next(&mut self, now: Instant) -> Option<Message> {
         while let Some(id) = self.pace.next(now) {
-            let Some(subscription) = self.subscriptions.get_mut(&id) else {
+            let Some(subscription) = self.subscriptions.get_mut(id) else {
                 continue;
             };
             let snapshot = subscription.watch.latest();
@@ -238,14 +259,15 @@ impl Session {
             }
             let is_change = subscription.sent != 0;
             subscription.sent = snapshot.version;
-            if let Some(seen) = snapshot.changed_at.filter(|_| is_change)
-                && subscription.awaited.len() < UNACKNOWLEDGED
-            {
-                subscription.awaited.push((snapshot.version, seen));
+            if let Some(seen) = snapshot.changed_at.filter(|_| is_change) {
+                let awaited = subscription.awaited.get_or_insert_default();
+                if awaited.len() < UNACKNOWLEDGED {
+                    awaited.push((snapshot.version, seen));
+                }
             }
-            self.shared.metrics.sent(subscription.label);
+            self.shared.metrics.sent(subscription.label());
             let encode = |snapshot: &Snapshot| encode(snapshot, &subscription.watch, &self.shared.metrics);
-            if let Some(message) = Message::new(id, snapshot.encoded(encode)) {
+            if let Some(message) = Message::snapshot(id, snapshot.encoded(encode)) {
                 return Some(message);
             }
         }

@@ -163,7 +163,7 @@ impl From<&Target> for wire::OutboundTarget {
                 policy: policy.as_deref().map(Into::into),
             }),
             Target::Workload { endpoint, protocol } => Kind::Workload(wire::Workload {
-                endpoint: Some(endpoint.into()),
+                endpoint: Some((&**endpoint).into()),
                 protocol: wire::Protocol::from(*protocol).into(),
             }),
         };
@@ -185,7 +185,7 @@ impl From<&Endpoint> for wire::Endpoint {
             tunnel_port: identity.map_or(0, |_| u32::from(TUNNEL_PORT)),
             weight: endpoint.weight,
             zone: endpoint.zone.to_string(),
-            hints: endpoint.hints.to_vec(),
+            hints: endpoint.hints.as_deref().unwrap_or_default().to_vec(),
         }
     }
 }

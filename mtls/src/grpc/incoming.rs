@@ -106,7 +106,7 @@ impl Incoming {
         let acceptor = self.acceptor.clone();
         let task = self.handshakes.spawn(async move {
             let failed = |error| Failed { addr, error };
-            super::prepare(&tcp).map_err(|error| failed(error.into()))?;
+            crate::dial::prepare(&tcp).map_err(|error| failed(error.into()))?;
             let (tls, tls::Peer { id }) = acceptor.accept(tcp).await.map_err(failed)?;
             Ok(Connection { tls, peer: Peer { id, addr } })
         });

@@ -1,9 +1,14 @@
 //! Channels and listeners over real sockets.
 
+use std::net::SocketAddr;
+use std::time::Duration;
+
 use mesh_proto::identity::CertifyRequest;
 use mesh_proto::identity::identity_client::IdentityClient;
 use rcgen::{CertificateParams, KeyPair};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::Instant;
 use tonic::Code;
 
 use super::places::{MAX_HANDSHAKES, PATIENCE, SHARE};
@@ -11,6 +16,7 @@ use super::*;
 use crate::credentials::Credentials;
 use crate::testing::authority::Authority;
 use crate::testing::{Ca, id, until};
+use crate::tls;
 
 fn request() -> CertifyRequest {
     let csr = CertificateParams::default().serialize_request(&KeyPair::generate().unwrap()).unwrap();

@@ -1,21 +1,24 @@
 //! The task that keeps one stream to destination, for as long as the proxy lives.
 //!
 //! Invariant: one stream at a time; each begins with Hello and every live subscription; its end changes no value; two
-//! attempts are at least the backoff's `min` apart. Whatever comes is handed to the table, whatever is due is taken from it,
-//! so nothing piles up here: one request is in flight to the encoder at a time.
-//! Not here: what updates mean (`parse`, `table`), TLS and dead-peer detection (`mesh_mtls::grpc`).
+//! attempts are at least the backoff's `min` apart. Whatever comes is handed to the table, whatever is due is taken from it
+//! while the link has room, so nothing piles up here.
+//! Not here: what updates mean (`parse`, `table`), TLS (`mesh_mtls::dial`), dead-peer detection (`mesh_mtls::messages`).
 
-use std::error::Error as _;
+use std::convert::Infallible;
+use std::error::Error;
+use std::future::poll_fn;
+use std::task::{Poll, ready};
 use std::time::{Duration, Instant};
 
-use futures_util::stream;
+use bytes::Bytes;
+use mesh_mtls::messages::{self, Link};
 use mesh_mtls::tls;
 use mesh_proto::discovery as wire;
-use tokio::sync::mpsc;
+use prost::Message as _;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{sleep, timeout};
-use tonic::transport::Channel;
-use tonic::{Code, Streaming};
-use wire::discovery_client::DiscoveryClient;
+use wire::watch_response::Snapshot;
 
 use super::{Settings, Shared};
 use crate::resilience::backoff::Backoff;
@@ -28,19 +31,30 @@ const MAX_ERROR_CHARS: usize = 600;
 enum Ended {
     #[error("no answer within {0:?}")]
     Unanswered(Duration),
-    #[error("{}", describe(.0))]
-    Failed(#[from] tonic::Status),
+    #[error("{0}")]
+    Unreachable(Box<dyn Error + Send + Sync>),
+    #[error("{0}")]
+    Lost(#[from] messages::Error),
+    #[error("what came cannot be read: {0}")]
+    Unreadable(#[from] prost::DecodeError),
+    #[error("destination says: {0}")]
+    Told(String),
     #[error("ended by destination")]
     Closed,
 }
 
-/// Streams over `channel`, one after another, until dropped.
-pub(super) async fn run(shared: &Shared, settings: &Settings, hello: wire::Hello, channel: Channel) {
-    let mut client = DiscoveryClient::new(channel).max_decoding_message_size(settings.max_message);
+/// Streams over connections that `dial` makes, one after another, until dropped.
+pub(super) async fn run<D, F, IO, E>(shared: &Shared, settings: &Settings, hello: wire::Hello, dial: D)
+where
+    D: Fn() -> F,
+    F: Future<Output = Result<IO, E>>,
+    IO: AsyncRead + AsyncWrite + Unpin,
+    E: Error + Send + Sync + 'static,
+{
     let mut backoff = Backoff::new(settings.backoff);
     loop {
         let begun = tokio::time::Instant::now();
-        let ended = follow(shared, settings, hello.clone(), &mut client).await;
+        let Err(ended) = follow(shared, settings, hello.clone(), dial()).await;
         // A stream that ends soon after it began is no recovery, however often it begins.
         if begun.elapsed() >= settings.backoff.max {
             backoff.reset();
@@ -52,55 +66,81 @@ pub(super) async fn run(shared: &Shared, settings: &Settings, hello: wire::Hello
 }
 
 /// One stream, from Hello to its end.
-async fn follow(
+async fn follow<IO, E>(
     shared: &Shared,
     settings: &Settings,
     hello: wire::Hello,
-    client: &mut DiscoveryClient<Channel>,
-) -> Ended {
-    match open(shared, settings.open_within, hello, client).await {
-        Ok((requests, updates)) => exchange(shared, &requests, updates).await,
-        Err(ended) => ended,
+    dialed: impl Future<Output = Result<IO, E>>,
+) -> Result<Infallible, Ended>
+where
+    IO: AsyncRead + AsyncWrite + Unpin,
+    E: Error + Send + Sync + 'static,
+{
+    shared.lock().restart();
+    let within = settings.open_within;
+    // Boxed, for it is over soon.
+    let opened = Box::pin(timeout(within, open(settings.max_message, hello, dialed)));
+    let (link, first) = opened.await.map_err(|_| Ended::Unanswered(within))??;
+    shared.connected();
+    if let Some(first) = first {
+        shared.apply(first, Instant::now());
     }
+    exchange(shared, link).await
 }
 
-async fn open(
-    shared: &Shared,
-    within: Duration,
+/// A link that the other end has answered on, with what it said unless that was a ping.
+async fn open<IO, E>(
+    max_message: usize,
     hello: wire::Hello,
-    client: &mut DiscoveryClient<Channel>,
-) -> Result<(mpsc::Sender<wire::WatchRequest>, Streaming<wire::WatchResponse>), Ended> {
-    shared.lock().restart();
-    let (requests, mut queue) = mpsc::channel(1);
-    let hello = wire::WatchRequest { kind: Some(wire::watch_request::Kind::Hello(hello)) };
-    // The queue is empty and its other end is on this screen.
-    requests.try_send(hello).map_err(|_| Ended::Closed)?;
-    let outgoing = stream::poll_fn(move |context| queue.poll_recv(context));
-    let answer = timeout(within, client.watch(outgoing)).await;
-    let updates = answer.map_err(|_| Ended::Unanswered(within))??.into_inner();
-    shared.connected();
-    Ok((requests, updates))
+    dialed: impl Future<Output = Result<IO, E>>,
+) -> Result<(Link<IO>, Option<wire::WatchResponse>), Ended>
+where
+    IO: AsyncRead + AsyncWrite + Unpin,
+    E: Error + Send + Sync + 'static,
+{
+    let io = dialed.await.map_err(|error| Ended::Unreachable(Box::new(error)))?;
+    let mut link = Link::new(io, max_message);
+    link.send(&wire::WatchRequest { kind: Some(wire::watch_request::Kind::Hello(hello)) });
+    let first = link.next().await?;
+    Ok((link, read(first)?))
+}
+
+/// What of a conversation can go on.
+enum Event {
+    Came(Option<Bytes>),
+    Room,
 }
 
 /// Updates in, subscriptions and acknowledgements out. Updates first, so that a burst of them is acknowledged once.
-async fn exchange(
+async fn exchange<IO: AsyncRead + AsyncWrite + Unpin>(
     shared: &Shared,
-    requests: &mpsc::Sender<wire::WatchRequest>,
-    mut updates: Streaming<wire::WatchResponse>,
-) -> Ended {
+    mut link: Link<IO>,
+) -> Result<Infallible, Ended> {
     loop {
-        let due = shared.lock().is_due();
+        let is_due = shared.lock().is_due();
+        let event = poll_fn(|cx| {
+            if let Poll::Ready(came) = link.poll_next(cx)? {
+                return Poll::Ready(Ok(Event::Came(came)));
+            }
+            if !is_due {
+                return Poll::Pending;
+            }
+            ready!(link.poll_room(cx))?;
+            Poll::Ready(Ok::<_, messages::Error>(Event::Room))
+        });
         tokio::select! {
             biased;
-            update = updates.message() => match update {
-                Ok(Some(update)) => shared.apply(update, Instant::now()),
-                Ok(None) => return Ended::Closed,
-                Err(status) => return status.into(),
-            },
-            permit = requests.reserve(), if due => match (permit, shared.lock().next_request()) {
-                (Ok(permit), Some(request)) => permit.send(request),
-                (Ok(_), None) => {}
-                (Err(_), _) => return Ended::Closed,
+            event = event => match event? {
+                Event::Came(message) => {
+                    if let Some(update) = read(message)? {
+                        shared.apply(update, Instant::now());
+                    }
+                }
+                Event::Room => {
+                    if let Some(request) = shared.lock().next_request() {
+                        link.send(&request);
+                    }
+                }
             },
             () = shared.wake.notified() => {}
         }
@@ -109,29 +149,38 @@ async fn exchange(
     }
 }
 
+/// What a message says; none: it is a ping.
+fn read(message: Option<Bytes>) -> Result<Option<wire::WatchResponse>, Ended> {
+    let message = message.ok_or(Ended::Closed)?;
+    if message.is_empty() {
+        return Ok(None);
+    }
+    match wire::WatchResponse::decode(message)? {
+        wire::WatchResponse { snapshot: Some(Snapshot::End(wire::End { reason })), .. } => Err(Ended::Told(reason)),
+        update => Ok(Some(update)),
+    }
+}
+
 fn report(shared: &Shared, ended: &Ended, pause: Duration) {
-    let why = ended.to_string();
+    let why = describe(ended);
     let reason = match ended {
-        Ended::Failed(status) => tls::reason_in(status),
-        Ended::Unanswered(_) | Ended::Closed => None,
+        Ended::Unreachable(error) => tls::reason_in(error.as_ref()),
+        ended => tls::reason_in(ended),
     };
-    if matches!(ended, Ended::Failed(status) if is_unreadable(status)) {
+    if matches!(ended, Ended::Unreadable(_) | Ended::Lost(messages::Error::TooLong(_))) {
         shared.metrics.rejected();
     }
     tracing::warn!(error = %why, reason, "no discovery stream, trying again in {pause:.1?}");
     shared.disconnected(why);
 }
 
-/// Whether a message could not be decoded, or was too long to be: the codes that tonic has for that. Destination itself ends no
-/// stream with them; a connection that breaks has them too, with a cause.
-fn is_unreadable(status: &tonic::Status) -> bool {
-    matches!(status.code(), Code::Internal | Code::OutOfRange) && status.source().is_none()
-}
-
-/// A status with its causes, as one short line. Some causes are already quoted by what wraps them.
-fn describe(status: &tonic::Status) -> String {
-    let mut text = format!("{:?}: {}", status.code(), status.message());
-    let mut cause = status.source();
+/// An end with its causes, as one short line. Some causes are already quoted by what wraps them.
+fn describe(ended: &Ended) -> String {
+    let mut text = ended.to_string();
+    let mut cause = match ended {
+        Ended::Unreachable(error) => error.source(),
+        ended => ended.source(),
+    };
     while let Some(error) = cause {
         let quoted = error.to_string();
         if !text.contains(&quoted) {

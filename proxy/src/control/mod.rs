@@ -27,10 +27,11 @@ use std::sync::{self, Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use mesh_mtls::credentials::Credentials;
-use mesh_mtls::{grpc, spiffe, tls};
+use mesh_mtls::dial::dial;
+use mesh_mtls::{messages, spiffe, tls};
 use mesh_proto::discovery as wire;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Notify;
-use tonic::transport::Channel;
 
 use crate::metrics;
 use crate::model::{BackendId, EndpointSet, Health, InboundPolicy, Target};
@@ -120,22 +121,29 @@ impl Discovery {
         let discovery = Discovery { shared: Arc::clone(&shared) };
         let task = async move {
             credentials.certified().await;
-            let channel = grpc::channel(&settings.addr, settings.id.clone(), connector);
-            driver::run(&shared, &settings, hello.into(), channel).await;
+            let connector = connector.with_alpn(messages::ALPN);
+            let dial = || dial(&settings.addr, &settings.id, &connector);
+            driver::run(&shared, &settings, hello.into(), dial).await;
         };
         (discovery, task)
     }
 
-    /// The same over a channel that is there already, whose other end knows who we are.
-    pub fn over(
-        channel: Channel,
+    /// The same over connections that `dial` makes, whose other end knows who we are.
+    pub fn over<D, F, IO, E>(
+        dial: D,
         settings: Settings,
         hello: Hello,
         metrics: metrics::Discovery,
-    ) -> (Discovery, impl Future<Output = ()> + Send + 'static) {
+    ) -> (Discovery, impl Future<Output = ()> + Send + 'static)
+    where
+        D: Fn() -> F + Send + Sync + 'static,
+        F: Future<Output = Result<IO, E>> + Send,
+        IO: AsyncRead + AsyncWrite + Unpin + Send,
+        E: std::error::Error + Send + Sync + 'static,
+    {
         let shared = Arc::new(Shared::new(settings.max_targets, metrics));
         let discovery = Discovery { shared: Arc::clone(&shared) };
-        let task = async move { driver::run(&shared, &settings, hello.into(), channel).await };
+        let task = async move { driver::run(&shared, &settings, hello.into(), dial).await };
         (discovery, task)
     }
 

@@ -84,6 +84,8 @@ impl TryFrom<Option<wire::watch_response::Snapshot>> for Snapshot {
             Wire::Outbound(target) => target.try_into().map(Snapshot::Outbound),
             Wire::Endpoints(endpoints) => endpoints.try_into().map(Snapshot::Endpoints),
             Wire::Inbound(policy) => policy.try_into().map(Snapshot::Inbound),
+            // Of the stream, and not of a subscription.
+            Wire::End(_) => Err(Malformed::OtherKind),
         }
     }
 }

@@ -121,14 +121,8 @@ impl Connection {
     /// # Errors
     /// When it does not come in time, or something else does.
     pub fn read_preface(&mut self) -> io::Result<()> {
-        let deadline = Instant::now() + self.patience;
-        while self.unread.len() < PREFACE.len() {
-            if let Err(read) = self.fill(deadline) {
-                return Err(io::Error::other(format!("{read:?} in place of the preface")));
-            }
-        }
-        let rest = self.unread.split_off(PREFACE.len());
-        let first = std::mem::replace(&mut self.unread, rest);
+        let first = self.take(PREFACE.len());
+        let first = first.map_err(|read| io::Error::other(format!("{read:?} in place of the preface")))?;
         if first == PREFACE { Ok(()) } else { Err(io::Error::other(format!("no preface: {first:?}"))) }
     }
 
@@ -152,6 +146,19 @@ impl Connection {
         self.socket.write_all(bytes).is_ok()
     }
 
+    /// The next `n` bytes, whatever they are.
+    ///
+    /// # Errors
+    /// [`Read`], when they do not come.
+    pub fn take(&mut self, n: usize) -> Result<Vec<u8>, Read> {
+        let deadline = Instant::now() + self.patience;
+        while self.unread.len() < n {
+            self.fill(deadline)?;
+        }
+        let rest = self.unread.split_off(n);
+        Ok(std::mem::replace(&mut self.unread, rest))
+    }
+
     /// The next frame.
     pub fn read(&mut self) -> Read {
         self.until(|_| true)
@@ -170,6 +177,17 @@ impl Connection {
             self.keep(frame.clone());
             if wanted(&frame) {
                 return Read::Frame(frame);
+            }
+        }
+    }
+
+    /// Reads to the end, whatever comes.
+    pub fn end(&mut self) -> Read {
+        let deadline = Instant::now() + self.patience;
+        loop {
+            self.unread.clear();
+            if let Err(read) = self.fill(deadline) {
+                return read;
             }
         }
     }

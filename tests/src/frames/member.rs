@@ -10,6 +10,7 @@ use mesh_mtls::certify;
 use mesh_mtls::credentials::{Anchors, Credentials};
 use mesh_mtls::spiffe::Id;
 use mesh_mtls::tls::{Acceptor, ClientAuth, Connector};
+use mesh_proxy::http::TUNNEL_ALPN;
 use nix::unistd::Uid;
 
 use super::{Connection, Listener, through_tls};
@@ -49,19 +50,26 @@ impl Member {
     /// # Errors
     /// When it cannot be reached, or the handshake fails.
     pub fn dial(&self, addr: SocketAddr, service_account: &str) -> std::io::Result<Connection> {
-        self.dial_in("default", addr, service_account)
+        self.dial_in("default", addr, service_account, TUNNEL_ALPN)
     }
 
-    /// As [`Member::dial`], for a service account of another namespace: the control plane's is `mesh-system`.
+    /// As [`Member::dial`], for a service account of another namespace and the protocol that it speaks: the control plane's
+    /// namespace is `mesh-system`.
     ///
     /// # Errors
     /// When it cannot be reached, or the handshake fails.
-    pub fn dial_in(&self, namespace: &str, addr: SocketAddr, service_account: &str) -> std::io::Result<Connection> {
+    pub fn dial_in(
+        &self,
+        namespace: &str,
+        addr: SocketAddr,
+        service_account: &str,
+        alpn: &[&[u8]],
+    ) -> std::io::Result<Connection> {
         let tcp = self.host.enter(|| TcpStream::connect_timeout(&addr, PATIENCE))?;
         tcp.set_nodelay(true)?;
         tcp.set_nonblocking(true)?;
         let expected = Id::new("cluster.local", namespace, service_account).map_err(std::io::Error::other)?;
-        let connector = Connector::new(self.credentials.clone(), mesh_proxy::http::TUNNEL_ALPN);
+        let connector = Connector::new(self.credentials.clone(), alpn);
         through_tls(async move {
             let tcp = tokio::net::TcpStream::from_std(tcp)?;
             let connected = tokio::time::timeout(HANDSHAKE, connector.connect(tcp, &expected)).await;
@@ -74,7 +82,7 @@ impl Member {
     pub fn accept(&self, listener: &Listener, patience: Duration) -> Option<Connection> {
         let tcp = TcpStream::from(listener.accept(patience)?.into_socket());
         tcp.set_nonblocking(true).ok()?;
-        let acceptor = Acceptor::new(self.credentials.clone(), ClientAuth::Required, mesh_proxy::http::TUNNEL_ALPN);
+        let acceptor = Acceptor::new(self.credentials.clone(), ClientAuth::Required, TUNNEL_ALPN);
         let accepted = through_tls(async move {
             let tcp = tokio::net::TcpStream::from_std(tcp)?;
             let accepted = tokio::time::timeout(HANDSHAKE, acceptor.accept(tcp)).await;

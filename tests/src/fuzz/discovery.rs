@@ -23,7 +23,7 @@ pub fn client() -> Discovery {
     let config = pair::settings(([127, 0, 0, 1], 1).into()).expect("settings");
     let id = spiffe::Id::new("cluster.local", "test", "web").expect("an identity");
     let credentials = pair::credentials(&id).expect("a certificate");
-    let connector = tls::Connector::new(credentials.clone(), mesh_mtls::grpc::ALPN);
+    let connector = tls::Connector::new(credentials.clone(), mesh_mtls::messages::ALPN);
     let metrics = Metrics::new(config.metrics);
     let (discovery, _never_run) =
         Discovery::new(config.control, Hello::default(), connector, credentials, metrics.discovery());

@@ -25,7 +25,7 @@ pub use manifest::{Folder, Port};
 pub use metrics::Metrics;
 pub use rotation::{Pending, Rotation};
 pub use service::Service;
-pub use watcher::{Watcher, deaf};
+pub use watcher::{Speaker, Watcher, deaf};
 pub use workload::{App, Spec, Workload};
 
 use crate::netns::{Host, Net};

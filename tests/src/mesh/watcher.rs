@@ -4,53 +4,80 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 
-use bytes::Bytes;
-use h2::client::SendRequest;
 use mesh_mtls::credentials::Credentials;
+use mesh_mtls::dial::dial;
+use mesh_mtls::messages::{self, Link};
 use mesh_mtls::spiffe::Id;
-use mesh_mtls::{grpc, tls};
+use mesh_mtls::tls;
 use mesh_proto::discovery as wire;
-use mesh_proto::discovery::discovery_client::DiscoveryClient;
 use prost::Message as _;
-use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
-use tonic::Streaming;
+use tokio::net::{TcpSocket, TcpStream};
+use tokio::sync::oneshot;
 use wire::watch_request::Kind;
 use wire::watch_response::Snapshot;
+
+/// Of a message, as proxies have it.
+const LARGEST: usize = 4 << 20;
 
 fn destination() -> Id {
     Id::new("cluster.local", "mesh-system", "destination").expect("an identity")
 }
 
-fn hello_and(service: &str) -> [wire::WatchRequest; 2] {
+/// A proxy's end of its stream, which says what a test says.
+#[derive(Debug)]
+pub struct Speaker(Link<tls::Stream<TcpStream>>);
+
+impl Speaker {
+    /// A connection of its own.
+    ///
+    /// # Panics
+    /// When destination cannot be reached.
+    pub async fn connect(addr: SocketAddr, credentials: Credentials) -> Self {
+        let connector = tls::Connector::new(credentials, messages::ALPN);
+        let io = dial(&addr.to_string(), &destination(), &connector).await.expect("a connection to destination");
+        Self(Link::new(io, LARGEST))
+    }
+
+    /// Leaves while [`Speaker::next`] waits.
+    pub fn say(&mut self, kind: Kind) {
+        self.0.send(&wire::WatchRequest { kind: Some(kind) });
+    }
+
+    /// The next thing that destination says, the reason of its end too; `None` when the stream has ended. Dropping the future
+    /// loses nothing.
+    pub async fn next(&mut self) -> Option<wire::WatchResponse> {
+        loop {
+            let message = self.0.next().await.ok()??;
+            if !message.is_empty() {
+                return wire::WatchResponse::decode(message).ok();
+            }
+        }
+    }
+}
+
+fn hello_and(service: &str) -> [Kind; 2] {
     let addresses = vec![vec![10, 77, 0, 99].into()];
     let hello = wire::Hello { addresses, ..wire::Hello::default() };
     let backend = wire::BackendRef { namespace: "default".to_owned(), service: service.to_owned(), port: 80 };
     let resource = Some(wire::Resource { kind: Some(wire::resource::Kind::Endpoints(backend)) });
     [Kind::Hello(hello), Kind::Subscribe(wire::Subscribe { id: 1, resource })]
-        .map(|kind| wire::WatchRequest { kind: Some(kind) })
 }
 
 /// One that reads what comes.
-pub struct Watcher {
-    updates: Streaming<wire::WatchResponse>,
-    _requests: mpsc::Sender<wire::WatchRequest>,
-}
+#[derive(Debug)]
+pub struct Watcher(Speaker);
 
 impl Watcher {
     /// Follows the endpoints of a service, over a connection of its own.
     ///
     /// # Panics
-    /// When destination does not open the stream.
+    /// When destination cannot be reached.
     pub async fn follow(addr: SocketAddr, credentials: Credentials, service: &str) -> Self {
-        let connector = tls::Connector::new(credentials, grpc::ALPN);
-        let mut client = DiscoveryClient::new(grpc::channel(&addr.to_string(), destination(), connector));
-        let (requests, outgoing) = mpsc::channel(4);
-        for request in hello_and(service) {
-            requests.try_send(request).expect("room");
+        let mut speaker = Speaker::connect(addr, credentials).await;
+        for kind in hello_and(service) {
+            speaker.say(kind);
         }
-        let updates = client.watch(ReceiverStream::new(outgoing)).await.expect("a stream").into_inner();
-        Self { updates, _requests: requests }
+        Self(speaker)
     }
 
     /// The IPv4 addresses of the next state; `None` when the stream has ended.
@@ -58,7 +85,7 @@ impl Watcher {
     /// # Panics
     /// When something else comes.
     pub async fn next(&mut self) -> Option<Vec<Ipv4Addr>> {
-        let Some(Snapshot::Endpoints(endpoints)) = self.updates.message().await.ok()??.snapshot else {
+        let Some(Snapshot::Endpoints(endpoints)) = self.0.next().await?.snapshot else {
             panic!("something else than endpoints");
         };
         let ips = endpoints.endpoints.into_iter().filter_map(|endpoint| endpoint.address);
@@ -66,28 +93,23 @@ impl Watcher {
     }
 }
 
-/// One that reads nothing of its stream, though its connection lives. Waits for the end of that connection.
+/// One that reads nothing of its stream, on a host that lives, until it is told to. Then it waits for the end of its connection.
 ///
 /// # Panics
 /// When it does not come about.
-pub async fn deaf(addr: SocketAddr, credentials: Credentials, service: &str) {
-    const WINDOW: u32 = 256;
-    let connector = tls::Connector::new(credentials, grpc::ALPN);
-    let tcp = tokio::net::TcpStream::connect(addr).await.expect("destination");
-    let stream = connector.connect(tcp, &destination()).await.expect("a handshake");
-    let handshake = h2::client::Builder::new().initial_window_size(WINDOW).handshake(stream);
-    let (requests, connection): (SendRequest<Bytes>, _) = handshake.await.expect("HTTP/2");
-    let connection = tokio::spawn(connection);
-    let request = http::Request::post("http://destination/mesh.discovery.v1.Discovery/Watch");
-    let request = request.header("content-type", "application/grpc").body(()).expect("a request");
-    let mut requests = requests.ready().await.expect("a connection");
-    let (response, mut outgoing) = requests.send_request(request, false).expect("a stream");
-    for request in hello_and(service) {
-        let message = request.encode_to_vec();
-        let length = u32::try_from(message.len()).expect("short").to_be_bytes();
-        outgoing.send_data([&[0], &length[..], &message].concat().into(), false).expect("a stream");
+pub async fn deaf(addr: SocketAddr, credentials: Credentials, service: &str, listen: oneshot::Receiver<()>) {
+    const WINDOW: u32 = 4 * 1024;
+    let connector = tls::Connector::new(credentials, messages::ALPN);
+    let socket = TcpSocket::new_v4().expect("a socket");
+    socket.set_recv_buffer_size(WINDOW).expect("a small window");
+    let tcp = socket.connect(addr).await.expect("destination");
+    let io = connector.connect(tcp, &destination()).await.expect("a handshake");
+    let mut speaker = Link::new(io, LARGEST);
+    for kind in hello_and(service) {
+        speaker.send(&wire::WatchRequest { kind: Some(kind) });
     }
-    let _unread = response.await.expect("an answer").into_body();
-    // Whether it was closed or reset.
-    drop(connection.await.expect("no panic"));
+    // Something has come, so what was said has left.
+    speaker.next().await.expect("a ping").expect("a ping");
+    listen.await.expect("the test lives");
+    while let Ok(Some(_)) = speaker.next().await {}
 }

@@ -1,4 +1,4 @@
-//! The control plane and the admin ports under fire: floods on their HTTP/2, heads that are too large, clients that take their
+//! The control plane and the admin ports under fire: floods on identity's HTTP/2, on destination's messages, heads that are too large, clients that take their
 //! time, more connections than there may be, and no descriptors.
 //!
 //! Invariant: strangers and members alike are ended and counted; meanwhile somebody else gets a certificate and learns of a
@@ -12,10 +12,12 @@ mod floods;
 mod heads;
 mod polite;
 mod slow;
+mod streams;
 
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use mesh_mtls::{grpc, messages};
 use mesh_tests::client;
 use mesh_tests::frames::{Connection, Member};
 use mesh_tests::mesh::{Daemon, Mesh, Metrics};
@@ -47,9 +49,18 @@ struct Surface {
     addr: SocketAddr,
     admin: SocketAddr,
     process: Process,
-    /// Its method.
-    path: &'static str,
+    alpn: &'static [&'static [u8]],
 }
+
+/// What identity is asked for.
+const FIELDS: [(&str, &str); 6] = [
+    (":method", "POST"),
+    (":scheme", "http"),
+    (":path", "/mesh.identity.v1.Identity/Certify"),
+    (":authority", "identity"),
+    ("content-type", "application/grpc"),
+    ("te", "trailers"),
+];
 
 impl Scene {
     fn start() -> Self {
@@ -69,29 +80,35 @@ impl Scene {
         let control = mesh.control();
         let (host, addrs) = (control.host().v4, [control.identity_addr(), control.destination_addr()]);
         let pids = [mesh.control_mut().identity().pid(), mesh.control_mut().destination().pid()];
-        let of = |name, nth: usize, admin: u16, path| Surface {
+        let of = |name, nth: usize, admin: u16, alpn| Surface {
             name,
             addr: addrs[nth],
             admin: (host, admin).into(),
             process: Process(pids[nth].expect("it runs")),
-            path,
+            alpn,
         };
-        let surfaces = [
-            of("identity", 0, IDENTITY_ADMIN, "/mesh.identity.v1.Identity/Certify"),
-            of("destination", 1, DESTINATION_ADMIN, "/mesh.discovery.v1.Discovery/Watch"),
-        ];
+        let surfaces =
+            [of("identity", 0, IDENTITY_ADMIN, grpc::ALPN), of("destination", 1, DESTINATION_ADMIN, messages::ALPN)];
         Self { mesh, member, attacker, other, surfaces }
     }
 
     /// A connection of mutual TLS that has said nothing.
     fn connect(&self, surface: Surface) -> std::io::Result<Connection> {
-        self.member.dial_in("mesh-system", surface.addr, surface.name)
+        self.member.dial_in("mesh-system", surface.addr, surface.name, surface.alpn)
     }
 
-    /// One that has begun honestly.
-    fn dial(&self, surface: Surface, settings: &[(u16, u32)]) -> Connection {
-        let begun = self.connect(surface).and_then(|mut peer| peer.begin(settings).map(|()| peer));
-        begun.unwrap_or_else(|error| panic!("{}: {error}", surface.name))
+    fn identity(&self) -> Surface {
+        self.surfaces[0]
+    }
+
+    fn destination(&self) -> Surface {
+        self.surfaces[1]
+    }
+
+    /// One to identity that has begun honestly.
+    fn dial(&self) -> Connection {
+        let begun = self.connect(self.identity()).and_then(|mut peer| peer.begin(&[]).map(|()| peer));
+        begun.unwrap_or_else(|error| panic!("identity: {error}"))
     }
 
     /// The sum of a metric, whose name goes on after that of the daemon.
@@ -118,20 +135,6 @@ impl Scene {
         let polite = polite.finish();
         vitals.finish(self.daemon(surface), &[]);
         (result, grown, polite)
-    }
-}
-
-impl Surface {
-    /// The fields of a request.
-    fn fields(self) -> [(&'static str, &'static str); 6] {
-        [
-            (":method", "POST"),
-            (":scheme", "http"),
-            (":path", self.path),
-            (":authority", self.name),
-            ("content-type", "application/grpc"),
-            ("te", "trailers"),
-        ]
     }
 }
 

@@ -1,23 +1,30 @@
 //! A control plane that has a certificate of the mesh and has gone mad: it answers as it should until it is told to say
 //! something else.
 //!
-//! Invariant: real mutual TLS and gRPC; what is said is the test's. Non-goal: more than one sidecar that listens to it.
+//! Invariant: real mutual TLS; what is said is the test's. Non-goal: more than one sidecar that listens to it.
 
 use std::collections::BTreeMap;
+use std::future::poll_fn;
 use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
 use std::sync::{Arc, mpsc as sync_mpsc};
 
+use bytes::Bytes;
 use mesh_mtls::credentials::Credentials;
 use mesh_mtls::grpc;
+use mesh_mtls::messages::{self, Inbox, PING};
 use mesh_mtls::tls::{Acceptor, ClientAuth};
 use mesh_proto::discovery as wire;
 use mesh_tests::netns::Host;
+use prost::Message as _;
+use tokio::io::AsyncWriteExt as _;
 use tokio::sync::{Mutex, mpsc};
-use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Request, Response, Status, Streaming};
-use wire::discovery_server::{self, DiscoveryServer};
+use tokio_stream::StreamExt as _;
 use wire::watch_request::Kind;
 use wire::watch_response::Snapshot;
+
+/// Of a proxy's requests.
+const LONGEST: usize = 64 * 1024;
 
 /// What a snapshot is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -38,12 +45,6 @@ pub(crate) struct Liar {
     hears: sync_mpsc::Receiver<String>,
 }
 
-struct Service {
-    sane: Arc<Sane>,
-    says: Says,
-    hears: sync_mpsc::SyncSender<String>,
-}
-
 type Says = Arc<Mutex<mpsc::Receiver<(About, Option<Snapshot>)>>>;
 
 /// An address on the wire.
@@ -59,14 +60,17 @@ impl Liar {
     /// Listens on `addr` of `host` with a certificate of its own.
     pub(crate) fn start(host: &Host, addr: SocketAddr, credentials: Credentials, sane: Sane) -> Self {
         let ((says, said), (heard, hears)) = (mpsc::channel(4), sync_mpsc::sync_channel(1024));
-        let service = Service { sane: Arc::new(sane), says: Arc::new(Mutex::new(said)), hears: heard };
+        let (sane, said) = (Arc::new(sane), Arc::new(Mutex::new(said)));
         host.run_in_thread(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             runtime.expect("a runtime in a test").block_on(async {
                 let listener = tokio::net::TcpListener::bind(addr).await.expect("a free port");
-                let incoming = grpc::incoming(listener, Acceptor::new(credentials, ClientAuth::Required, grpc::ALPN));
-                let server = grpc::server().add_service(DiscoveryServer::new(service));
-                server.serve_with_incoming(incoming).await.expect("a server that runs");
+                let acceptor = Acceptor::new(credentials, ClientAuth::Required, messages::ALPN);
+                let mut incoming = grpc::incoming(listener, acceptor);
+                while let Some(Ok(connection)) = incoming.next().await {
+                    // How it ends shows in what the proxy does.
+                    tokio::spawn(converse(Arc::clone(&sane), Arc::clone(&said), heard.clone(), connection));
+                }
             });
         });
         Self { says, hears }
@@ -83,19 +87,9 @@ impl Liar {
     }
 }
 
-#[tonic::async_trait]
-impl discovery_server::Discovery for Service {
-    type WatchStream = ReceiverStream<Result<wire::WatchResponse, Status>>;
-
-    async fn watch(
-        &self,
-        request: Request<Streaming<wire::WatchRequest>>,
-    ) -> Result<Response<Self::WatchStream>, Status> {
-        let (updates, queue) = mpsc::channel(16);
-        let (sane, says, hears) = (Arc::clone(&self.sane), Arc::clone(&self.says), self.hears.clone());
-        tokio::spawn(converse(sane, says, hears, request.into_inner(), updates));
-        Ok(Response::new(ReceiverStream::new(queue)))
-    }
+/// The next message, of a proxy that lives.
+async fn next(inbox: &mut Inbox, io: &mut grpc::Connection) -> Option<Bytes> {
+    poll_fn(|cx| inbox.poll_next(Pin::new(io), cx)).await.ok()?
 }
 
 /// One stream.
@@ -103,37 +97,41 @@ async fn converse(
     sane: Arc<Sane>,
     says: Says,
     hears: sync_mpsc::SyncSender<String>,
-    mut requests: Streaming<wire::WatchRequest>,
-    updates: mpsc::Sender<Result<wire::WatchResponse, Status>>,
-) {
-    let (mut ids, mut version) = (BTreeMap::new(), 0);
+    mut io: grpc::Connection,
+) -> std::io::Result<()> {
+    let (mut ids, mut version, mut inbox) = (BTreeMap::new(), 0, Inbox::new(LONGEST));
     let mut says = says.lock().await;
+    io.write_all(&PING).await?;
     loop {
+        io.flush().await?;
         version += 1;
         let update = tokio::select! {
-            request = requests.message() => match request {
-                Ok(Some(wire::WatchRequest { kind: Some(Kind::Subscribe(wire::Subscribe { id, resource })) })) => {
-                    let Some((about, snapshot)) = resource.and_then(|it| it.kind).map(|it| sane.answer(&it)) else { return };
-                    ids.insert(about, id);
-                    wire::WatchResponse { id, version, snapshot: Some(snapshot) }
-                }
-                Ok(Some(wire::WatchRequest { kind: Some(Kind::Ack(ack)) })) => {
-                    if !ack.error.is_empty() {
-                        // The test may have heard enough.
-                        drop(hears.try_send(ack.error));
+            message = next(&mut inbox, &mut io) => {
+                let Some(message) = message else { return Ok(()) };
+                match wire::WatchRequest::decode(message)?.kind {
+                    Some(Kind::Subscribe(wire::Subscribe { id, resource })) => {
+                        let answer = resource.and_then(|it| it.kind).map(|it| sane.answer(&it));
+                        let Some((about, snapshot)) = answer else { return Ok(()) };
+                        ids.insert(about, id);
+                        wire::WatchResponse { id, version, snapshot: Some(snapshot) }
                     }
-                    continue;
+                    Some(Kind::Ack(ack)) => {
+                        if !ack.error.is_empty() {
+                            // The test may have heard enough.
+                            drop(hears.try_send(ack.error));
+                        }
+                        continue;
+                    }
+                    _ => continue,
                 }
-                Ok(Some(_)) => continue,
-                Ok(None) | Err(_) => return,
-            },
+            }
             Some((about, snapshot)) = says.recv() => {
                 wire::WatchResponse { id: ids.get(&about).copied().unwrap_or_default(), version, snapshot }
             }
         };
-        if updates.send(Ok(update)).await.is_err() {
-            return;
-        }
+        let update = update.encode_to_vec();
+        io.write_u32(u32::try_from(update.len()).expect("short")).await?;
+        io.write_all(&update).await?;
     }
 }
 

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use mesh_tests::mesh::{Mesh, Metrics};
 use mesh_tests::netns::until;
 use mesh_tests::yardstick::{Process, Vitals, Who, count, record};
-use tokio::sync::Barrier;
+use tokio::sync::{Barrier, oneshot};
 
 use mesh_tests::mesh::{Watcher, deaf};
 
@@ -134,16 +134,18 @@ fn r48_f27_one_deaf_reader_is_ended_and_delays_none_of_the_others() {
     is_ready.recv_timeout(SOON).expect("all streams are open");
     let calm = changes / 5;
     (SERVICES..calm).for_each(|change| make(&mesh, &begun, change));
+    let (listen, listens) = oneshot::channel();
     let deaf = host.run_in_thread(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        runtime.expect("a runtime in a test").block_on(deaf(addr, credentials, "s0"));
+        runtime.expect("a runtime in a test").block_on(deaf(addr, credentials, "s0", listens));
     });
     let vitals = Vitals::of(mesh.control_mut().destination());
     let idle = Process(pid).anonymous();
     (calm..changes).for_each(|change| make(&mesh, &begun, change));
     let latencies = watchers.join().expect("watchers").concat();
-    deaf.join().expect("the deaf one's connection ends");
     until(SOON, || ended(&mesh, "stalled") >= 1.0);
+    listen.send(()).expect("the deaf one lives");
+    deaf.join().expect("the deaf one's connection ends");
     assert_eq!(ended(&mesh, "stalled"), 1.0);
     let grown = Process(pid).anonymous().saturating_sub(idle);
     assert!(grown <= GROWTH, "{grown} KiB");

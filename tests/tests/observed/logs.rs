@@ -11,15 +11,12 @@ use mesh_mtls::grpc;
 use mesh_mtls::spiffe::Id;
 use mesh_mtls::tls::Connector;
 use mesh_proto::discovery as wire;
-use mesh_proto::discovery::discovery_client::DiscoveryClient;
 use mesh_proto::identity::CertifyRequest;
 use mesh_proto::identity::identity_client::IdentityClient;
 use mesh_tests::client::{PATIENCE, within};
-use mesh_tests::mesh::{Daemon, INBOUND_PORT, Mesh};
+use mesh_tests::mesh::{Daemon, INBOUND_PORT, Mesh, Speaker};
 use mesh_tests::netns::{Host, until};
 use mesh_tests::yardstick::{Bystander, Who, count, log_is_safe, record};
-use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
 use wire::watch_request::Kind;
 
 use crate::mesh;
@@ -47,36 +44,22 @@ fn system(service_account: &str) -> Id {
 
 /// Says each text to destination in each field, again and again.
 async fn to_destination(addr: SocketAddr, credentials: Credentials, times: usize) {
-    let connector = Connector::new(credentials, grpc::ALPN);
-    let channel = grpc::channel(&addr.to_string(), system("destination"), connector);
     for text in hostile() {
-        let mut client = DiscoveryClient::new(channel.clone());
-        let (requests, outgoing) = mpsc::channel(16);
-        let request = |kind| wire::WatchRequest { kind: Some(kind) };
-        let hello = wire::Hello {
+        let mut speaker = Speaker::connect(addr, credentials.clone()).await;
+        speaker.say(Kind::Hello(wire::Hello {
             proxy_version: text.chars().take(2000).collect(),
             namespace: text.chars().take(2000).collect(),
             workload: text.chars().take(2000).collect(),
             addresses: vec![vec![10, 77, 0, 99].into()],
-        };
-        let sending = async {
-            requests.send(request(Kind::Hello(hello))).await.expect("a stream");
-            for _ in 0..times {
-                let ack = wire::Ack { id: 1, version: 1, error: text.clone() };
-                if requests.send(request(Kind::Ack(ack))).await.is_err() {
-                    return;
-                }
-            }
-            // A service that no name can have ends the stream, with a reason.
-            let backend = wire::BackendRef { namespace: text.clone(), service: text.clone(), port: 80 };
-            let resource = Some(wire::Resource { kind: Some(wire::resource::Kind::Endpoints(backend)) });
-            let _ = requests.send(request(Kind::Subscribe(wire::Subscribe { id: 1, resource }))).await;
-        };
-        let watching = async {
-            let mut updates = client.watch(ReceiverStream::new(outgoing)).await.expect("a stream").into_inner();
-            while let Ok(Some(_)) = updates.message().await {}
-        };
-        tokio::join!(sending, watching);
+        }));
+        for _ in 0..times {
+            speaker.say(Kind::Ack(wire::Ack { id: 1, version: 1, error: text.clone() }));
+        }
+        // A service that no name can have ends the stream, with a reason.
+        let backend = wire::BackendRef { namespace: text.clone(), service: text.clone(), port: 80 };
+        let resource = Some(wire::Resource { kind: Some(wire::resource::Kind::Endpoints(backend)) });
+        speaker.say(Kind::Subscribe(wire::Subscribe { id: 1, resource }));
+        while speaker.next().await.is_some() {}
     }
 }
 

@@ -6,16 +6,12 @@
 use std::net::SocketAddr;
 
 use mesh_mtls::credentials::Credentials;
-use mesh_mtls::spiffe::Id;
-use mesh_mtls::{grpc, tls};
 use mesh_proto::discovery as wire;
-use mesh_proto::discovery::discovery_client::DiscoveryClient;
 use mesh_tests::client::http::{Version, fetch};
 use mesh_tests::client::within;
-use mesh_tests::mesh::{App, Mesh, Metrics, SOON};
+use mesh_tests::mesh::{App, Mesh, Metrics, SOON, Speaker};
 use mesh_tests::netns::{Host, until};
 use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
 use wire::watch_request::Kind;
 
 const HTTP: u16 = 8000;
@@ -27,23 +23,26 @@ struct Webs {
     voices: Host,
 }
 
-async fn speak(addr: String, credentials: Credentials, requests: mpsc::Receiver<wire::WatchRequest>) {
-    let destination = Id::new("cluster.local", "mesh-system", "destination").expect("an identity");
-    let connector = tls::Connector::new(credentials, grpc::ALPN);
-    let mut client = DiscoveryClient::new(grpc::channel(&addr, destination, connector));
-    let updates = client.watch(ReceiverStream::new(requests)).await;
-    let mut updates = updates.expect("a stream").into_inner();
-    while let Ok(Some(_)) = updates.message().await {}
+async fn speak(addr: SocketAddr, credentials: Credentials, mut said: mpsc::Receiver<Kind>) {
+    let mut speaker = Speaker::connect(addr, credentials).await;
+    loop {
+        tokio::select! {
+            kind = said.recv() => match kind {
+                Some(kind) => speaker.say(kind),
+                None => return,
+            },
+            update = speaker.next() => assert!(update.is_some(), "destination has ended the stream"),
+        }
+    }
 }
 
 /// A stream of a workload's.
-struct Voice(mpsc::Sender<wire::WatchRequest>);
+struct Voice(mpsc::Sender<Kind>);
 
 impl Voice {
     fn say(&self, healthy: bool) {
         let detail = "port 8000: refused".to_owned();
-        let request = wire::WatchRequest { kind: Some(Kind::Health(wire::Health { healthy, detail })) };
-        self.0.try_send(request).expect("room");
+        self.0.try_send(Kind::Health(wire::Health { healthy, detail })).expect("room");
     }
 }
 
@@ -66,16 +65,16 @@ impl Webs {
 
     fn voice(&self, workload: &str) -> Voice {
         let credentials = self.mesh.control().credentials(&self.voices, "web");
-        let addr = self.mesh.control().destination_addr().to_string();
+        let addr = self.mesh.control().destination_addr();
         let addresses = vec![self.mesh.get(workload).host.v4.octets().to_vec().into()];
-        let (requests, outgoing) = mpsc::channel(16);
+        let (says, said) = mpsc::channel(16);
         let hello = Kind::Hello(wire::Hello { addresses, ..wire::Hello::default() });
-        requests.try_send(wire::WatchRequest { kind: Some(hello) }).expect("room");
+        says.try_send(hello).expect("room");
         let _ends_with_the_voice = self.voices.run_in_thread(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-            runtime.expect("a runtime in a test").block_on(speak(addr, credentials, outgoing));
+            runtime.expect("a runtime in a test").block_on(speak(addr, credentials, said));
         });
-        Voice(requests)
+        Voice(says)
     }
 
     fn arrived(&self) -> [f64; 3] {

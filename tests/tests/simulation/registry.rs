@@ -14,7 +14,7 @@ use mesh_destination::metrics::Service as Metrics;
 use mesh_destination::model::{Key, Kind, Name};
 use mesh_destination::service::{Admission, Client, Discovery as Service, Settings};
 use mesh_kit::shutdown::Shutdown;
-use mesh_mtls::{clock, grpc, spiffe};
+use mesh_mtls::{clock, spiffe};
 use mesh_proxy::balance::{Backend, Reach};
 use mesh_proxy::control::{Discovery, Hello, Subscription};
 use mesh_proxy::metrics;
@@ -104,13 +104,13 @@ impl Registry {
     /// A proxy at the other end of `link`.
     pub(crate) fn proxy(&self, link: &Link) -> Proxy {
         let (link, service) = (link.clone(), Arc::clone(&self.service));
-        let channel = grpc::channel_over(move || {
+        let dial = move || {
             let (link, service) = (link.clone(), Arc::clone(&service));
             async move { link.dial(move |stream| accept(&service, stream)).await }
-        });
+        };
         let id = spiffe::Id::new("cluster.local", "mesh-system", "destination").expect("an identity");
         let settings = mesh_proxy::control::Settings::new("simulated:1".to_owned(), id);
-        let (discovery, task) = Discovery::over(channel, settings, Hello::default(), STAGE.metrics.discovery());
+        let (discovery, task) = Discovery::over(dial, settings, Hello::default(), STAGE.metrics.discovery());
         let task = tokio::spawn(task).abort_handle();
         let backend = Arc::new(Backend::new("web", &STAGE.reach));
         let id = BackendId { namespace: "shop".into(), service: "web".into(), port: 80 };
@@ -128,7 +128,7 @@ impl Registry {
 fn accept(service: &Mutex<(Service, Admission, Vec<AbortHandle>)>, stream: DuplexStream) {
     let mut service = service.lock().expect("a registry");
     let place = service.1.admit(addr().ip()).expect("a place");
-    let client = Client { id: Some(STAGE.id.clone()), addr: addr() };
+    let client = Client { id: STAGE.id.clone(), addr: addr() };
     let task = tokio::spawn(service.0.clone().serve(stream, client, place)).abort_handle();
     service.2.push(task);
 }

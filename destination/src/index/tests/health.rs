@@ -16,7 +16,7 @@ fn account(n: u8) -> String {
 
 fn proxy(n: u8, account: u8) -> Proxy {
     let id = mesh_mtls::spiffe::Id::new("cluster.local", "shop", &format!("sa{account}")).unwrap();
-    Proxy { addresses: BTreeSet::from([[10, 1, 0, n].into()]), id }
+    Proxy { addresses: [[10, 1, 0, n].into()].into(), id }
 }
 
 fn report(index: &mut Index, n: u8, is_healthy: bool) -> Reporter {

@@ -251,7 +251,8 @@ fn weights_and_hints_reach_endpoints() {
     let watch = watch(&mut index, backend("web", 80));
     let latest = watch.latest();
     let State::Endpoints(endpoints) = &latest.state else { panic!() };
-    let shown: Vec<_> = endpoints.list.iter().map(|e| (e.weight, &*e.zone, e.hints.join(" "))).collect();
+    let shown: Vec<_> =
+        endpoints.list.iter().map(|e| (e.weight, &*e.zone, e.hints.as_deref().unwrap_or_default().join(" "))).collect();
     assert_eq!(shown, [(7, "west", String::new()), (1, "east", "east west".to_owned())]);
 }
 

@@ -1,24 +1,25 @@
 //! A destination whose every word a test says itself.
 
+use std::future::poll_fn;
+use std::io;
 use std::net::SocketAddr;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::time::Duration;
 
-use futures_util::{Stream, stream};
-use hyper_util::rt::TokioIo;
+use futures_util::{Stream, StreamExt as _, stream};
+use mesh_mtls::messages::{Inbox, PING};
+use mesh_mtls::spiffe;
 use mesh_proto::discovery as wire;
-use tokio::io::DuplexStream;
+use prost::Message as _;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, DuplexStream};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
-use tonic::transport::{Channel, Endpoint, Server};
-use tonic::{Request, Response, Status, Streaming};
-use wire::discovery_server::{self, DiscoveryServer};
 use wire::watch_request::Kind;
 use wire::watch_response::Snapshot;
 
 use super::SOON;
 
-/// In-memory pipes from clients, and the streams that they open.
+/// In-memory pipes from clients, and the streams that they are.
 pub(super) struct Destination {
     pipes: mpsc::Sender<DuplexStream>,
     pub(super) streams: mpsc::Receiver<Session>,
@@ -31,68 +32,56 @@ impl Drop for Destination {
     }
 }
 
+trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
+
 /// The server's end of one stream. Dropping it ends the stream.
 pub(super) struct Session {
     /// Who opened it, where TLS says so.
-    pub(super) peer: Option<mesh_mtls::grpc::Peer>,
-    requests: Streaming<wire::WatchRequest>,
-    updates: mpsc::Sender<Result<wire::WatchResponse, Status>>,
+    pub(super) peer: Option<spiffe::Id>,
+    io: Box<dyn Io>,
+    inbox: Inbox,
 }
 
-/// The service that hands each stream to the test.
-pub(super) struct Service(mpsc::Sender<Session>);
-
-impl Service {
-    pub(super) fn new() -> (DiscoveryServer<Service>, mpsc::Receiver<Session>) {
-        let (sessions, streams) = mpsc::channel(8);
-        (DiscoveryServer::new(Service(sessions)), streams)
-    }
-}
-
-#[tonic::async_trait]
-impl discovery_server::Discovery for Service {
-    type WatchStream = Pin<Box<dyn Stream<Item = Result<wire::WatchResponse, Status>> + Send>>;
-
-    async fn watch(
-        &self,
-        request: Request<Streaming<wire::WatchRequest>>,
-    ) -> Result<Response<Self::WatchStream>, Status> {
-        let peer = request.extensions().get::<mesh_mtls::grpc::Peer>().cloned();
-        let (updates, mut queue) = mpsc::channel(8);
-        let session = Session { peer, requests: request.into_inner(), updates };
-        self.0.send(session).await.map_err(|_| Status::unavailable("the test has ended"))?;
-        Ok(Response::new(Box::pin(stream::poll_fn(move |context| queue.poll_recv(context)))))
+/// Hands each connection to the test, as a stream that is open. Without a test it closes them.
+pub(super) async fn serve<IO>(accepted: impl Stream<Item = (IO, Option<spiffe::Id>)>, sessions: mpsc::Sender<Session>)
+where
+    IO: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let mut accepted = pin!(accepted);
+    while let Some((mut io, peer)) = accepted.next().await {
+        if let Ok(test) = sessions.reserve().await
+            && io.write_all(&PING).await.is_ok()
+            && io.flush().await.is_ok()
+        {
+            test.send(Session { peer, io: Box::new(io), inbox: Inbox::new(16 * 1024) });
+        }
     }
 }
 
 impl Destination {
     pub(super) fn start() -> Self {
-        let (service, streams) = Service::new();
-        let (pipes, mut accepted) = mpsc::channel::<DuplexStream>(8);
-        let incoming =
-            stream::poll_fn(move |context| accepted.poll_recv(context).map(|pipe| pipe.map(Ok::<_, std::io::Error>)));
-        let server = Server::builder().add_service(service).serve_with_incoming(incoming);
-        let server = tokio::spawn(async move { server.await.expect("the server runs") });
-        Destination { pipes, streams, server }
+        let ((pipes, mut accepted), (sessions, streams)) = (mpsc::channel(8), mpsc::channel(8));
+        let accepted = stream::poll_fn(move |cx| accepted.poll_recv(cx).map(|pipe| pipe.map(|pipe| (pipe, None))));
+        Destination { pipes, streams, server: tokio::spawn(serve(accepted, sessions)) }
     }
 
-    /// A channel whose connections are pipes to this server.
-    pub(super) fn channel(&self) -> Channel {
+    /// Makes connections, which are pipes to this server.
+    pub(super) fn dial(&self) -> impl Fn() -> Pin<Box<dyn Future<Output = io::Result<DuplexStream>> + Send>> + use<> {
         let pipes = self.pipes.clone();
-        Endpoint::from_static("http://destination").connect_with_connector_lazy(tower::service_fn(move |_| {
+        move || {
             let pipes = pipes.clone();
-            async move {
+            Box::pin(async move {
                 let (ours, theirs) = tokio::io::duplex(64 * 1024);
-                pipes.send(theirs).await.map_err(|_| std::io::ErrorKind::ConnectionRefused)?;
-                Ok::<_, std::io::Error>(TokioIo::new(ours))
-            }
-        }))
+                pipes.send(theirs).await.map_err(|_| io::ErrorKind::ConnectionRefused)?;
+                Ok(ours)
+            })
+        }
     }
 
     /// One that accepts connections and never says a word.
     pub(super) fn deaf() -> Self {
-        let (_, streams) = Service::new();
-        let (pipes, mut accepted) = mpsc::channel::<DuplexStream>(8);
+        let ((pipes, mut accepted), (_, streams)) = (mpsc::channel::<DuplexStream>(8), mpsc::channel(1));
         let server = tokio::spawn(async move {
             let mut held = Vec::new();
             while let Some(pipe) = accepted.recv().await {
@@ -118,10 +107,19 @@ impl Session {
         }
     }
 
+    /// The next request; `None` when the stream has ended.
+    async fn next(&mut self) -> Option<Kind> {
+        loop {
+            let message = poll_fn(|cx| self.inbox.poll_next(Pin::new(&mut self.io), cx)).await.ok()??;
+            if !message.is_empty() {
+                return wire::WatchRequest::decode(message).expect("a request").kind;
+            }
+        }
+    }
+
     /// The next request.
     pub(super) async fn request(&mut self) -> Kind {
-        let request = timeout(SOON, self.requests.message()).await.expect("no request came");
-        request.expect("an open stream").expect("an open stream").kind.expect("a kind")
+        timeout(SOON, self.next()).await.expect("no request came").expect("an open stream")
     }
 
     /// The next request must be a subscription.
@@ -144,17 +142,30 @@ impl Session {
 
     /// Nothing is said for a while; on a paused clock, not before everything has come to rest.
     pub(super) async fn is_silent(&mut self) {
-        let request = timeout(Duration::from_millis(10), self.requests.message()).await;
+        let request = timeout(Duration::from_millis(10), self.next()).await;
         assert!(request.is_err(), "unexpected {request:?}");
     }
 
-    pub(super) async fn send(&self, id: u64, version: u64, snapshot: impl Into<Option<Snapshot>>) {
+    pub(super) async fn send(&mut self, id: u64, version: u64, snapshot: impl Into<Option<Snapshot>>) {
         let update = wire::WatchResponse { id, version, snapshot: snapshot.into() };
-        self.updates.send(Ok(update)).await.expect("an open stream");
+        self.write(&update.encode_to_vec()).await.expect("an open stream");
     }
 
-    pub(super) async fn fail(self, status: Status) {
-        self.updates.send(Err(status)).await.expect("an open stream");
+    /// Bytes as a message.
+    pub(super) async fn write(&mut self, message: &[u8]) -> io::Result<()> {
+        self.io.write_u32(u32::try_from(message.len()).expect("short")).await?;
+        self.io.write_all(message).await?;
+        self.io.flush().await
+    }
+
+    /// Bytes as they are.
+    pub(super) async fn write_raw(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.io.write_all(bytes).await
+    }
+
+    /// Ends the stream with a reason.
+    pub(super) async fn fail(mut self, reason: &str) {
+        self.send(0, 0, Snapshot::End(wire::End { reason: reason.to_owned() })).await;
     }
 }
 

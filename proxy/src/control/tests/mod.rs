@@ -1,4 +1,4 @@
-//! Discovery against a destination that the test plays itself: real gRPC over in-memory pipes on a paused clock, and once over
+//! Discovery against a destination that the test plays itself: over in-memory pipes on a paused clock, and once over
 //! real mutual TLS.
 
 mod destination;
@@ -69,8 +69,8 @@ fn start(destination: &Destination, settings: Settings) -> Client {
     let metrics = Metrics::new(crate::metrics::Settings::default());
     let shared = Arc::new(Shared::new(settings.max_targets, metrics.discovery()));
     let discovery = Discovery { shared: Arc::clone(&shared) };
-    let channel = destination.channel();
-    let driver = tokio::spawn(async move { driver::run(&shared, &settings, hello().into(), channel).await });
+    let dial = destination.dial();
+    let driver = tokio::spawn(async move { driver::run(&shared, &settings, hello().into(), dial).await });
     Client { discovery, metrics, driver }
 }
 

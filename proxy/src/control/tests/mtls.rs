@@ -1,15 +1,16 @@
 //! Over real mutual TLS, on loopback.
 
+use futures_util::StreamExt as _;
 use mesh_mtls::credentials::{Anchors, Credentials, Leaf};
 use mesh_mtls::tls::{Acceptor, ClientAuth, Connector};
-use mesh_mtls::{grpc, spiffe};
+use mesh_mtls::{grpc, messages, spiffe};
 use rcgen::string::Ia5String;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair};
 use rcgen::{KeyUsagePurpose, SanType};
 use tokio::net::TcpListener;
 use tokio_rustls::rustls::pki_types::PrivateKeyDer;
 
-use super::destination::{Service, Session};
+use super::destination::{self, Session};
 use super::*;
 
 struct Authority(CertifiedIssuer<'static, KeyPair>);
@@ -45,19 +46,21 @@ async fn serve(
 ) -> (u16, tokio::sync::mpsc::Receiver<Session>, tokio::task::JoinHandle<()>) {
     let credentials = authority.credentials();
     credentials.set_leaf(authority.leaf(id));
-    let acceptor = Acceptor::new(credentials, ClientAuth::Required, grpc::ALPN);
+    let acceptor = Acceptor::new(credentials, ClientAuth::Required, messages::ALPN);
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let port = listener.local_addr().expect("an address").port();
-    let (service, streams) = Service::new();
-    let incoming = grpc::incoming(listener, acceptor);
-    let server = grpc::server().add_service(service).serve_with_incoming(incoming);
-    (port, streams, tokio::spawn(async move { server.await.expect("the server runs") }))
+    let (sessions, streams) = tokio::sync::mpsc::channel(8);
+    let accepted = grpc::incoming(listener, acceptor).map(|accepted| {
+        let (tls, peer) = accepted.expect("an endless stream").into_parts();
+        (tls, peer.id)
+    });
+    (port, streams, tokio::spawn(destination::serve(accepted, sessions)))
 }
 
 fn client(port: u16, credentials: &Credentials) -> Client {
     let metrics = Metrics::new(crate::metrics::Settings::default());
     let settings = Settings::new(format!("127.0.0.1:{port}"), id("destination"));
-    let connector = Connector::new(credentials.clone(), grpc::ALPN);
+    let connector = Connector::new(credentials.clone(), messages::ALPN);
     let (discovery, task) = Discovery::new(settings, hello(), connector, credentials.clone(), metrics.discovery());
     Client { discovery, metrics, driver: tokio::spawn(task) }
 }
@@ -75,7 +78,7 @@ async fn the_stream_opens_with_the_certificate_and_carries_our_identity() {
 
     credentials.set_leaf(authority.leaf(&id("web")));
     let mut session = streams.recv().await.expect("a stream");
-    assert_eq!(session.peer.clone().expect("a peer").id, Some(id("web")));
+    assert_eq!(session.peer, Some(id("web")));
     assert!(matches!(session.request().await, wire::watch_request::Kind::Hello(_)));
     let (id, _) = session.subscribed().await;
     session.send(id, 1, service(wire::Protocol::Http2)).await;

@@ -3,7 +3,6 @@
 use super::destination::outbound;
 use super::*;
 use tokio::time::Instant;
-use tonic::Status;
 
 #[tokio::test(start_paused = true)]
 async fn r52_a_lost_stream_loses_no_value_and_a_new_one_is_told_everything_that_lives() {
@@ -20,7 +19,7 @@ async fn r52_a_lost_stream_loses_no_value_and_a_new_one_is_told_everything_that_
     assert_eq!(targets.next().await, target(Protocol::Http1));
     assert_eq!(sets.next().await, endpoint_set(&[1, 2]));
 
-    session.fail(Status::unavailable("going away")).await;
+    session.fail("going away").await;
     drop(dropped);
     let late = client.discovery.outbound(addr(3));
     let mut session = destination.session().await;
@@ -51,13 +50,13 @@ async fn the_end_of_a_stream_shows_in_status_and_metrics_until_the_next_one_is_u
     session.ack().await;
     assert!(client.discovery.status().connected);
 
-    session.fail(Status::permission_denied("not \n you")).await;
+    session.fail("not \n you").await;
     let shows = |line: &str| client.metrics.render().lines().any(|found| found == line);
     let error = client.error().await;
     assert!(!client.discovery.status().connected);
     assert!(shows("mesh_discovery_connected 0"));
     let status = client.discovery.status();
-    assert!(error.contains("PermissionDenied") && !error.contains('\n'), "{error:?}");
+    assert_eq!(error, "destination says: not  you");
     let known = (status.outbound[0].resource.as_str(), status.outbound[0].version);
     assert_eq!(known, ("10.0.0.1:80", Some(3)));
     serde_json::to_string(&client.discovery.status()).expect("it is JSON");
@@ -75,7 +74,7 @@ async fn attempts_are_paced_and_the_pauses_grow() {
     for _ in 0..12 {
         let session = destination.session().await;
         begun.push(Instant::now());
-        session.fail(Status::unavailable("try again")).await;
+        session.fail("try again").await;
     }
     let pauses: Vec<_> = begun.windows(2).map(|pair| pair[1] - pair[0]).collect();
     assert!(pauses.iter().all(|pause| *pause >= Duration::from_millis(100)), "{pauses:?}");
@@ -88,12 +87,12 @@ async fn after_a_stream_that_lasted_the_pause_is_short_again() {
     let mut destination = Destination::start();
     let _client = start(&destination, settings());
     for _ in 0..10 {
-        destination.session().await.fail(Status::unavailable("try again")).await;
+        destination.session().await.fail("try again").await;
     }
     let session = destination.session().await;
     tokio::time::advance(Duration::from_secs(11)).await;
     let lost = Instant::now();
-    session.fail(Status::unavailable("a new version")).await;
+    session.fail("a new version").await;
     let _session = destination.session().await;
     assert!(lost.elapsed() <= Duration::from_millis(210), "{:?}", lost.elapsed());
 }
@@ -141,4 +140,53 @@ async fn a_burst_of_updates_ends_in_the_newest_value_and_few_acknowledgements() 
     }
     session.is_silent().await;
     assert_eq!(set.current().as_deref(), Some(&endpoint_set(&[0, 251])));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_no_message_ends_the_stream_and_loses_no_value() {
+    let mut destination = Destination::start();
+    let client = start(&destination, settings());
+    let web = client.discovery.outbound(addr(1));
+    let mut refused = 0;
+    for (raw, error) in [
+        (&[0xff; 4][..], "a message of more than 4194304 bytes"),
+        (&[0, 0x40, 0, 1, 0], "a message of more than 4194304 bytes"),
+        (&[0, 0, 0, 1, 0xff], "what came cannot be read"),
+        (&[0, 0, 0, 9, 8, 1], "the last message ends before its end"),
+    ] {
+        let mut session = destination.session().await;
+        let (id, _) = session.subscribed().await;
+        session.send(id, 1, service(wire::Protocol::Http1)).await;
+        session.ack().await;
+        session.write_raw(raw).await.expect("an open stream");
+        drop(session);
+        let shown = async {
+            while !client.discovery.status().last_error.is_some_and(|shown| shown.contains(error)) {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        let status = |_| panic!("{raw:?}: {:?}", client.discovery.status());
+        tokio::time::timeout(SOON, shown).await.unwrap_or_else(status);
+        refused += u64::from(!error.contains("ends before"));
+        assert_eq!(web.current().as_deref(), Some(&target(Protocol::Http1)));
+    }
+    let counted = format!("mesh_discovery_rejections_total {refused}");
+    assert!(client.metrics.render().lines().any(|line| line == counted), "no {counted}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_destination_that_says_nothing_for_long_is_left_and_one_that_pings_is_not() {
+    let mut destination = Destination::start();
+    let client = start(&destination, settings());
+    let mut session = destination.session().await;
+    for _ in 0..10 {
+        tokio::time::sleep(Duration::from_secs(30)).await;
+        session.write(&[]).await.expect("an open stream");
+        session.is_silent().await;
+    }
+    assert!(client.discovery.status().connected);
+    let begun = Instant::now();
+    let _next = destination.session().await;
+    let waited = begun.elapsed();
+    assert!((39..42).contains(&waited.as_secs()), "{waited:?}");
 }
