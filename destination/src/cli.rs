@@ -55,7 +55,7 @@ pub struct Serve {
     /// The directory of manifests, with those within it; followed. Nobody is served until all of it could be used once
     #[arg(long, value_name = "DIR")]
     pub manifests: PathBuf,
-    /// Where to serve proxies, gRPC over mutual TLS; may be repeated
+    /// Where to serve proxies, messages over mutual TLS; may be repeated
     #[arg(long, value_name = "ADDR", default_value = "0.0.0.0:8086", value_delimiter = ',')]
     pub listen: Vec<SocketAddr>,
     /// Where to serve health, metrics and controls; may be repeated
@@ -85,7 +85,7 @@ pub struct Serve {
     /// Subscriptions of one proxy
     #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub subscriptions: u32,
-    /// A proxy that does not read what is due to it for so long is disconnected
+    /// A proxy that does not read what is due to it for so long is disconnected (one that takes nothing at all, after 20s)
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration)]
     pub stall_timeout: Duration,
     /// How long streams may take to end after a signal

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use nix::sys::socket::{setsockopt, sockopt};
 use socket2::SockRef;
-use tokio::net::{TcpStream, lookup_host};
+use tokio::net::{TcpSocket, TcpStream, lookup_host};
 use tokio::time::{Instant, timeout_at};
 
 use crate::spiffe::Id;
@@ -25,8 +25,10 @@ pub const PING_TIMEOUT: Duration = Duration::from_secs(10);
 /// For hosts that are gone: probes after so much silence, which wake nobody, and the time that anything may stay unanswered.
 const PROBE_AFTER: Duration = Duration::from_secs(10);
 const UNANSWERED: Duration = Duration::from_secs(20);
-/// Bytes that wait in the kernel for a peer to make room: what waits here can still be exchanged for something newer.
+/// Bytes that are not sent and wait in the kernel for a peer to make room: what waits here can still be exchanged for something newer.
 const MOST_WAITING: u32 = 16 * 1024;
+/// Of what a client has not read; the kernel makes it twice as much. So what it gets is no older than that, and pings are answered in time.
+const MOST_UNREAD: u32 = 128 * 1024;
 
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
@@ -84,9 +86,15 @@ pub async fn dial(addr: &str, expected: &Id, connector: &Connector) -> Result<tl
 
 async fn open(addr: SocketAddr, expected: &Id, connector: &Connector) -> Result<tls::Stream<TcpStream>, Error> {
     let connect = |source| Error::Connect { addr, source };
-    let tcp = TcpStream::connect(addr).await.map_err(connect)?;
+    let tcp = dial_tcp(addr).await.map_err(connect)?;
     prepare(&tcp).map_err(connect)?;
     connector.connect(tcp, expected).await.map_err(|source| Error::Tls { addr, source })
+}
+
+async fn dial_tcp(addr: SocketAddr) -> io::Result<TcpStream> {
+    let socket = if addr.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    socket.set_recv_buffer_size(MOST_UNREAD)?;
+    socket.connect(addr).await
 }
 
 /// Small messages leave at once, large ones as fast as they are taken, and a peer whose host is gone is noticed.

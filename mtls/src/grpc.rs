@@ -1,4 +1,5 @@
-//! gRPC over our TLS, for the control plane: [`channel`] to a service, [`incoming()`] and [`server`] for one.
+//! gRPC over our TLS, for `identity`: [`channel`] to a service and [`server`] for one; and [`incoming()`], which `destination` accepts
+//! with as well.
 //!
 //! Invariant: no plaintext; the server proves the id that the caller expects, on each connection. A channel resolves
 //! its name anew for each connection, and finds a dead peer: a host by the kernel's probes, a process by HTTP/2 pings.

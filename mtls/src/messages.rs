@@ -113,7 +113,7 @@ pub struct Link<IO> {
     unsent: BytesMut,
     /// Sent, not flushed.
     is_flushed: bool,
-    /// When the server was last heard.
+    /// When something of the server last came.
     heard: Instant,
     /// Not before it will have been silent for too long.
     alarm: Pin<Box<Sleep>>,
@@ -152,6 +152,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Link<IO> {
     pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, Error>> {
         // What the server said before it stopped listening is read all the same.
         let sent = self.poll_flush(cx);
+        let before = self.inbox.received.len();
         match self.inbox.poll_next(Pin::new(&mut self.io), cx) {
             Poll::Ready(Ok(Some(message))) => {
                 self.heard = Instant::now();
@@ -163,6 +164,10 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Link<IO> {
             }
             Poll::Ready(ended) => Poll::Ready(ended),
             Poll::Pending => {
+                if self.inbox.received.len() > before {
+                    // A long message takes its time, in which no ping can come.
+                    self.heard = Instant::now();
+                }
                 if let Poll::Ready(Err(error)) = sent {
                     return Poll::Ready(Err(error));
                 }

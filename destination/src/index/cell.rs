@@ -5,7 +5,7 @@
 //! Non-goal: the pace at which readers are served (`service::pace`).
 
 use std::borrow::Borrow;
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::hash::{Hash, Hasher};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -67,13 +67,8 @@ pub struct Watch {
 
 impl Watch {
     pub(super) fn new(cell: Arc<Cell>, marks: Arc<Marks>, id: u64) -> Self {
-        lock(&cell.inner).followers.push(Follower { marks: Arc::downgrade(&marks), id });
+        lock(&cell.inner).followers.insert(Follower { marks: Arc::downgrade(&marks), id });
         Self { cell, marks, id }
-    }
-
-    /// The subscription.
-    pub fn id(&self) -> u64 {
-        self.id
     }
 
     /// What is watched.
@@ -89,11 +84,9 @@ impl Watch {
 
 impl Drop for Watch {
     fn drop(&mut self) {
+        let follower = Follower { marks: Arc::downgrade(&self.marks), id: self.id };
         let mut inner = lock(&self.cell.inner);
-        let marks = Arc::as_ptr(&self.marks);
-        let mut followers = inner.followers.iter();
-        let place = followers.rposition(|follower| follower.id == self.id && follower.marks.as_ptr() == marks);
-        place.map(|place| inner.followers.swap_remove(place));
+        inner.followers.remove(&follower);
         if inner.followers.is_empty() {
             self.cell.abandoned.store(true, Ordering::Release);
         }
@@ -111,8 +104,7 @@ pub(super) struct Cell {
 #[derive(Debug)]
 struct Inner {
     latest: Arc<Snapshot>,
-    /// The newest last; who leaves is mostly among those.
-    followers: Vec<Follower>,
+    followers: HashSet<Follower>,
 }
 
 /// A subscription of a reader, whose marks live as long as its watch.
@@ -122,9 +114,23 @@ struct Follower {
     id: u64,
 }
 
+impl PartialEq for Follower {
+    fn eq(&self, other: &Self) -> bool {
+        self.id == other.id && self.marks.ptr_eq(&other.marks)
+    }
+}
+
+impl Eq for Follower {}
+
+impl Hash for Follower {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        (self.marks.as_ptr(), self.id).hash(state);
+    }
+}
+
 impl Cell {
     pub(super) fn new(resource: Resource, snapshot: Snapshot, abandoned: Arc<AtomicBool>) -> Self {
-        let (latest, followers) = (Arc::new(snapshot), Vec::new());
+        let (latest, followers) = (Arc::new(snapshot), HashSet::new());
         let inner = Mutex::new(Inner { latest, followers });
         Self { resource, inner, abandoned }
     }

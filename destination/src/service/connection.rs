@@ -4,6 +4,7 @@
 //! Each wait has an end: a proxy that says nothing, answers no ping or takes nothing of what is due is ended with a reason. What
 //! one turn sends is on its way at a time; all else are marks. Non-goal: what requests mean (`session`); TLS, which has happened.
 
+use std::io;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -15,8 +16,8 @@ use mesh_mtls::messages::{self, Inbox};
 use mesh_mtls::{clock, spiffe};
 use mesh_proto::discovery::WatchRequest;
 use prost::Message as _;
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, sink};
-use tokio::time::{Sleep, sleep_until, timeout};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::time::{Sleep, sleep, sleep_until, timeout};
 use tokio_util::io::poll_write_buf;
 
 use super::admission::Place;
@@ -26,14 +27,16 @@ use super::{NOT_LOADED, Shared};
 use crate::index::Completeness;
 use crate::metrics::Raised;
 
+/// Times that a proxy's connection looks whether all manifests are read, before the proxy is told to come again.
+const LOOKS: u32 = 10;
 /// How long a proxy may take to hear that all ends.
 const FAREWELL: Duration = Duration::from_secs(1);
 /// Most bytes of a proxy that are read unheard, so that it hears why it was ended.
-const UNHEARD: u64 = 1 << 20;
+const UNHEARD: usize = 1 << 20;
 /// Times that a connection looks for more to do before it lets others go first.
 const ROUNDS: usize = 8;
 /// Requests that are looked at before snapshots get their turn.
-const REQUESTS_PER_TURN: usize = 256;
+const REQUESTS_PER_TURN: usize = 32;
 /// Messages that leave together.
 const MESSAGES_PER_TURN: usize = 8;
 /// Bytes a second that a proxy takes at least, after the time that it may take for any message.
@@ -126,12 +129,30 @@ where
             }
             connection.poll(alarm.as_mut(), cx)
         });
-        let is_partial = shared.index().completeness() == Completeness::Partial;
-        let end = if is_partial { End::NotLoaded } else { over.await };
+        let end = match Box::pin(until_loaded(&shared)).await {
+            Ok(()) => over.await,
+            Err(end) => end,
+        };
         // Boxed, for it is short.
         Box::pin(connection.finish(end)).await;
         drop(place);
     }
+}
+
+/// Before all manifests are read nobody is told anything. A proxy waits for a while, lest all come again and again with a handshake
+/// each.
+async fn until_loaded(shared: &Shared) -> Result<(), End> {
+    let patience = shared.settings.hello_within / 2;
+    for _ in 0..LOOKS {
+        if shared.index().completeness() == Completeness::Whole {
+            return Ok(());
+        }
+        if shared.shutdown.is_requested() {
+            return Err(End::Shutdown);
+        }
+        sleep(patience / LOOKS).await;
+    }
+    Err(End::NotLoaded)
 }
 
 struct Connection<IO> {
@@ -222,7 +243,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Connection<IO> {
             match self.inbox.poll_next(Pin::new(&mut self.io), cx) {
                 Poll::Ready(Ok(Some(message))) => self.take(message, now)?,
                 Poll::Ready(Ok(None)) => return Err(End::Closed),
-                Poll::Ready(Err(messages::Error::Broken(_) | messages::Error::Silent)) => return Err(End::Broken),
+                Poll::Ready(Err(messages::Error::Broken(error))) => return Err(self.broken(&error)),
                 Poll::Ready(Err(error)) => return Err(End::Malformed(error.to_string())),
                 Poll::Pending => return Ok(if nth == 0 { Turn::Rest } else { Turn::Progress }),
             }
@@ -278,7 +299,8 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Connection<IO> {
         while let Some(message) = self.sending.as_mut().filter(|message| message.has_remaining()) {
             match poll_write_buf(Pin::new(&mut self.io), cx, message) {
                 Poll::Ready(Ok(1..)) => {}
-                Poll::Ready(Ok(0) | Err(_)) => return Err(End::Broken),
+                Poll::Ready(Ok(0)) => return Err(End::Broken),
+                Poll::Ready(Err(error)) => return Err(self.broken(&error)),
                 Poll::Pending => return Ok(false),
             }
         }
@@ -296,10 +318,16 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Connection<IO> {
         }
         match Pin::new(&mut self.io).poll_flush(cx) {
             Poll::Ready(Ok(())) => self.taken_by = None,
-            Poll::Ready(Err(_)) => return Err(End::Broken),
+            Poll::Ready(Err(error)) => return Err(self.broken(&error)),
             Poll::Pending => {}
         }
         Ok(self.taken_by.is_none())
+    }
+
+    /// The kernel, too, gives up a peer whose window is shut for long, or whose host is gone with something on its way.
+    fn broken(&self, error: &io::Error) -> End {
+        let is_stalled = error.kind() == io::ErrorKind::TimedOut && self.taken_by.is_some();
+        if is_stalled { End::Stalled } else { End::Broken }
     }
 
     /// Counts the end, and tells the proxy why, if it listens.
@@ -325,7 +353,12 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Connection<IO> {
             }
             io.shutdown().await?;
             // A socket that is closed before all was read is reset, and what was said with it.
-            tokio::io::copy(&mut io.take(UNHEARD), &mut sink()).await
+            let (mut unheard, mut room) = ([0; 512], UNHEARD);
+            while room > 0 {
+                let n = io.read(&mut unheard).await?;
+                room = if n == 0 { 0 } else { room.saturating_sub(n) };
+            }
+            io::Result::Ok(())
         };
         if !matches!(end, End::Broken | End::Stalled | End::Mute) {
             // Whether it heard makes no difference.

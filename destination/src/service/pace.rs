@@ -12,7 +12,7 @@ use super::by_id::ById;
 pub(super) struct Pace {
     interval: Duration,
     places: ById<Place>,
-    /// May be told now. Those that were removed meanwhile are skipped.
+    /// May be told now.
     due: VecDeque<u64>,
     /// May be told from a time on.
     later: BTreeSet<(Instant, u64)>,

@@ -462,12 +462,13 @@ async fn connections_are_bounded_and_give_their_place_back() {
 
 #[tokio::test]
 async fn nobody_is_told_anything_before_the_index_is_complete() {
-    let mesh = Mesh::load(Settings::default());
+    let mesh = Mesh::load(Settings { hello_within: Duration::from_secs(2), ..Settings::default() });
     mesh.apply(WEB);
     assert_eq!(mesh.greeted().await.end().await.as_deref(), Some(NOT_LOADED));
-    mesh.index.lock().unwrap().complete();
+    // Who waits is served as soon as there is something to say.
     let mut stream = mesh.greeted().await;
     stream.subscribe(1, web(80)).await;
+    mesh.index.lock().unwrap().complete();
     assert!(addresses(&stream.next().await).is_empty());
 }
 

@@ -1,4 +1,4 @@
-//! TLS connections for a tonic server: accepts, performs handshakes side by side, hands out those that succeed.
+//! TLS connections for a server, tonic's or another: accepts, performs handshakes side by side, hands out those that succeed.
 //!
 //! Invariant: the stream never ends and never yields an error, so that no client and no lack of descriptors can stop a
 //! server; handshakes are bounded in time (by the acceptor) and number, and silent clients cannot hold all places for

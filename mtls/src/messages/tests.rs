@@ -148,3 +148,18 @@ async fn a_server_that_falls_silent_is_left_and_one_that_speaks_is_not() {
     assert!(matches!(link.next().await, Err(Error::Silent)));
     assert!(begun.elapsed() >= SILENCE && begun.elapsed() < SILENCE + Duration::from_secs(1), "{:?}", begun.elapsed());
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_long_message_may_take_longer_than_silence() {
+    let (near, mut far) = duplex(1024);
+    let mut link = Link::new(near, MOST);
+    let slow = tokio::spawn(async move {
+        for byte in framed(&[b"as slow as can be"]) {
+            tokio::time::sleep(SILENCE / 2).await;
+            far.write_u8(byte).await.unwrap();
+        }
+        far
+    });
+    assert_eq!(link.next().await.unwrap().unwrap(), b"as slow as can be"[..]);
+    drop(slow.await.unwrap());
+}
