@@ -12,6 +12,7 @@ mod environment;
 mod fields;
 mod input;
 mod manifests;
+mod messages;
 mod options;
 mod proxied;
 mod recorder;
@@ -37,6 +38,7 @@ pub const TARGETS: &[Target] = &[
     ("iptables_save", captured::save),
     ("csr", requests::csr),
     ("discovery", discovery::update),
+    ("messages", messages::messages),
     ("manifest", manifests::manifest),
     ("environment", environment::environment),
     ("tokens", tokens::tokens),
