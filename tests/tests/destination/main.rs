@@ -6,6 +6,7 @@
 
 mod hostile;
 mod liar;
+mod memory;
 mod slow;
 mod storm;
 
