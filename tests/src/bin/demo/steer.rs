@@ -17,6 +17,10 @@ use crate::scene::{Held, Scene, wait};
 const SETTLE: Duration = Duration::from_secs(10);
 /// Requests to the service of which a replica fails.
 const BROKEN: usize = 1000;
+/// And no more than so many, in all.
+const MOST_BROKEN: usize = 20 * BROKEN;
+/// What a retry budget looks back on.
+const BUDGET_WINDOW: Duration = Duration::from_secs(10);
 const CANARY: &str = "{apiVersion: gateway.networking.k8s.io/v1, kind: HTTPRoute, metadata: {name: canary}, spec: {
   parentRefs: [{group: \"\", kind: Service, name: web, port: 80}], rules: [
     {matches: [{headers: [{name: x-canary, value: \"yes\"}]}], backendRefs: [{name: next, port: 80}]},
@@ -70,7 +74,11 @@ pub(crate) fn canary(scene: &mut Scene) -> Held {
 pub(crate) fn breaker(scene: &mut Scene) -> Held {
     let ejected = |scene: &Scene| scene.mesh.get("client").metric("mesh_balancer_ejections_total", &[]);
     let before = ejected(scene);
-    let answers = ask(scene, scene.cart.v4, BROKEN, "/", &[]).map_err(|error| error.to_string())?;
+    let mut answers = Vec::new();
+    // Who fails is asked less often at once, so a few thousand may go by before it has failed often enough to be put out.
+    while answers.len() < MOST_BROKEN && ejected(scene) == before {
+        answers.extend(ask(scene, scene.cart.v4, BROKEN, "/", &[]).map_err(|error| error.to_string())?);
+    }
     let mut shares = BTreeMap::<String, usize>::new();
     for answer in &answers {
         *shares.entry(served_by(answer)).or_default() += 1;
@@ -80,6 +88,10 @@ pub(crate) fn breaker(scene: &mut Scene) -> Held {
         println!("   {name}: {share} of {} requests", answers.len());
     }
     println!("   put out {:.0} times by the client's sidecar", ejected(scene) - before);
+    if answers.len() > BROKEN {
+        // The next step's budget counts requests of the last 10 s, and knows of no more.
+        std::thread::sleep(BUDGET_WINDOW);
+    }
     let failed = failures(&answers);
     if failed > answers.len() / 10 || failed == 0 || ejected(scene) == before {
         return Err(format!("{failed} requests failed"));
