@@ -22,6 +22,8 @@ use crate::dial::{PING_INTERVAL, PING_TIMEOUT};
 
 /// The application protocol of discovery.
 pub const ALPN: &[&[u8]] = &[b"mesh-discovery/1"];
+/// Most bytes of a message that a proxy takes.
+pub const LARGEST: usize = 4 << 20;
 /// Of the length that goes before a message.
 pub const PREFIX: usize = 4;
 /// A ping, and its answer: a message of no bytes.

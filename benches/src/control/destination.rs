@@ -109,10 +109,7 @@ impl Crowd {
                 served.push(self.connect(plane, proxy)?);
             }
             for served in served {
-                if !matches!(timeout(PATIENCE, served).await, Ok(Ok(()))) {
-                    self.check()?;
-                    bail!("a proxy is not served within {PATIENCE:?}");
-                }
+                self.is_served(served).await?;
             }
         }
         Ok(())
@@ -122,9 +119,13 @@ impl Crowd {
     async fn follow_all(&mut self, services: usize, plane: &Plane, manifests: &Mutex<Manifests>) -> anyhow::Result<()> {
         let address = lock(manifests).workload(0);
         let served = self.connect(plane, Proxy { address, services: (0..services).collect() })?;
+        self.is_served(served).await
+    }
+
+    async fn is_served(&mut self, served: oneshot::Receiver<()>) -> anyhow::Result<()> {
         if !matches!(timeout(PATIENCE, served).await, Ok(Ok(()))) {
             self.check()?;
-            bail!("the proxy that follows all services is not served within {PATIENCE:?}");
+            bail!("a proxy is not served within {PATIENCE:?}");
         }
         Ok(())
     }

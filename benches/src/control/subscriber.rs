@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use anyhow::{Context as _, bail};
 use mesh_mtls::dial::dial;
-use mesh_mtls::messages::Link;
+use mesh_mtls::messages::{LARGEST, Link};
 use mesh_mtls::spiffe::Id;
 use mesh_mtls::tls::Connector;
 use mesh_proto::discovery as wire;
@@ -21,9 +21,6 @@ use wire::watch_response::Snapshot;
 
 use super::board::{Board, Place};
 use super::manifests;
-
-/// Of a message, as proxies have it.
-const LARGEST: usize = 4 << 20;
 
 /// Who it is, and what its application talks to.
 #[derive(Clone, Debug)]

@@ -8,7 +8,7 @@ use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::time::Instant;
 
-use mesh_mtls::messages::{Link, PING};
+use mesh_mtls::messages::{LARGEST, Link, PING};
 use mesh_mtls::spiffe;
 use mesh_proto::discovery as wire;
 use prost::Message as _;
@@ -21,8 +21,6 @@ use super::*;
 use crate::{manifest, metrics};
 
 const PATIENCE: Duration = Duration::from_secs(20);
-/// Of a message, as proxies have it.
-const LARGEST: usize = 4 << 20;
 
 /// A server whose connections are pipes, and its index.
 struct Mesh {

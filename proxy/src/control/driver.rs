@@ -32,7 +32,7 @@ enum Ended {
     #[error("no answer within {0:?}")]
     Unanswered(Duration),
     #[error("{0}")]
-    Unreachable(Box<dyn Error + Send + Sync>),
+    Unreachable(#[source] Box<dyn Error + Send + Sync>),
     #[error("{0}")]
     Lost(#[from] messages::Error),
     #[error("what came cannot be read: {0}")]
@@ -163,10 +163,7 @@ fn read(message: Option<Bytes>) -> Result<Option<wire::WatchResponse>, Ended> {
 
 fn report(shared: &Shared, ended: &Ended, pause: Duration) {
     let why = describe(ended);
-    let reason = match ended {
-        Ended::Unreachable(error) => tls::reason_in(error.as_ref()),
-        ended => tls::reason_in(ended),
-    };
+    let reason = tls::reason_in(ended);
     if matches!(ended, Ended::Unreadable(_) | Ended::Lost(messages::Error::TooLong(_))) {
         shared.metrics.rejected();
     }
@@ -177,10 +174,7 @@ fn report(shared: &Shared, ended: &Ended, pause: Duration) {
 /// An end with its causes, as one short line. Some causes are already quoted by what wraps them.
 fn describe(ended: &Ended) -> String {
     let mut text = ended.to_string();
-    let mut cause = match ended {
-        Ended::Unreachable(error) => error.source(),
-        ended => ended.source(),
-    };
+    let mut cause = ended.source();
     while let Some(error) = cause {
         let quoted = error.to_string();
         if !text.contains(&quoted) {

@@ -72,7 +72,7 @@ impl Settings {
             backoff: backoff::Settings { max: Duration::from_secs(4), ..backoff::Settings::default() },
             open_within: Duration::from_secs(10),
             max_targets: 10_000,
-            max_message: 4 << 20,
+            max_message: messages::LARGEST,
         }
     }
 }
@@ -121,7 +121,6 @@ impl Discovery {
         let discovery = Discovery { shared: Arc::clone(&shared) };
         let task = async move {
             credentials.certified().await;
-            let connector = connector.with_alpn(messages::ALPN);
             let dial = || dial(&settings.addr, &settings.id, &connector);
             driver::run(&shared, &settings, hello.into(), dial).await;
         };

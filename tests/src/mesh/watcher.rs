@@ -6,7 +6,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 
 use mesh_mtls::credentials::Credentials;
 use mesh_mtls::dial::dial;
-use mesh_mtls::messages::{self, Link};
+use mesh_mtls::messages::{self, LARGEST, Link};
 use mesh_mtls::spiffe::Id;
 use mesh_mtls::tls;
 use mesh_proto::discovery as wire;
@@ -15,9 +15,6 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::oneshot;
 use wire::watch_request::Kind;
 use wire::watch_response::Snapshot;
-
-/// Of a message, as proxies have it.
-const LARGEST: usize = 4 << 20;
 
 fn destination() -> Id {
     Id::new("cluster.local", "mesh-system", "destination").expect("an identity")
