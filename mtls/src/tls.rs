@@ -7,7 +7,10 @@
 mod buffer;
 mod config;
 mod error;
+mod handshake;
+mod records;
 mod stream;
+mod talk;
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
@@ -26,7 +29,7 @@ use crate::anchors::Anchors;
 use crate::chain;
 use crate::credentials::Credentials;
 use crate::spiffe::Id;
-use stream::Session;
+use handshake::{Handshake, Session};
 
 /// Limits of a handshake.
 #[derive(Clone, Copy, Debug)]
@@ -78,7 +81,7 @@ impl Acceptor {
         Self { settings, ..self }
     }
 
-    /// Performs the handshake. The protocol agreed on is in the stream's session (`alpn_protocol`).
+    /// Performs the handshake.
     ///
     /// # Errors
     /// See [`Error`]; the stream is gone then, and the peer was sent an alert where TLS has one.
@@ -88,15 +91,15 @@ impl Acceptor {
     {
         self.credentials.usable_leaf(SystemTime::now()).ok_or(Error::NotCertified)?;
         let session = Box::new(UnbufferedServerConnection::new(Arc::clone(&self.config))?);
-        let handshake = Stream::handshake(io, Session::Server(session));
-        let stream = within(self.settings.handshake_timeout, handshake).await?;
-        let session = stream.session();
-        if session.alpn_protocol().is_none() && !self.config.alpn_protocols.is_empty() {
+        let handshake = Handshake::new(io, Session::Server(session));
+        let done = within(self.settings.handshake_timeout, handshake.perform()).await?;
+        let agreed = done.agreed();
+        if agreed.alpn_protocol().is_none() && !self.config.alpn_protocols.is_empty() {
             return Err(Error::Alpn);
         }
-        let leaf = session.peer_certificates().and_then(<[_]>::first);
+        let leaf = agreed.peer_certificates().and_then(<[_]>::first);
         let id = leaf.map(chain::identity).transpose().map_err(Error::Certificate)?;
-        Ok((stream, Peer { id }))
+        Ok((done.into_stream()?, Peer { id }))
     }
 }
 
@@ -163,12 +166,12 @@ impl Connector {
         // rustls wants a name; it is neither sent (SNI is off) nor verified (the expected id is).
         let name = ServerName::from(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
         let session = Box::new(UnbufferedClientConnection::new(Arc::new(config), name)?);
-        let handshake = Stream::handshake(io, Session::Client(session));
-        let stream = within(self.settings.handshake_timeout, handshake).await?;
-        if stream.session().alpn_protocol().is_none() && !self.alpn.is_empty() {
+        let handshake = Handshake::new(io, Session::Client(session));
+        let done = within(self.settings.handshake_timeout, handshake.perform()).await?;
+        if done.agreed().alpn_protocol().is_none() && !self.alpn.is_empty() {
             return Err(Error::Alpn);
         }
-        Ok(stream)
+        Ok(done.into_stream()?)
     }
 }
 

@@ -3,6 +3,11 @@
 //! Invariant: an empty [`Buffer`] holds no memory, and a thread keeps at most [`KEPT`] spare ones.
 
 use std::cell::RefCell;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// A full record (RFC 8446 5.2) with its header.
 pub(super) const RECORD: usize = 5 + 16 * 1024 + 256;
@@ -44,6 +49,11 @@ impl Buffer {
         &mut self.bytes[self.start..self.end]
     }
 
+    /// The `n` bytes that came in last.
+    pub(super) fn last_mut(&mut self, n: usize) -> &mut [u8] {
+        &mut self.bytes[self.end - n..self.end]
+    }
+
     /// Room after the bytes: all that [`SIZE`] leaves.
     pub(super) fn room(&mut self) -> &mut [u8] {
         if self.bytes.len() < SIZE {
@@ -74,6 +84,14 @@ impl Buffer {
         n
     }
 
+    /// The `n` bytes that came in last are not wanted.
+    pub(super) fn forget(&mut self, n: usize) {
+        self.end -= n;
+        if self.is_empty() {
+            self.give_back();
+        }
+    }
+
     /// `n` bytes have left.
     pub(super) fn consume(&mut self, n: usize) {
         self.start += n;
@@ -90,6 +108,51 @@ impl Buffer {
             self.end = rest.len();
             self.bytes = rest;
         }
+    }
+
+    /// Receives from `io` up to a length of `most`; 0 is the end of the stream.
+    ///
+    /// # Errors
+    /// Those of `io`, and `InvalidData` when there are as many bytes already.
+    pub(super) fn poll_fill(
+        &mut self,
+        io: &mut (impl AsyncRead + Unpin),
+        cx: &mut Context<'_>,
+        most: usize,
+    ) -> Poll<io::Result<usize>> {
+        let most = most.saturating_sub(self.len());
+        if most == 0 {
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, "a handshake message is too large")));
+        }
+        let mut room = ReadBuf::new(&mut self.room()[..most]);
+        match Pin::new(io).poll_read(cx, &mut room) {
+            Poll::Ready(Ok(())) => {
+                let n = room.filled().len();
+                self.fill(n);
+                Poll::Ready(Ok(n))
+            }
+            other => {
+                self.shrink();
+                other.map_ok(|()| 0)
+            }
+        }
+    }
+
+    /// Sends all bytes but the last `kept`.
+    pub(super) fn poll_send(
+        &mut self,
+        io: &mut (impl AsyncWrite + Unpin),
+        cx: &mut Context<'_>,
+        kept: usize,
+    ) -> Poll<io::Result<()>> {
+        while self.len() > kept {
+            let bytes = &self.bytes[self.start..self.end - kept];
+            match ready!(Pin::new(&mut *io).poll_write(cx, bytes))? {
+                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                n => self.consume(n),
+            }
+        }
+        Poll::Ready(Ok(()))
     }
 
     fn give_back(&mut self) {

@@ -82,6 +82,7 @@ pub(super) fn server(credentials: &Credentials, client_auth: ClientAuth, alpn: &
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
     config.max_early_data_size = 0;
+    config.enable_secret_extraction = true; // for `records`
     config
 }
 
@@ -100,6 +101,7 @@ pub(super) fn client(credentials: &Credentials, shown: Shown, alpn: &[Vec<u8>], 
     config.resumption = Resumption::disabled();
     config.enable_early_data = false;
     config.enable_sni = false;
+    config.enable_secret_extraction = true; // for `records`
     config
 }
 

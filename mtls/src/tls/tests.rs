@@ -2,6 +2,7 @@
 
 mod bad_chains;
 mod hellos;
+mod records;
 mod sessions;
 mod stream;
 
@@ -9,7 +10,7 @@ use std::sync::Arc;
 
 use rustls::HandshakeKind;
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
-use rustls::{NamedGroup, ProtocolVersion};
+use rustls::{ClientConfig, NamedGroup, ProtocolVersion};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, copy_bidirectional_with_sizes, duplex};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
@@ -30,6 +31,37 @@ async fn shake(
 ) -> (Result<Client, Error>, Result<(Server, Peer), Error>) {
     let (near, far) = duplex(4096);
     tokio::join!(connector.connect(near, expected), acceptor.accept(far))
+}
+
+fn stock_server(credentials: &Credentials) -> ServerConfig {
+    config::server(credentials, ClientAuth::Required, H2)
+}
+
+fn stock_client(credentials: &Credentials) -> ClientConfig {
+    config::client(credentials, Shown::Leaf, &owned(H2), id("api"))
+}
+
+/// Our connector with rustls as it comes.
+async fn with_stock_server(
+    connector: &Connector,
+    config: &ServerConfig,
+) -> (Client, tokio_rustls::server::TlsStream<DuplexStream>) {
+    let stock = TlsAcceptor::from(Arc::new(config.clone()));
+    let ((near, far), expected) = (duplex(1 << 16), id("api"));
+    let (client, server) = tokio::join!(connector.connect(near, &expected), stock.accept(far));
+    (client.unwrap(), server.unwrap())
+}
+
+/// Our acceptor with rustls as it comes.
+async fn with_stock_client(
+    config: &ClientConfig,
+    acceptor: &Acceptor,
+) -> (tokio_rustls::client::TlsStream<DuplexStream>, Server) {
+    let stock = TlsConnector::from(Arc::new(config.clone()));
+    let name = ServerName::from(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+    let (near, far) = duplex(1 << 16);
+    let (client, server) = tokio::join!(stock.connect(name, near), acceptor.accept(far));
+    (client.unwrap(), server.unwrap().0)
 }
 
 fn connector(credentials: &Credentials) -> Connector {
@@ -68,24 +100,23 @@ async fn both_sides_learn_who_the_other_is_and_bytes_pass() {
 async fn a_session_is_tls_1_3_with_post_quantum_keys_and_the_fast_cipher() {
     let ca = Ca::root("root");
     let (web, api) = (ca.credentials(&id("web")), ca.credentials(&id("api")));
-    let (client, server) = shake(&connector(&web), &id("api"), &acceptor(&api)).await;
-    let (client, _) = (client.unwrap(), server.unwrap());
-    let session = client.session();
-    assert_eq!(session.protocol_version(), Some(ProtocolVersion::TLSv1_3));
-    assert_eq!(session.negotiated_key_exchange_group().unwrap().name(), NamedGroup::X25519MLKEM768);
-    assert_eq!(session.negotiated_cipher_suite(), Some(config::preferred_suite()));
-    assert_eq!(session.alpn_protocol(), Some(&b"h2"[..]));
+    let (_, server) = with_stock_server(&connector(&web), &stock_server(&api)).await;
+    let (client, _) = with_stock_client(&stock_client(&web), &acceptor(&api)).await;
+    let both: [&rustls::CommonState; 2] = [server.get_ref().1, client.get_ref().1];
+    for session in both {
+        assert_eq!(session.protocol_version(), Some(ProtocolVersion::TLSv1_3));
+        assert_eq!(session.negotiated_key_exchange_group().unwrap().name(), NamedGroup::X25519MLKEM768);
+        assert_eq!(session.negotiated_cipher_suite(), Some(config::preferred_suite()));
+        assert_eq!(session.alpn_protocol(), Some(&b"h2"[..]));
+    }
 }
 
 #[tokio::test]
 async fn no_name_is_sent_in_the_clear() {
     let ca = Ca::root("root");
     let (web, api) = (ca.credentials(&id("web")), ca.credentials(&id("api")));
-    let stock = TlsAcceptor::from(Arc::new(config::server(&api, ClientAuth::Required, H2)));
-    let ((near, far), expected, connector) = (duplex(4096), id("api"), connector(&web));
-    let (client, server) = tokio::join!(connector.connect(near, &expected), stock.accept(far));
-    client.unwrap();
-    assert_eq!(server.unwrap().get_ref().1.server_name(), None);
+    let (_, server) = with_stock_server(&connector(&web), &stock_server(&api)).await;
+    assert_eq!(server.get_ref().1.server_name(), None);
 }
 
 #[tokio::test]
@@ -234,12 +265,13 @@ async fn a_new_leaf_is_shown_from_the_next_handshake_on() {
     let ca = Ca::root("root");
     let (web, api) = (ca.credentials(&id("web")), ca.credentials(&id("api")));
     let (connector, acceptor) = (connector(&web), acceptor(&api));
+    let (stock_client, stock_server) = (stock_client(&web), stock_server(&api));
     let shown = async || {
-        let (client, server) = shake(&connector, &id("api"), &acceptor).await;
-        let leaf =
-            |certificates: Option<&[rustls_pki_types::CertificateDer<'static>]>| certificates.unwrap()[0].clone();
-        let (client, server) = (client.unwrap(), server.unwrap().0);
-        (leaf(server.session().peer_certificates()), leaf(client.session().peer_certificates()))
+        let (_, server) = with_stock_server(&connector, &stock_server).await;
+        let (client, _) = with_stock_client(&stock_client, &acceptor).await;
+        let both: [&rustls::CommonState; 2] = [server.get_ref().1, client.get_ref().1];
+        let [web, api] = both.map(|session| session.peer_certificates().unwrap()[0].clone());
+        (web, api)
     };
     let current = || (web.leaf().unwrap().chain()[0].clone(), api.leaf().unwrap().chain()[0].clone());
     assert_eq!(shown().await, current());
