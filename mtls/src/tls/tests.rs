@@ -5,6 +5,7 @@ mod hellos;
 mod records;
 mod sessions;
 mod stream;
+mod talk;
 
 use std::sync::Arc;
 

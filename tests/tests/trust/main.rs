@@ -8,6 +8,7 @@ mod certs;
 mod chains;
 mod hellos;
 mod impostor;
+mod keys;
 mod resumption;
 mod versions;
 

@@ -9,6 +9,7 @@ use rustls::{AlertDescription, ContentType, PeerMisbehaved, SupportedCipherSuite
 use tokio::io::{AsyncRead, AsyncWrite, split};
 
 use super::*;
+use crate::tls::talk::Fault;
 
 const DATA: ContentType = ContentType::ApplicationData;
 const ASKING: &[u8] = &[24, 0, 0, 1, 1];
@@ -133,9 +134,9 @@ async fn choke(victim: &mut Client, hostile: &mut Client) -> (rustls::Error, Opt
 
 /// Reads until there is an error, or the end.
 async fn read_on(stream: &mut Client) -> io::Result<usize> {
-    let mut total = 0;
+    let (mut total, mut room) = (0, vec![0; 20_000]);
     loop {
-        match stream.read(&mut [0; 20_000]).await? {
+        match stream.read(&mut room).await? {
             0 => return Ok(total),
             n => total += n,
         }
@@ -146,66 +147,33 @@ fn tls_error(error: io::Error) -> rustls::Error {
     error.downcast::<rustls::Error>().expect("an error of TLS")
 }
 
-fn unexpected(got_type: ContentType) -> rustls::Error {
-    super::super::talk::Fault::unexpected(got_type).error
-}
-
 #[tokio::test]
 async fn what_is_no_record_of_the_session_ends_it_with_an_alert() {
-    use AlertDescription as Alert;
-    let data = [0x5a; 64];
     type Spoil = fn(&mut Vec<u8>);
-    let cases: [(&str, Spoil, rustls::Error, Alert); 10] = [
-        ("a flipped bit of data", |bytes| bytes[20] ^= 1, rustls::Error::DecryptError, Alert::BadRecordMac),
-        (
-            "a flipped bit of the tag",
-            |bytes| *bytes.last_mut().unwrap() ^= 1,
-            rustls::Error::DecryptError,
-            Alert::BadRecordMac,
-        ),
-        ("another version", |bytes| bytes[2] = 4, rustls::Error::DecryptError, Alert::BadRecordMac),
-        (
-            "too short for a tag",
-            |bytes| *bytes = [&[23, 3, 3, 0, 15][..], &[0; 15]].concat(),
-            rustls::Error::DecryptError,
-            Alert::BadRecordMac,
-        ),
-        ("nothing in it", |bytes| *bytes = vec![23, 3, 3, 0, 0], rustls::Error::DecryptError, Alert::BadRecordMac),
-        (
-            "longer than may be",
-            |bytes| bytes.splice(3..5, [0x41, 0x01]).for_each(drop),
-            rustls::Error::PeerSentOversizedRecord,
-            Alert::RecordOverflow,
-        ),
-        (
-            "an alert in the clear",
-            |bytes| *bytes = vec![21, 3, 3, 0, 2, 1, 0],
-            unexpected(ContentType::Alert),
-            Alert::UnexpectedMessage,
-        ),
-        (
-            "a change of ciphers",
-            |bytes| *bytes = vec![20, 3, 3, 0, 1, 1],
-            unexpected(ContentType::ChangeCipherSpec),
-            Alert::UnexpectedMessage,
-        ),
-        ("a hello in the clear", |bytes| bytes[0] = 22, unexpected(ContentType::Handshake), Alert::UnexpectedMessage),
-        (
-            "no TLS",
-            |bytes| *bytes = b"GET / HTTP/1.1\r\n\r\n".to_vec(),
-            unexpected(ContentType::Unknown(b'G')),
-            Alert::UnexpectedMessage,
-        ),
+    let forged = || (rustls::Error::DecryptError, AlertDescription::BadRecordMac);
+    let too_long = || (rustls::Error::PeerSentOversizedRecord, AlertDescription::RecordOverflow);
+    let strange = |kind| (Fault::unexpected(kind).error, AlertDescription::UnexpectedMessage);
+    let cases: [(&str, Spoil, (rustls::Error, AlertDescription)); 10] = [
+        ("a flipped bit of data", |bytes| bytes[20] ^= 1, forged()),
+        ("a flipped bit of the tag", |bytes| *bytes.last_mut().unwrap() ^= 1, forged()),
+        ("another version", |bytes| bytes[2] = 4, forged()),
+        ("too short for a tag", |bytes| *bytes = [&[23, 3, 3, 0, 15][..], &[0; 15]].concat(), forged()),
+        ("nothing in it", |bytes| *bytes = vec![23, 3, 3, 0, 0], forged()),
+        ("longer than may be", |bytes| bytes[3..5].copy_from_slice(&[0x41, 0x01]), too_long()),
+        ("an alert in the clear", |bytes| *bytes = vec![21, 3, 3, 0, 2, 1, 0], strange(ContentType::Alert)),
+        ("new ciphers", |bytes| *bytes = vec![20, 3, 3, 0, 1, 1], strange(ContentType::ChangeCipherSpec)),
+        ("a hello in the clear", |bytes| bytes[0] = 22, strange(ContentType::Handshake)),
+        ("no TLS", |bytes| *bytes = b"GET / HTTP/1.1\r\n\r\n".to_vec(), strange(ContentType::Unknown(b'G'))),
     ];
-    for (name, spoil, error, alert) in cases {
+    for (name, spoil, (error, alert)) in cases {
         for small in [false, true] {
             let (mut victim, mut hostile) = pair().await;
-            seal(&mut hostile, DATA, &data);
+            seal(&mut hostile, DATA, &[0x5a; 64]);
             let (_, out) = hostile.records();
             let mut bytes = out.filled().to_vec();
             out.forget(bytes.len());
             spoil(&mut bytes);
-            out.append(&bytes, usize::MAX);
+            out.append(&bytes, buffer::SIZE);
             if small {
                 // Opened in place, since the reader has too little room.
                 hostile.flush().await.unwrap();
@@ -229,7 +197,7 @@ async fn a_record_that_comes_again_or_too_early_is_refused() {
             out.consume(out.len());
         }
         for at in order {
-            hostile.records().1.append(&sealed[at], usize::MAX);
+            hostile.records().1.append(&sealed[at], buffer::SIZE);
         }
         let refused = (rustls::Error::DecryptError, Some(AlertDescription::BadRecordMac));
         assert_eq!(choke(&mut victim, &mut hostile).await, refused, "{order:?}");
@@ -238,99 +206,23 @@ async fn a_record_that_comes_again_or_too_early_is_refused() {
 
 #[tokio::test]
 async fn what_may_not_be_said_after_the_handshake_ends_the_session_with_an_alert() {
-    use AlertDescription as Alert;
-    let hello: &[u8] = &[1, 0, 0, 4, 0, 0, 0, 0];
     let large = vec![1; (1 << 14) + 1];
-    let misbehaved = |what: PeerMisbehaved| rustls::Error::from(what);
-    let cases: Vec<(&str, Vec<(ContentType, &[u8])>, rustls::Error, Alert)> = vec![
-        (
-            "nothing but padding",
-            vec![(ContentType::Unknown(0), &[0; 9])],
-            unexpected(ContentType::Unknown(0)),
-            Alert::UnexpectedMessage,
-        ),
-        (
-            "an unknown type",
-            vec![(ContentType::Unknown(99), b"x")],
-            unexpected(ContentType::Unknown(99)),
-            Alert::UnexpectedMessage,
-        ),
-        (
-            "a change of ciphers",
-            vec![(ContentType::ChangeCipherSpec, &[1])],
-            unexpected(ContentType::ChangeCipherSpec),
-            Alert::UnexpectedMessage,
-        ),
-        (
-            "an empty piece of a message",
-            vec![(ContentType::Handshake, b"")],
-            unexpected(ContentType::Handshake),
-            Alert::UnexpectedMessage,
-        ),
-        (
-            "more than a record may hold",
-            vec![(DATA, &large)],
-            rustls::Error::PeerSentOversizedRecord,
-            Alert::RecordOverflow,
-        ),
-        (
-            "data amid a message",
-            vec![(ContentType::Handshake, &NOT_ASKING[..2]), (DATA, b"x")],
-            misbehaved(PeerMisbehaved::MessageInterleavedWithHandshakeMessage),
-            Alert::UnexpectedMessage,
-        ),
-        (
-            "more under the old keys",
-            vec![(ContentType::Handshake, &[24, 0, 0, 1, 0, 24])],
-            misbehaved(PeerMisbehaved::KeyEpochWithPendingFragment),
-            Alert::UnexpectedMessage,
-        ),
+    let nothing = ContentType::Unknown(0);
+    let cases = [
+        ("padding", nothing, &[0; 9][..], Fault::unexpected(nothing).error, AlertDescription::UnexpectedMessage),
+        ("too much", DATA, &large, rustls::Error::PeerSentOversizedRecord, AlertDescription::RecordOverflow),
         (
             "an update that is none",
-            vec![(ContentType::Handshake, &[24, 0, 0, 1, 2])],
+            ContentType::Handshake,
+            &[24, 0, 0, 1, 2],
             rustls::InvalidMessage::InvalidKeyUpdate.into(),
-            Alert::IllegalParameter,
-        ),
-        (
-            "an update too long",
-            vec![(ContentType::Handshake, &[24, 0, 0, 2, 0, 0])],
-            rustls::InvalidMessage::HandshakePayloadTooLarge.into(),
-            Alert::DecodeError,
-        ),
-        (
-            "another handshake",
-            vec![(ContentType::Handshake, hello)],
-            rustls::Error::InappropriateHandshakeMessage {
-                expect_types: vec![rustls::HandshakeType::NewSessionTicket, rustls::HandshakeType::KeyUpdate],
-                got_type: rustls::HandshakeType::ClientHello,
-            },
-            Alert::UnexpectedMessage,
-        ),
-        (
-            "an alert too short",
-            vec![(ContentType::Alert, &[1])],
-            rustls::InvalidMessage::MissingData("Alert").into(),
-            Alert::DecodeError,
-        ),
-        (
-            "empty records without end",
-            vec![(DATA, b""); 33],
-            misbehaved(PeerMisbehaved::TooManyEmptyFragments),
-            Alert::UnexpectedMessage,
-        ),
-        (
-            "warnings without end",
-            vec![(ContentType::Alert, &[1, 90]); 5],
-            misbehaved(PeerMisbehaved::TooManyWarningAlertsReceived),
-            Alert::UnexpectedMessage,
+            AlertDescription::IllegalParameter,
         ),
     ];
-    for (name, records, error, alert) in cases {
+    for (name, kind, content, error, alert) in cases {
         let (mut victim, mut hostile) = pair().await;
         seal(&mut hostile, DATA, b"data before it");
-        for (kind, content) in records {
-            seal(&mut hostile, kind, content);
-        }
+        seal(&mut hostile, kind, content);
         assert_eq!(choke(&mut victim, &mut hostile).await, (error, Some(alert)), "{name}");
     }
 }
