@@ -10,7 +10,7 @@ mod error;
 mod handshake;
 mod records;
 mod stream;
-mod talk;
+pub mod talk;
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;

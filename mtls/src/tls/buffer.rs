@@ -10,7 +10,7 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// A full record (RFC 8446 5.2) with its header.
-pub(super) const RECORD: usize = 5 + 16 * 1024 + 256;
+const RECORD: usize = 5 + 16 * 1024 + 256;
 /// Room for five full records.
 pub(super) const SIZE: usize = 5 * RECORD;
 const KEPT: usize = 4;
@@ -110,32 +110,27 @@ impl Buffer {
         }
     }
 
-    /// Receives from `io` up to a length of `most`; 0 is the end of the stream.
+    /// Receives from `io` as much as there is room for; 0 is the end of the stream.
     ///
     /// # Errors
-    /// Those of `io`, and `InvalidData` when there are as many bytes already.
+    /// Those of `io`, and `InvalidData` when there is no room.
     pub(super) fn poll_fill(
         &mut self,
         io: &mut (impl AsyncRead + Unpin),
         cx: &mut Context<'_>,
-        most: usize,
     ) -> Poll<io::Result<usize>> {
-        let most = most.saturating_sub(self.len());
-        if most == 0 {
+        if self.len() == SIZE {
             return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, "a handshake message is too large")));
         }
-        let mut room = ReadBuf::new(&mut self.room()[..most]);
-        match Pin::new(io).poll_read(cx, &mut room) {
-            Poll::Ready(Ok(())) => {
-                let n = room.filled().len();
-                self.fill(n);
-                Poll::Ready(Ok(n))
-            }
-            other => {
-                self.shrink();
-                other.map_ok(|()| 0)
-            }
+        let mut room = ReadBuf::new(self.room());
+        let polled = Pin::new(io).poll_read(cx, &mut room);
+        let n = room.filled().len();
+        if n > 0 {
+            self.fill(n);
+        } else {
+            self.shrink();
         }
+        polled.map_ok(|()| n)
     }
 
     /// Sends all bytes but the last `kept`.

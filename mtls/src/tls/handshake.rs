@@ -7,13 +7,16 @@ use std::task::{Context, Poll, ready};
 
 use rustls::client::UnbufferedClientConnection;
 use rustls::server::UnbufferedServerConnection;
-use rustls::unbuffered::{ConnectionState, EncodeError, UnbufferedStatus};
+use rustls::unbuffered::{ConnectionState, UnbufferedStatus};
 use rustls::{CommonState, ContentType};
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::buffer::{self, Buffer};
-use super::records::{HEAD, MOST_ENCRYPTED, Records};
+use super::buffer::Buffer;
+use super::records::{HEAD, Records};
 use super::stream::Stream;
+
+/// From this length on, rustls refuses a record by its head.
+const TOO_LONG: usize = (1 << 14) + 2048;
 
 /// Either side of a session.
 pub(super) enum Session {
@@ -38,7 +41,6 @@ impl Session {
 }
 
 /// What became of one look at the session.
-#[derive(PartialEq, Eq)]
 enum Step {
     /// Look again.
     More,
@@ -51,7 +53,7 @@ pub(super) struct Handshake<IO> {
     io: IO,
     session: Session,
     incoming: Buffer,
-    /// Of `incoming`: whole records that rustls has been shown. It keeps places in them from one look to the next.
+    /// Of `incoming`: whole records that rustls has been shown, or what is no record. It keeps places in them from one look to the next.
     shown: usize,
     outgoing: Buffer,
 }
@@ -74,6 +76,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Handshake<IO> {
 
     /// The stream that it was for.
     pub(super) fn into_stream(self) -> Result<Stream<IO>, rustls::Error> {
+        debug_assert_eq!(self.shown, 0, "rustls has seen more than the handshake");
         Ok(Stream::new(self.io, self.session.into_records()?, self.incoming))
     }
 
@@ -88,7 +91,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Handshake<IO> {
                 return Poll::Ready(Ok(()));
             }
             while !self.show_more() {
-                if ready!(self.incoming.poll_fill(&mut self.io, cx, buffer::SIZE))? == 0 {
+                if ready!(self.incoming.poll_fill(&mut self.io, cx))? == 0 {
                     return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
                 }
             }
@@ -148,7 +151,7 @@ fn next_record(bytes: &[u8]) -> Option<usize> {
     }
     let &[.., high, low] = bytes.first_chunk::<HEAD>()?;
     let length = usize::from(u16::from_be_bytes([high, low]));
-    if length > MOST_ENCRYPTED {
+    if length >= TOO_LONG {
         return Some(bytes.len());
     }
     (HEAD + length <= bytes.len()).then_some(HEAD + length)
@@ -166,9 +169,7 @@ fn act<Data>(
                 outgoing.fill(n);
                 Ok(Step::More)
             }
-            Err(error @ (EncodeError::InsufficientSize(_) | EncodeError::AlreadyEncoded)) => {
-                Err(io::Error::new(io::ErrorKind::InvalidData, error))
-            }
+            Err(error) => Err(io::Error::new(io::ErrorKind::InvalidData, error)),
         },
         Ok(ConnectionState::TransmitTlsData(transmit)) => {
             transmit.done();

@@ -21,11 +21,13 @@ const TAIL: usize = 1 + TAG;
 const TAG: usize = 16;
 /// All that a record of ours takes beside its content.
 pub(super) const OVERHEAD: usize = HEAD + TAIL;
-const MOST_CONTENT: usize = 1 << 14;
-/// Encrypted, of a peer that pads.
-pub(super) const MOST_ENCRYPTED: usize = MOST_CONTENT + 256;
+/// Of a peer's record after its head: content with its type and padding, and the tag (RFC 8446 5.4).
+const MOST_ENCRYPTED: usize = (1 << 14) + 1 + TAG;
 /// A `KeyUpdate` that asks for none.
 const KEY_UPDATE: [u8; 5] = [24, 0, 0, 1, 0];
+/// What [preparing](Records::prepare) for a record takes at most.
+pub(super) const PREPARATION: usize = KEY_UPDATE.len() + OVERHEAD;
+const WARNING: u8 = 1;
 const FATAL: u8 = 2;
 
 /// Both directions of a session.
@@ -106,12 +108,19 @@ impl Records {
 
     /// The same where the data is at the end of `out` already, behind room for a head.
     pub(super) fn seal_in_place(&mut self, length: usize, out: &mut Buffer) -> Result<(), Error> {
+        if self.update_due {
+            // The peer asked while the data gathered, and new keys come before the next data (RFC 8446 4.6.3).
+            let data = out.last_mut(length).to_vec();
+            out.forget(HEAD + length);
+            self.prepare(out)?;
+            return self.seal(&data, out);
+        }
         self.tx.seal_in_place(length, out)
     }
 
     pub(super) fn seal_alert(&mut self, alert: AlertDescription, out: &mut Buffer) -> Result<(), Error> {
         // Of a level nothing depends, but some look at it.
-        let level = if alert == AlertDescription::CloseNotify { 1 } else { FATAL };
+        let level = if alert == AlertDescription::CloseNotify { WARNING } else { FATAL };
         self.tx.seal(ContentType::Alert, &[level, alert.into()], out)
     }
 
@@ -134,9 +143,6 @@ impl Records {
             return Err(Fault::unexpected(ContentType::Unknown(0)));
         };
         let (kind, content) = (ContentType::from(plain[end]), &plain[..end]);
-        if content.len() > MOST_CONTENT {
-            return Err(oversized());
-        }
         match self.talk.hear(kind, content)? {
             Said::Data if direct => {
                 reader.advance(end);
@@ -177,13 +183,9 @@ pub(super) fn first_record(bytes: &[u8]) -> Result<Option<usize>, Fault> {
     }
     let length = usize::from(u16::from_be_bytes([high, low]));
     if length > MOST_ENCRYPTED {
-        return Err(oversized());
+        return Err(Fault::new(Error::PeerSentOversizedRecord, AlertDescription::RecordOverflow));
     }
     Ok((HEAD + length <= bytes.len()).then_some(HEAD + length))
-}
-
-fn oversized() -> Fault {
-    Fault::new(Error::PeerSentOversizedRecord, AlertDescription::RecordOverflow)
 }
 
 fn undecipherable() -> Fault {
@@ -222,7 +224,7 @@ impl Direction {
     }
 
     fn seal(&mut self, kind: ContentType, content: &[u8], out: &mut Buffer) -> Result<(), Error> {
-        let head = head_of(content.len());
+        let head = head_of(content.len())?;
         let record = out.room().get_mut(..content.len() + OVERHEAD).ok_or(Error::EncryptError)?;
         let (place, rest) = record.split_at_mut(HEAD);
         let (encrypted, tail) = rest.split_at_mut(content.len());
@@ -236,7 +238,7 @@ impl Direction {
     }
 
     fn seal_in_place(&mut self, length: usize, out: &mut Buffer) -> Result<(), Error> {
-        let head = head_of(length);
+        let head = head_of(length)?;
         let kind = ContentType::ApplicationData.into();
         if out.append(&[0; TAIL], buffer::SIZE) < TAIL {
             return Err(Error::EncryptError);
@@ -264,10 +266,10 @@ impl Direction {
 }
 
 /// Of a record with `content` bytes. All encrypted records claim to be data of TLS 1.2.
-fn head_of(content: usize) -> [u8; HEAD] {
-    let length = u16::try_from(content + TAIL).unwrap_or(u16::MAX);
+fn head_of(content: usize) -> Result<[u8; HEAD], Error> {
+    let length = u16::try_from(content + TAIL).map_err(|_| Error::EncryptError)?;
     let [high, low] = length.to_be_bytes();
-    [ContentType::ApplicationData.into(), 3, 3, high, low]
+    Ok([ContentType::ApplicationData.into(), 3, 3, high, low])
 }
 
 /// For peers that do what they may not.

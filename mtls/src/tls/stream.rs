@@ -14,19 +14,17 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::buffer::{self, Buffer};
 use super::handshake::invalid;
-use super::records::{self, HEAD, OVERHEAD, Opened, Records};
+use super::records::{self, HEAD, OVERHEAD, Opened, PREPARATION, Records};
 use super::talk::Fault;
 
 /// Most plaintext in one record of ours: a quarter of what leaves at a time; less than it may be (RFC 8446 5.1).
 const RECORD: usize = 15 * 1024;
-/// Room for a record, and for the key update that goes before it.
-const RECORD_ROOM: usize = RECORD + 2 * OVERHEAD;
-/// Most bytes that are received at a time.
-const MOST_RECEIVED: usize = buffer::SIZE - buffer::RECORD;
+/// Room for a record and what goes before it.
+const RECORD_ROOM: usize = PREPARATION + OVERHEAD + RECORD;
 /// Most bytes that leave in one system call while there are more: of one more the kernel would make a segment of its own. It puts
 /// 64 KiB with all headers into one, in whole packets, of which seven large ones (of 9,001 bytes) have the least room.
 const MOST_SENT: usize = 61 * 1024;
-const _: () = assert!(MOST_SENT + 4 * OVERHEAD <= buffer::SIZE, "no room for alerts");
+const _: () = assert!(MOST_SENT + PREPARATION + 2 * OVERHEAD <= buffer::SIZE, "no room for an alert");
 
 /// A TLS stream over `IO`.
 pub struct Stream<IO> {
@@ -46,6 +44,8 @@ pub struct Stream<IO> {
     /// We have said so.
     closing: bool,
     failed: bool,
+    /// What the reader is told next: it had got something when this came.
+    fault: Option<Box<Fault>>,
 }
 
 impl<IO> fmt::Debug for Stream<IO> {
@@ -58,8 +58,9 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Stream<IO> {
     /// A stream whose handshake is over; `incoming` has come already.
     pub(super) fn new(io: IO, records: Records, incoming: Buffer) -> Self {
         let (outgoing, records) = (Buffer::default(), Box::new(records));
-        let (unread, spent, gathered) = (0, 0, 0);
-        Self { io, records, incoming, unread, spent, outgoing, gathered, ended: false, closing: false, failed: false }
+        let (unread, spent, gathered, fault) = (0, 0, 0, None);
+        let (ended, closing, failed) = (false, false, false);
+        Self { io, records, incoming, unread, spent, outgoing, gathered, ended, closing, failed, fault }
     }
 
     /// Hands over what was decrypted before.
@@ -103,11 +104,15 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Stream<IO> {
     /// Ends the session; what the peer did wrong it is told by an alert, if the socket takes that.
     fn fail(&mut self, fault: Fault, cx: &mut Context<'_>) -> io::Error {
         self.failed = true;
+        self.incoming = Buffer::default();
         self.outgoing.forget(std::mem::take(&mut self.gathered));
+        let idle = self.outgoing.is_empty();
         if let Some(alert) = fault.alert
             && !self.closing
             && self.records.seal_alert(alert, &mut self.outgoing).is_ok()
+            && idle
         {
+            // Else whoever writes sends it, and it is that one who is to be woken.
             let _ = self.poll_send(cx);
         }
         invalid(fault.error)
@@ -130,8 +135,11 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Stream<IO> {
 
     /// What could not be sealed is lost, and with it the session.
     fn check(&mut self, sealed: Result<(), rustls::Error>) -> io::Result<()> {
-        self.failed |= sealed.is_err();
-        sealed.map_err(invalid)
+        sealed.map_err(|error| {
+            self.failed = true;
+            self.outgoing = Buffer::default();
+            invalid(error)
+        })
     }
 
     /// Takes as much of `data` as there is room for, which is something.
@@ -171,7 +179,8 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Stream<IO> {
     /// Takes as much of `data` as belongs to the record that gathers.
     fn gather(&mut self, data: &[u8]) -> io::Result<usize> {
         let n = data.len().min(HEAD + RECORD - self.gathered);
-        self.gathered += self.outgoing.append(&data[..n], buffer::SIZE);
+        let n = self.outgoing.append(&data[..n], buffer::SIZE);
+        self.gathered += n;
         if self.gathered == HEAD + RECORD {
             self.seal_gathered()?;
         }
@@ -197,6 +206,9 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncRead for Stream<IO> {
         if this.failed {
             return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
         }
+        if let Some(fault) = this.fault.take() {
+            return Poll::Ready(Err(this.fail(*fault, cx)));
+        }
         let before = buf.filled().len();
         loop {
             this.take_unread(buf);
@@ -204,13 +216,17 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncRead for Stream<IO> {
                 match this.open_next(buf, before) {
                     Ok(true) => {}
                     Ok(false) => break,
+                    Err(fault) if buf.filled().len() > before => {
+                        this.fault = Some(Box::new(fault));
+                        break;
+                    }
                     Err(fault) => return Poll::Ready(Err(this.fail(fault, cx))),
                 }
             }
             if buf.filled().len() > before || buf.remaining() == 0 || this.ended {
                 return Poll::Ready(Ok(()));
             }
-            if ready!(this.incoming.poll_fill(&mut this.io, cx, MOST_RECEIVED))? == 0 {
+            if ready!(this.incoming.poll_fill(&mut this.io, cx))? == 0 {
                 return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
             }
         }
@@ -251,15 +267,18 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Stream<IO> {
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.seal_gathered()?;
         ready!(self.poll_send(cx))?;
+        if self.failed {
+            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+        }
         Pin::new(&mut self.io).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
-        if this.failed {
-            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
-        }
         if !this.closing {
+            if this.failed {
+                return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+            }
             this.seal_gathered()?;
             let sealed = this.records.seal_alert(AlertDescription::CloseNotify, &mut this.outgoing);
             this.check(sealed)?;

@@ -18,17 +18,21 @@ const HEAD: usize = 4;
 
 /// What the peer did wrong, and the alert that tells it.
 #[derive(Debug, PartialEq)]
-pub(super) struct Fault {
-    pub(super) error: Error,
-    pub(super) alert: Option<AlertDescription>,
+pub struct Fault {
+    /// What our side says about it.
+    pub error: Error,
+    /// None for a fault that the peer has told us of.
+    pub alert: Option<AlertDescription>,
 }
 
 impl Fault {
-    pub(super) fn new(error: impl Into<Error>, alert: AlertDescription) -> Self {
+    /// A fault that the peer is told of.
+    pub fn new(error: impl Into<Error>, alert: AlertDescription) -> Self {
         Self { error: error.into(), alert: Some(alert) }
     }
 
-    pub(super) fn unexpected(got_type: ContentType) -> Self {
+    /// A record of a kind that is not expected.
+    pub fn unexpected(got_type: ContentType) -> Self {
         let expect_types = vec![ContentType::ApplicationData, ContentType::Handshake, ContentType::Alert];
         Self::new(Error::InappropriateMessage { expect_types, got_type }, AlertDescription::UnexpectedMessage)
     }
@@ -36,7 +40,8 @@ impl Fault {
 
 /// What a record asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Said {
+pub enum Said {
+    /// Nothing that is to be done.
     Nothing,
     /// It holds data.
     Data,
@@ -51,7 +56,7 @@ pub(super) enum Said {
 
 /// One side's account of what the other said.
 #[derive(Debug)]
-pub(super) struct Talk {
+pub struct Talk {
     /// Servers give tickets, which we do not keep.
     tickets: bool,
     /// A handshake message that has begun, as far as its first bytes have come.
@@ -65,16 +70,21 @@ pub(super) struct Talk {
 }
 
 impl Talk {
-    pub(super) fn with_server() -> Self {
+    /// The other side is a server.
+    pub fn with_server() -> Self {
         Self { tickets: true, ..Self::with_client() }
     }
 
-    pub(super) fn with_client() -> Self {
+    /// The other side is a client.
+    pub fn with_client() -> Self {
         Self { tickets: false, begun: [0; HEAD + 1], length: 0, ticket: 0, empty: 0, updates: 0, warnings: 0 }
     }
 
-    /// Hears a record's `content`.
-    pub(super) fn hear(&mut self, kind: ContentType, content: &[u8]) -> Result<Said, Fault> {
+    /// Hears a record's `content`, without padding; one of at most 2^14 bytes.
+    ///
+    /// # Errors
+    /// What ends the session (RFC 8446 4.6, 5.1, 6).
+    pub fn hear(&mut self, kind: ContentType, content: &[u8]) -> Result<Said, Fault> {
         let amid = self.length > 0 || self.ticket > 0;
         if amid && kind != ContentType::Handshake {
             let error = PeerMisbehaved::MessageInterleavedWithHandshakeMessage;
@@ -82,8 +92,7 @@ impl Talk {
         }
         match kind {
             ContentType::ApplicationData => self.hear_data(content),
-            // RFC 8446 5.1: only data may be empty.
-            ContentType::Handshake if !content.is_empty() => self.hear_handshake(content),
+            ContentType::Handshake => self.hear_handshake(content),
             ContentType::Alert => self.hear_alert(content),
             other => Err(Fault::unexpected(other)),
         }
@@ -115,6 +124,10 @@ impl Talk {
     }
 
     fn hear_handshake(&mut self, mut content: &[u8]) -> Result<Said, Fault> {
+        if content.is_empty() {
+            // RFC 8446 5.1: only data may be.
+            return Err(Fault::new(InvalidMessage::InvalidEmptyPayload, AlertDescription::UnexpectedMessage));
+        }
         while !content.is_empty() {
             if self.ticket > 0 {
                 let passed = content.len().min(self.ticket as usize);

@@ -3,6 +3,7 @@
 mod bad_chains;
 mod hellos;
 mod records;
+mod seam;
 mod sessions;
 mod stream;
 mod talk;

@@ -17,6 +17,7 @@ mod options;
 mod proxied;
 mod recorder;
 mod requests;
+mod talk;
 mod tokens;
 
 /// A target: the name of its program and of its folder of seeds, and what it does.
@@ -39,6 +40,7 @@ pub const TARGETS: &[Target] = &[
     ("csr", requests::csr),
     ("discovery", discovery::update),
     ("messages", messages::messages),
+    ("talk", talk::talk),
     ("manifest", manifests::manifest),
     ("environment", environment::environment),
     ("tokens", tokens::tokens),

@@ -16,9 +16,13 @@ const ASKING: &[u8] = &[24, 0, 0, 1, 1];
 const NOT_ASKING: &[u8] = &[24, 0, 0, 1, 0];
 
 async fn pair() -> (Client, Server) {
+    pair_with(1 << 20).await
+}
+
+async fn pair_with(room: usize) -> (Client, Server) {
     let ca = Ca::root("root");
     let (web, api) = (ca.credentials(&id("web")), ca.credentials(&id("api")));
-    let ((near, far), expected) = (duplex(1 << 20), id("api"));
+    let ((near, far), expected) = (duplex(room), id("api"));
     let (connector, acceptor) = (connector(&web), acceptor(&api));
     let (client, server) = tokio::join!(connector.connect(near, &expected), acceptor.accept(far));
     (client.unwrap(), server.unwrap().0)
@@ -104,11 +108,16 @@ async fn a_key_is_changed_before_its_limit_under_each_suite() {
         assert_eq!(stock.get_ref().1.negotiated_cipher_suite(), Some(suite));
         let first = ours.records().0.iv();
         ours.records().0.set_limit(5);
-        for cut in [100, 40_000] {
-            passes(&mut ours, &mut stock, &bytes(200_000), cut).await;
-            passes(&mut stock, &mut ours, &bytes(200_000), cut).await;
+        let mut most_used = 0;
+        for _ in 0..100 {
+            passes(&mut ours, &mut stock, b"a record", 8).await;
+            passes(&mut stock, &mut ours, b"and another", 20).await;
+            most_used = most_used.max(ours.records().0.used());
         }
-        assert!(ours.records().0.used() < 5 && ours.records().0.iv() != first);
+        // The fifth record tells of the next key, which has none as yet.
+        assert_eq!(most_used, 4);
+        passes(&mut ours, &mut stock, &bytes(200_000), 40_000).await;
+        assert_ne!(ours.records().0.iv(), first);
     }
 }
 
@@ -178,6 +187,8 @@ async fn what_is_no_record_of_the_session_ends_it_with_an_alert() {
                 // Opened in place, since the reader has too little room.
                 hostile.flush().await.unwrap();
                 assert_eq!(tls_error(victim.read(&mut [0; 1]).await.unwrap_err()), error, "{name}");
+                let told = tls_error(hostile.read(&mut [0; 1]).await.unwrap_err());
+                assert_eq!(told, rustls::Error::AlertReceived(alert), "{name}");
             } else {
                 assert_eq!(choke(&mut victim, &mut hostile).await, (error.clone(), Some(alert)), "{name}");
             }
@@ -208,8 +219,16 @@ async fn a_record_that_comes_again_or_too_early_is_refused() {
 async fn what_may_not_be_said_after_the_handshake_ends_the_session_with_an_alert() {
     let large = vec![1; (1 << 14) + 1];
     let nothing = ContentType::Unknown(0);
+    let padded = [&[23], &[0; 1 << 14][..]].concat();
     let cases = [
         ("padding", nothing, &[0; 9][..], Fault::unexpected(nothing).error, AlertDescription::UnexpectedMessage),
+        (
+            "too much padding",
+            nothing,
+            &padded,
+            rustls::Error::PeerSentOversizedRecord,
+            AlertDescription::RecordOverflow,
+        ),
         ("too much", DATA, &large, rustls::Error::PeerSentOversizedRecord, AlertDescription::RecordOverflow),
         (
             "an update that is none",
@@ -242,7 +261,13 @@ async fn new_keys_without_end_and_without_data_end_the_session() {
 #[tokio::test]
 async fn padding_small_pieces_and_tickets_harm_nobody() {
     let (mut client, mut server) = pair().await;
-    seal(&mut server, ContentType::Unknown(0), &[&b"padded"[..], &[23, 0, 0, 0]].concat());
+    seal(&mut server, ContentType::Unknown(0), &[&b"pad"[..], &[23, 0, 0, 0]].concat());
+    server.flush().await.unwrap();
+    // Byte by byte: there is no room for it, so that it is opened in place.
+    for byte in *b"pad" {
+        assert_eq!(client.read_u8().await.unwrap(), byte);
+    }
+    seal(&mut server, ContentType::Unknown(0), &[&b"ded"[..], &[23], &[0; 500]].concat());
     for _ in 0..32 {
         seal(&mut server, DATA, b"");
     }
@@ -254,9 +279,9 @@ async fn padding_small_pieces_and_tickets_harm_nobody() {
     seal(&mut server, ContentType::Alert, &[1, 90]);
     seal(&mut server, DATA, b" and more");
     server.flush().await.unwrap();
-    let mut heard = [0; 15];
+    let mut heard = [0; 12];
     client.read_exact(&mut heard).await.unwrap();
-    assert_eq!(&heard, b"padded and more");
+    assert_eq!(&heard, b"ded and more");
     // Asked, we change our keys before we send more.
     let first = client.records().0.iv();
     passes(&mut client, &mut server, b"an answer", 3).await;
@@ -264,7 +289,7 @@ async fn padding_small_pieces_and_tickets_harm_nobody() {
 }
 
 #[tokio::test]
-async fn what_was_begun_goes_under_the_keys_it_was_begun_with() {
+async fn new_keys_come_before_data_that_was_begun_when_they_were_asked_for() {
     let (mut client, mut server) = pair().await;
     client.write_all(b"begun ").await.unwrap();
     seal(&mut server, ContentType::Handshake, ASKING);
@@ -272,10 +297,29 @@ async fn what_was_begun_goes_under_the_keys_it_was_begun_with() {
     passes(&mut server, &mut client, b"go on", 5).await;
     client.write_all(b"and done").await.unwrap();
     client.flush().await.unwrap();
+    assert_eq!(client.records().0.used(), 1, "data under the old keys");
     let mut heard = [0; 14];
     server.read_exact(&mut heard).await.unwrap();
     assert_eq!(&heard, b"begun and done");
-    passes(&mut client, &mut server, b"under new keys", 3).await;
+}
+
+#[tokio::test]
+async fn a_fault_ends_writing_too_and_what_was_begun_is_not_said_to_be_sent() {
+    let (mut victim, mut hostile) = pair().await;
+    victim.write_all(b"begun").await.unwrap();
+    seal(&mut hostile, DATA, b"data before it");
+    seal(&mut hostile, ContentType::Unknown(99), b"x");
+    hostile.flush().await.unwrap();
+    let mut heard = [0; 100];
+    assert_eq!(victim.read(&mut heard).await.unwrap(), 14);
+    assert_eq!(&heard[..14], b"data before it");
+    assert_eq!(
+        tls_error(victim.read(&mut heard).await.unwrap_err()),
+        Fault::unexpected(ContentType::Unknown(99)).error
+    );
+    assert_eq!(victim.flush().await.unwrap_err().kind(), io::ErrorKind::BrokenPipe);
+    let told = tls_error(hostile.read(&mut heard).await.unwrap_err());
+    assert_eq!(told, rustls::Error::AlertReceived(AlertDescription::UnexpectedMessage));
 }
 
 #[tokio::test]
@@ -313,12 +357,14 @@ async fn what_follows_the_end_is_not_read() {
 
 #[tokio::test]
 async fn both_directions_at_once_with_few_records_to_a_key() {
-    let (mut client, mut server) = pair().await;
-    client.records().0.set_limit(3);
-    server.records().0.set_limit(4);
-    let data = bytes(300_000);
-    let ((mut r1, mut w1), (mut r2, mut w2)) = (split(client), split(server));
-    for cut in [501, 20_000] {
-        tokio::join!(passes(&mut w1, &mut r2, &data, cut), passes(&mut w2, &mut r1, &data, cut));
+    for room in [100, 20_000, 1 << 20] {
+        let (mut client, mut server) = pair_with(room).await;
+        client.records().0.set_limit(3);
+        server.records().0.set_limit(4);
+        let data = bytes(200_000);
+        let ((mut r1, mut w1), (mut r2, mut w2)) = (split(client), split(server));
+        for cut in [501, 20_000] {
+            tokio::join!(passes(&mut w1, &mut r2, &data, cut), passes(&mut w2, &mut r1, &data, cut));
+        }
     }
 }

@@ -159,5 +159,20 @@ async fn an_end_without_a_word_is_no_clean_end() {
     let (client, mut server) = pair(4096).await;
     drop(client);
     let error = server.read(&mut [0; 1]).await.unwrap_err();
-    assert_eq!(error.kind(), std::io::ErrorKind::UnexpectedEof);
+    assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
+}
+
+#[tokio::test]
+async fn an_end_amid_a_record_is_no_clean_end() {
+    let (mut client, mut server) = pair(100).await;
+    // The pipe takes a part of the record only.
+    let sent = tokio::time::timeout(Duration::from_millis(1), async {
+        client.write_all(&bytes(1000)).await.unwrap();
+        client.flush().await
+    });
+    assert!(sent.await.is_err());
+    drop(client);
+    let error = server.read(&mut [0; 2000]).await.unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
+    assert_eq!(server.held(), 100, "more than what has come");
 }

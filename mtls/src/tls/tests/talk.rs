@@ -80,7 +80,7 @@ fn what_is_malformed_or_out_of_place_is_a_fault() {
     let cases: [(ContentType, &[u8], Result<Said, Fault>); 12] = [
         (ContentType::Unknown(99), b"x", Err(Fault::unexpected(ContentType::Unknown(99)))),
         (ccs, &[1], Err(Fault::unexpected(ccs))),
-        (HANDSHAKE, b"", Err(Fault::unexpected(HANDSHAKE))),
+        (HANDSHAKE, b"", fault(InvalidMessage::InvalidEmptyPayload, Alert::UnexpectedMessage)),
         (HANDSHAKE, &[1], strange(HandshakeType::ClientHello)),
         (HANDSHAKE, &[0, 0, 0, 0], strange(HandshakeType::HelloRequest)),
         (HANDSHAKE, &[24, 0, 0, 2, 0, 0], too_large()),
