@@ -19,8 +19,9 @@ use std::fs::{self, File};
 use std::io::Read as _;
 use std::ops::Range;
 use std::ptr::NonNull;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::mman::{MmapAdvise, madvise};
 use tokio::runtime::Handle;
@@ -31,14 +32,18 @@ const STARTED: Duration = Duration::from_secs(2);
 const EVERY: Duration = Duration::from_secs(4);
 /// How often it is looked once more after the work: the connections that it has left open are closed seconds later.
 const LAST_LOOKS: u32 = 2;
-/// What runs and comes to rest less often than this in [`EVERY`] does no work: it is pings of idle connections, and ourselves.
+/// What runs and comes to rest less often than this in [`EVERY`] does no work: it is pings of idle connections, a scrape, and ourselves.
 const WORK: usize = 32;
+/// Two of them in [`EVERY`] are work; between them the clock is not asked.
+const HALF: usize = WORK / 2;
 /// Less than this is not worth the page faults when it is wanted again.
 const SLACK: usize = 512 << 10;
 
 /// How often runtimes came to rest, and who waits until that was often enough.
 static RESTS: AtomicUsize = AtomicUsize::new(0);
 static WORKED: Notify = Notify::const_new();
+/// When the last half of [`WORK`] was done.
+static LAST_HALF: Mutex<Option<Instant>> = Mutex::new(None);
 
 thread_local! {
     /// Most tasks that there were since many ended.
@@ -49,11 +54,17 @@ thread_local! {
 pub fn at_rest() {
     let tasks = Handle::try_current().map_or(0, |runtime| runtime.metrics().num_alive_tasks());
     // A thousand connections may end between two rests.
-    let rests = if MOST_TASKS.with(|most| have_many_ended(most, tasks)) { WORK } else { 1 };
-    let before = RESTS.fetch_add(rests, Relaxed);
-    if before / WORK != before.wrapping_add(rests) / WORK {
+    let many_ended = MOST_TASKS.with(|most| have_many_ended(most, tasks));
+    let before = RESTS.fetch_add(if many_ended { WORK } else { 1 }, Relaxed);
+    let half_done = before % HALF == HALF - 1;
+    if many_ended || half_done && LAST_HALF.lock().is_ok_and(|mut last| is_soon(&mut last, Instant::now())) {
         WORKED.notify_one();
     }
+}
+
+/// Whether a half is done soon after the last one.
+fn is_soon(last: &mut Option<Instant>, now: Instant) -> bool {
+    last.replace(now).is_some_and(|last| now - last < EVERY)
 }
 
 /// Whether of the `most` tasks many have ended, now that there are so many.
@@ -243,6 +254,15 @@ mod tests {
         assert_eq!(noticed(&[5, 5, 6, 5]), 1);
         assert_eq!(noticed(&[20, 10, 30, 10, 5]), 0);
         assert_eq!(noticed(&[100, 90, 80, 69, 68]), 1);
+    }
+
+    #[test]
+    fn pings_and_scrapes_are_no_work_however_long_they_go_on() {
+        let (mut last, start) = (None, Instant::now());
+        let mut soon = |after: u32| is_soon(&mut last, start + after * EVERY / 4);
+        assert!([0, 4, 8, 20].iter().all(|after| !soon(*after)));
+        assert!(soon(23));
+        assert!(!soon(27));
     }
 
     // One test, since all parts measure the whole process.
