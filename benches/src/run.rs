@@ -90,7 +90,7 @@ impl Header {
         let today = OffsetDateTime::now_utc().format(format_description!("[year]-[month]-[day]"))?;
         let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
         let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-        let others = peers.iter().filter(|peer| **peer != Peer::Direct);
+        let others = peers.iter().filter(|peer| !matches!(peer, Peer::Direct | Peer::Relay));
         Ok(Self {
             date: today,
             command: format!("bench {}", words.join(" ")).trim().to_owned(),

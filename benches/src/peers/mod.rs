@@ -7,6 +7,7 @@
 mod envoy;
 mod haproxy;
 mod mesh;
+mod relay;
 mod sidecar;
 
 use std::net::SocketAddr;
@@ -34,6 +35,8 @@ pub enum Peer {
     Haproxy,
     /// HAProxy, with HTTP/2 between its sidecars in any case.
     HaproxyH2,
+    /// Bytes passed on, in the clear: the floor under all others.
+    Relay,
 }
 
 /// What a sidecar understands of the bytes.
@@ -93,7 +96,7 @@ pub struct Plan {
 
 impl Peer {
     /// All, in the order of the table.
-    pub const ALL: [Self; 5] = [Self::Direct, Self::Mesh, Self::Envoy, Self::Haproxy, Self::HaproxyH2];
+    pub const ALL: [Self; 6] = [Self::Direct, Self::Mesh, Self::Envoy, Self::Haproxy, Self::HaproxyH2, Self::Relay];
 
     /// Its name in tables.
     #[must_use]
@@ -104,6 +107,7 @@ impl Peer {
             Self::Envoy => "envoy",
             Self::Haproxy => "haproxy",
             Self::HaproxyH2 => "haproxy-h2",
+            Self::Relay => "relay",
         }
     }
 
@@ -117,6 +121,7 @@ impl Peer {
             Self::Mesh => Some(mesh::program()?),
             Self::Envoy => Some(envoy::program()?),
             Self::Haproxy | Self::HaproxyH2 => Some(haproxy::program()?),
+            Self::Relay => Some(relay::program()?),
         })
     }
 
@@ -128,7 +133,7 @@ impl Peer {
             Some(String::from_utf8_lossy(&output.stdout).into_owned())
         };
         let words = match self {
-            Self::Direct => return "-".to_owned(),
+            Self::Direct | Self::Relay => return "-".to_owned(),
             Self::Haproxy | Self::HaproxyH2 => {
                 said("-v").and_then(|text| text.split_whitespace().nth(2).map(str::to_owned))
             }
@@ -148,6 +153,7 @@ impl Peer {
             Self::Envoy => envoy::plan(rig, side, work, folder),
             Self::Haproxy => haproxy::plan(rig, side, work, folder, haproxy::Between::AsTheApplication),
             Self::HaproxyH2 => haproxy::plan(rig, side, work, folder, haproxy::Between::Http2),
+            Self::Relay => relay::plan(rig, side, work),
         }
     }
 
@@ -158,6 +164,7 @@ impl Peer {
             Self::Mesh => mesh::counters(side, &metrics),
             Self::Envoy => envoy::counters(&metrics),
             Self::Haproxy | Self::HaproxyH2 => haproxy::counters(&metrics),
+            Self::Relay => relay::counters(&metrics),
         }
     }
 }

@@ -5,7 +5,7 @@ use std::thread;
 use super::{AFTERMATH, Stage, difference};
 use crate::cell::Cell;
 use crate::generator::{Generator, float};
-use crate::peers::Pair;
+use crate::peers::{Pair, Peer};
 use crate::usage::Watch;
 use crate::wire::Look;
 
@@ -22,7 +22,10 @@ pub(super) fn run(stage: &Stage, generator: &Generator, pair: &Pair, cell: &mut 
     cell.memory("idle", pair.memory()?);
     let look = Look::start(stage.client())?;
     let warmed = run(WARM_UP);
-    cell.sight(&look.stop());
+    let sight = look.stop();
+    if stage.peer != Peer::Relay {
+        cell.sight(&sight);
+    }
     warmed?;
     let (counted, spent) = (pair.counters()?, pair.spent()?);
     let watch = Watch::start(pair.pids().to_vec());

@@ -41,6 +41,8 @@ impl Stage<'_> {
         let (is_load, flavour) = (matches!(self.scenario.task, Task::Load(_)), self.scenario.work.flavour);
         match self.peer {
             Peer::Direct if !is_load => return None,
+            // Where the kernel decides.
+            Peer::Relay if !self.scenario.name.ends_with("-rate") => return None,
             // The same as HAProxy otherwise.
             Peer::HaproxyH2 if !is_load || flavour != Flavour::Http1 => return None,
             _ => {}
