@@ -215,10 +215,11 @@ fn join(left: &Host, right: &Host) -> anyhow::Result<()> {
 /// Room for tens of thousands of connections in a short time: their ends are forgotten soon, by the stack and by the rules. And
 /// TCP as Linux has it by default: a host's own choice may pace what it sends, by a timer for each burst, which hides the rest.
 fn settle(host: &Host) -> anyhow::Result<()> {
-    const KEYS: [(&str, &str); 5] = [
+    const KEYS: [(&str, &str); 6] = [
         ("ipv4/tcp_congestion_control", "cubic"),
         ("ipv4/ip_local_port_range", "10000 65000"),
         ("ipv4/tcp_tw_reuse", "1"),
+        ("ipv4/tcp_max_tw_buckets", "1024"),
         ("core/somaxconn", "4096"),
         ("netfilter/nf_conntrack_tcp_timeout_time_wait", "3"),
     ];
