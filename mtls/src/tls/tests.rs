@@ -35,6 +35,20 @@ async fn shake(
     tokio::join!(connector.connect(near, expected), acceptor.accept(far))
 }
 
+/// Both ends of a session, over a pipe with so much room.
+async fn pair(room: usize) -> (Client, Server) {
+    let ca = Ca::root("root");
+    let (web, api) = (ca.credentials(&id("web")), ca.credentials(&id("api")));
+    let ((near, far), expected) = (duplex(room), id("api"));
+    let (connector, acceptor) = (connector(&web), acceptor(&api));
+    let (client, server) = tokio::join!(connector.connect(near, &expected), acceptor.accept(far));
+    (client.unwrap(), server.unwrap().0)
+}
+
+fn bytes(n: usize) -> Vec<u8> {
+    (0..n).map(|i| u8::try_from(i * 31 % 251).unwrap()).collect()
+}
+
 fn stock_server(credentials: &Credentials) -> ServerConfig {
     config::server(credentials, ClientAuth::Required, H2)
 }

@@ -15,21 +15,8 @@ const DATA: ContentType = ContentType::ApplicationData;
 const ASKING: &[u8] = &[24, 0, 0, 1, 1];
 const NOT_ASKING: &[u8] = &[24, 0, 0, 1, 0];
 
-async fn pair() -> (Client, Server) {
-    pair_with(1 << 20).await
-}
-
-async fn pair_with(room: usize) -> (Client, Server) {
-    let ca = Ca::root("root");
-    let (web, api) = (ca.credentials(&id("web")), ca.credentials(&id("api")));
-    let ((near, far), expected) = (duplex(room), id("api"));
-    let (connector, acceptor) = (connector(&web), acceptor(&api));
-    let (client, server) = tokio::join!(connector.connect(near, &expected), acceptor.accept(far));
-    (client.unwrap(), server.unwrap().0)
-}
-
-fn bytes(n: usize) -> Vec<u8> {
-    (0..n).map(|i| u8::try_from(i * 31 % 251).unwrap()).collect()
+async fn wide_pair() -> (Client, Server) {
+    pair(1 << 20).await
 }
 
 /// Sends from one to the other, in pieces of `cut`.
@@ -176,7 +163,7 @@ async fn what_is_no_record_of_the_session_ends_it_with_an_alert() {
     ];
     for (name, spoil, (error, alert)) in cases {
         for small in [false, true] {
-            let (mut victim, mut hostile) = pair().await;
+            let (mut victim, mut hostile) = wide_pair().await;
             seal(&mut hostile, DATA, &[0x5a; 64]);
             let (_, out) = hostile.records();
             let mut bytes = out.filled().to_vec();
@@ -199,7 +186,7 @@ async fn what_is_no_record_of_the_session_ends_it_with_an_alert() {
 #[tokio::test]
 async fn a_record_that_comes_again_or_too_early_is_refused() {
     for order in [[0, 0], [1, 0]] {
-        let (mut victim, mut hostile) = pair().await;
+        let (mut victim, mut hostile) = wide_pair().await;
         let mut sealed = Vec::new();
         for _ in 0..2 {
             seal(&mut hostile, DATA, b"once");
@@ -239,7 +226,7 @@ async fn what_may_not_be_said_after_the_handshake_ends_the_session_with_an_alert
         ),
     ];
     for (name, kind, content, error, alert) in cases {
-        let (mut victim, mut hostile) = pair().await;
+        let (mut victim, mut hostile) = wide_pair().await;
         seal(&mut hostile, DATA, b"data before it");
         seal(&mut hostile, kind, content);
         assert_eq!(choke(&mut victim, &mut hostile).await, (error, Some(alert)), "{name}");
@@ -248,7 +235,7 @@ async fn what_may_not_be_said_after_the_handshake_ends_the_session_with_an_alert
 
 #[tokio::test]
 async fn new_keys_without_end_and_without_data_end_the_session() {
-    let (mut victim, mut hostile) = pair().await;
+    let (mut victim, mut hostile) = wide_pair().await;
     for _ in 0..33 {
         seal(&mut hostile, ContentType::Handshake, NOT_ASKING);
         hostile.records().0.change_keys();
@@ -260,7 +247,7 @@ async fn new_keys_without_end_and_without_data_end_the_session() {
 
 #[tokio::test]
 async fn padding_small_pieces_and_tickets_harm_nobody() {
-    let (mut client, mut server) = pair().await;
+    let (mut client, mut server) = wide_pair().await;
     seal(&mut server, ContentType::Unknown(0), &[&b"pad"[..], &[23, 0, 0, 0]].concat());
     server.flush().await.unwrap();
     // Byte by byte: there is no room for it, so that it is opened in place.
@@ -290,7 +277,7 @@ async fn padding_small_pieces_and_tickets_harm_nobody() {
 
 #[tokio::test]
 async fn new_keys_come_before_data_that_was_begun_when_they_were_asked_for() {
-    let (mut client, mut server) = pair().await;
+    let (mut client, mut server) = wide_pair().await;
     client.write_all(b"begun ").await.unwrap();
     seal(&mut server, ContentType::Handshake, ASKING);
     server.records().0.change_keys();
@@ -305,7 +292,7 @@ async fn new_keys_come_before_data_that_was_begun_when_they_were_asked_for() {
 
 #[tokio::test]
 async fn a_fault_ends_writing_too_and_what_was_begun_is_not_said_to_be_sent() {
-    let (mut victim, mut hostile) = pair().await;
+    let (mut victim, mut hostile) = wide_pair().await;
     victim.write_all(b"begun").await.unwrap();
     seal(&mut hostile, DATA, b"data before it");
     seal(&mut hostile, ContentType::Unknown(99), b"x");
@@ -324,7 +311,7 @@ async fn a_fault_ends_writing_too_and_what_was_begun_is_not_said_to_be_sent() {
 
 #[tokio::test]
 async fn servers_take_no_tickets() {
-    let (mut client, mut server) = pair().await;
+    let (mut client, mut server) = wide_pair().await;
     seal(&mut client, ContentType::Handshake, &[4, 0, 0, 1, 7]);
     let (error, alert) = choke(&mut server, &mut client).await;
     assert!(matches!(error, rustls::Error::InappropriateHandshakeMessage { .. }), "{error:?}");
@@ -333,7 +320,7 @@ async fn servers_take_no_tickets() {
 
 #[tokio::test]
 async fn an_alert_is_an_error_and_is_not_answered() {
-    let (mut client, mut server) = pair().await;
+    let (mut client, mut server) = wide_pair().await;
     seal(&mut server, ContentType::Alert, &[2, AlertDescription::CertificateExpired.into()]);
     let (error, alert) = choke(&mut client, &mut server).await;
     assert_eq!((error, alert), (rustls::Error::AlertReceived(AlertDescription::CertificateExpired), None));
@@ -341,7 +328,7 @@ async fn an_alert_is_an_error_and_is_not_answered() {
 
 #[tokio::test]
 async fn what_follows_the_end_is_not_read() {
-    let (mut client, mut server) = pair().await;
+    let (mut client, mut server) = wide_pair().await;
     seal(&mut server, DATA, b"the end");
     seal(&mut server, ContentType::Alert, &[1, 0]);
     seal(&mut server, DATA, b"and a postscript");
@@ -358,7 +345,7 @@ async fn what_follows_the_end_is_not_read() {
 #[tokio::test]
 async fn both_directions_at_once_with_few_records_to_a_key() {
     for room in [100, 20_000, 1 << 20] {
-        let (mut client, mut server) = pair_with(room).await;
+        let (mut client, mut server) = pair(room).await;
         client.records().0.set_limit(3);
         server.records().0.set_limit(4);
         let data = bytes(200_000);

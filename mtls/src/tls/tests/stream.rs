@@ -9,19 +9,6 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf, ReadHalf, WriteHalf, split};
 
 use super::*;
 
-async fn pair(room: usize) -> (Client, Server) {
-    let ca = Ca::root("root");
-    let (web, api) = (ca.credentials(&id("web")), ca.credentials(&id("api")));
-    let ((near, far), expected) = (duplex(room), id("api"));
-    let (connector, acceptor) = (connector(&web), acceptor(&api));
-    let (client, server) = tokio::join!(connector.connect(near, &expected), acceptor.accept(far));
-    (client.unwrap(), server.unwrap().0)
-}
-
-fn bytes(n: usize) -> Vec<u8> {
-    (0..n).map(|i| u8::try_from(i * 31 % 251).unwrap()).collect()
-}
-
 async fn send(mut writer: WriteHalf<Client>, data: Vec<u8>, cut: usize) {
     for part in data.chunks(cut) {
         writer.write_all(part).await.unwrap();
