@@ -120,7 +120,10 @@ impl Buffer {
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<usize>> {
         if self.len() == SIZE {
-            return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, "a handshake message is too large")));
+            return Poll::Ready(Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "more TLS data at a time than a session may hold",
+            )));
         }
         let mut room = ReadBuf::new(self.room());
         let polled = Pin::new(io).poll_read(cx, &mut room);

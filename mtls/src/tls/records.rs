@@ -1,7 +1,7 @@
 //! Records of a session whose handshake is over (RFC 8446 5): sealed into one buffer, opened into where they are read.
 //!
-//! rustls agrees on the keys and derives the next ones, AWS-LC encrypts; between them lies what this file does, so that each byte
-//! is copied once less each way than through rustls's own records, and no record is an allocation. Invariant: no nonce is used twice
+//! rustls agrees on the keys and derives the next ones, AWS-LC encrypts; between them lies what this file does, so that no
+//! record is an allocation that its bytes are copied into and out of, as through rustls's own records. Invariant: no nonce is used twice
 //! under a key, no key beyond its suite's limit, and nothing is handed on that was not authenticated.
 
 use aws_lc_rs::aead::{AES_128_GCM, AES_256_GCM, Aad, CHACHA20_POLY1305, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
@@ -49,7 +49,6 @@ enum Session {
 }
 
 /// What became of a record.
-#[derive(Debug, PartialEq, Eq)]
 pub(super) enum Opened {
     /// Its content, if there was any, is with the reader.
     Read,

@@ -1,7 +1,7 @@
 //! A TLS session as a byte stream.
 //!
 //! Invariant: an idle session holds no buffer. Small writes gather in one record until it is full, the stream is flushed or a large
-//! one comes; four full records leave in one system call, and one read takes in four. A record is opened where it is read to, if
+//! one comes; four full records leave in one system call, and one read takes in five. A record is opened where it is read to, if
 //! there is room for it.
 
 use std::fmt;

@@ -5,7 +5,7 @@
 use std::collections::VecDeque;
 use std::io::{BufRead as _, BufReader, Read};
 use std::panic::Location;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -59,9 +59,24 @@ impl Proc {
     /// When it cannot be started.
     #[must_use]
     pub fn spawn(command: &mut Command) -> Self {
+        Self::spawn_with(command, Stdio::null())
+    }
+
+    /// Starts `command`, with what is written to the pipe as its input.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    #[must_use]
+    pub fn spawn_fed(command: &mut Command) -> (Self, ChildStdin) {
+        let mut started = Self::spawn_with(command, Stdio::piped());
+        let stdin = started.child.stdin.take().expect("a pipe");
+        (started, stdin)
+    }
+
+    fn spawn_with(command: &mut Command, stdin: Stdio) -> Self {
         let words = [command.get_program()].into_iter().chain(command.get_args());
         let name = words.map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ");
-        let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+        let child = command.stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
         let mut child = child.unwrap_or_else(|error| panic!("{name}: {error}"));
         let output = Arc::new(Output::default());
         let streams: [Option<Box<dyn Read + Send>>; 2] =

@@ -6,10 +6,12 @@ use rustls::{ClientConnection, ServerConnection};
 
 use super::*;
 
-/// What a plain session of rustls has to send.
-fn pending(write_tls: impl FnOnce(&mut Vec<u8>) -> io::Result<usize>) -> Vec<u8> {
+/// All that a plain session of rustls has to send.
+fn flight<Data>(session: &mut rustls::ConnectionCommon<Data>) -> Vec<u8> {
     let mut bytes = Vec::new();
-    write_tls(&mut bytes).unwrap();
+    while session.wants_write() {
+        session.write_tls(&mut bytes).unwrap();
+    }
     bytes
 }
 
@@ -19,18 +21,14 @@ async fn last_flight(web: &Credentials, near: &mut DuplexStream) -> Vec<u8> {
     let mut client = ClientConnection::new(Arc::new(stock_client(web)), name).unwrap();
     let mut received = vec![0; 1 << 14];
     while client.is_handshaking() {
-        near.write_all(&pending(|bytes| client.write_tls(bytes))).await.unwrap();
+        near.write_all(&flight(&mut client)).await.unwrap();
         let n = near.read(&mut received).await.unwrap();
         client.read_tls(&mut &received[..n]).unwrap();
         client.process_new_packets().unwrap();
     }
     io::Write::write_all(&mut client.writer(), b"hello").unwrap();
     client.send_close_notify();
-    let mut flight = Vec::new();
-    while client.wants_write() {
-        client.write_tls(&mut flight).unwrap();
-    }
-    flight
+    flight(&mut client)
 }
 
 #[tokio::test]
@@ -74,11 +72,7 @@ async fn what_a_server_says_behind_its_flight_is_read() {
     server.read_tls(&mut &received[..n]).unwrap();
     server.process_new_packets().unwrap();
     io::Write::write_all(&mut server.writer(), b"early").unwrap();
-    let mut flight = Vec::new();
-    while server.wants_write() {
-        server.write_tls(&mut flight).unwrap();
-    }
-    far.write_all(&flight).await.unwrap();
+    far.write_all(&flight(&mut server)).await.unwrap();
     let mut client = connected.await.unwrap().unwrap();
     let mut heard = [0; 5];
     client.read_exact(&mut heard).await.unwrap();
