@@ -12,6 +12,7 @@
 //! other C libraries; there nothing is done.
 
 mod code;
+mod heap;
 
 use std::cell::Cell;
 use std::ffi::c_void;
@@ -26,6 +27,8 @@ use std::time::{Duration, Instant};
 use nix::sys::mman::{MmapAdvise, madvise};
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
+
+pub use heap::Heap;
 
 /// By then a start is over.
 const STARTED: Duration = Duration::from_secs(2);
@@ -78,9 +81,21 @@ fn have_many_ended(most: &Cell<usize>, tasks: usize) -> bool {
 /// its own. For programs whose threads hardly ever work side by side; to be called first of all, for with a second thread it does
 /// nothing.
 pub fn share_one_heap() {
-    let is_alone = fs::read_dir("/proc/self/task").is_ok_and(|threads| threads.count() == 1);
-    if is_alone {
+    if is_alone() {
         glibc::share_one_heap();
+    }
+}
+
+/// Whether this is the only thread.
+fn is_alone() -> bool {
+    fs::read_dir("/proc/self/task").is_ok_and(|threads| threads.count() == 1)
+}
+
+/// Keeps what is freed at the heap's end for what comes next, up to [`SLACK`]; by itself glibc gives it back above 128 KiB and asks for
+/// it again, which costs a byte stream a tenth of its CPU. For programs that do [`upkeep`]; to be called before there is a second thread.
+pub fn keep_the_end() {
+    if is_alone() {
+        glibc::keep_at_the_end(SLACK);
     }
 }
 
@@ -183,6 +198,7 @@ mod glibc {
 
     /// As in malloc.h.
     const M_ARENA_MAX: c_int = -8;
+    const M_TRIM_THRESHOLD: c_int = -1;
 
     #[expect(unsafe_code, reason = "takes and returns plain numbers")]
     unsafe extern "C" {
@@ -194,6 +210,13 @@ mod glibc {
     pub(super) fn share_one_heap() {
         // It may refuse; then there are more heaps.
         let _ = unsafe { mallopt(M_ARENA_MAX, 1) };
+    }
+
+    #[expect(unsafe_code, reason = "our caller has made sure that there is no other thread")]
+    pub(super) fn keep_at_the_end(most: usize) {
+        let most = c_int::try_from(most).unwrap_or(c_int::MAX);
+        // It may refuse; then more is given back and asked for again.
+        let _ = unsafe { mallopt(M_TRIM_THRESHOLD, most) };
     }
 
     /// Gives all whole pages of free blocks back to the system.
@@ -211,6 +234,8 @@ mod glibc {
 #[cfg(not(target_env = "gnu"))]
 mod glibc {
     pub(super) fn share_one_heap() {}
+
+    pub(super) fn keep_at_the_end(_: usize) {}
 
     pub(super) fn give_back() {}
 

@@ -5,8 +5,11 @@
 use std::process::ExitCode;
 
 use mesh_kit::shutdown::Shutdown;
-use mesh_kit::{limits, log};
+use mesh_kit::{limits, log, memory};
 use mesh_proxy::{app, config};
+
+#[global_allocator]
+static HEAP: memory::Heap = memory::Heap;
 
 const USAGE: u8 = 64;
 
@@ -59,6 +62,7 @@ fn start() -> ExitCode {
 }
 
 fn run(config: config::Config) -> anyhow::Result<()> {
+    memory::keep_the_end();
     let log = log::init(config.log.0, &config.log.1)?;
     if let Err(error) = limits::raise_files() {
         tracing::warn!(%error, "the limit of open files stays as it is");

@@ -22,7 +22,7 @@ use super::state::State;
 use super::sync::atomic::{AtomicBool, Ordering};
 use super::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::http::answer::Reason;
-use crate::http::headers::ERROR;
+use crate::http::headers::{ERROR, GRPC_STATUS};
 use crate::http::{Body, BoxedRequest, Caller, Failure, patience};
 use crate::metrics;
 use crate::model::policy::{BackendPolicy, BalancingKind};
@@ -281,13 +281,12 @@ impl Backend {
     }
 
     fn pick_next(&self, tried: &Tried, wish: &Wish) -> Result<Load, Failed> {
+        let Some(last) = &tried.last else {
+            // It has just begun.
+            return self.pick_at(tried, wish, tried.since);
+        };
         let load = self.pick(tried, wish)?;
-        if let Some(last) = &tried.last
-            && !self.may_go_on(last)
-        {
-            return Err(self.failed(Some(last.clone())));
-        }
-        Ok(load)
+        if self.may_go_on(last) { Ok(load) } else { Err(self.failed(Some(last.clone()))) }
     }
 
     /// Whether a request that failed as `last` says may go on to another endpoint. See the module.
@@ -423,7 +422,7 @@ impl Backend {
 
 /// What the far sidecar says of an application that it could not connect.
 fn undelivered(response: &Response<Body>) -> Option<String> {
-    if response.status() != StatusCode::SERVICE_UNAVAILABLE && !response.headers().contains_key("grpc-status") {
+    if response.status() != StatusCode::SERVICE_UNAVAILABLE && !response.headers().contains_key(&GRPC_STATUS) {
         return None;
     }
     let said = response.headers().get(ERROR)?.to_str().ok()?;

@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::sync::OnceLock;
 use std::time::Instant;
 
-use http::{HeaderMap, Response, Version};
+use http::{HeaderMap, HeaderValue, Response, Version};
 
 use super::bulkhead::{Bulkhead, Place};
 use super::outcome;
@@ -43,8 +43,12 @@ pub struct Endpoint {
 }
 
 enum Way {
-    Mesh(Arc<h2_pool::Pool>),
-    Plain { h1: Arc<h1_pool::Pool>, h2: Arc<h2_pool::Pool> },
+    /// With what the far sidecar is [told](Endpoint::told).
+    Mesh(Arc<h2_pool::Pool>, HeaderValue),
+    Plain {
+        h1: Arc<h1_pool::Pool>,
+        h2: Arc<h2_pool::Pool>,
+    },
 }
 
 /// A connection to the endpoint, for one request.
@@ -118,8 +122,16 @@ impl Endpoint {
                     h2: h2_pool::Pool::new(dial, connector, http, reach.metrics.clone()),
                 };
             };
-            Way::Mesh(reach.tunnels(&peer))
+            Way::Mesh(reach.tunnels(&peer), headers::address_value(self.addr))
         })
+    }
+
+    /// What the far sidecar is told of where the application listens.
+    fn told(&self) -> HeaderValue {
+        match self.way() {
+            Way::Mesh(_, told) => told.clone(),
+            Way::Plain { .. } => headers::address_value(self.addr),
+        }
     }
 
     /// What protects the way to it.
@@ -186,7 +198,7 @@ impl Endpoint {
         admit: Option<&h1_pool::Admit<'_>>,
     ) -> Result<Line, Failure> {
         match self.way() {
-            Way::Mesh(tunnels) => tunnels.ready(wear).await.map(Line::Mesh),
+            Way::Mesh(tunnels, _) => tunnels.ready(wear).await.map(Line::Mesh),
             Way::Plain { h1, .. } if version < Version::HTTP_2 => h1.lease(wear, admit).await.map(Line::H1),
             Way::Plain { h2, .. } => h2.ready(wear).await.map(Line::H2),
         }
@@ -201,7 +213,7 @@ impl Endpoint {
     ) -> Result<Response<Body>, Failure> {
         match line {
             Line::Mesh(ready) => {
-                headers::into_tunnel(&mut request, self.addr);
+                headers::into_tunnel(&mut request, self.addr, self.told());
                 let response = h2_client::send(ready, request, caller, &self.reach.http).await;
                 response.map(headers::from_peer)
             }
@@ -224,7 +236,7 @@ impl Endpoint {
     /// Opens a byte stream to the application.
     async fn open(&self, protocol: Option<Protocol>, wear: Option<&Wear>) -> Result<Stream, Failure> {
         match self.way() {
-            Way::Mesh(tunnels) => tunnels.tunnel(self.addr, protocol, wear).await,
+            Way::Mesh(tunnels, _) => tunnels.tunnel(self.addr, protocol, wear).await,
             Way::Plain { .. } => {
                 let limit = wear.and_then(|wear| wear.connect);
                 Ok(self.reach.connector.connect_within(self.addr, limit).await?.into())
@@ -242,7 +254,7 @@ impl Endpoint {
     /// An attempt to connect. Boxed, so that the many that only wait for their next one do not keep room for it.
     async fn is_reached(&self) -> bool {
         match self.way() {
-            Way::Mesh(tunnels) => Box::pin(tunnels.ready(None)).await.is_ok(),
+            Way::Mesh(tunnels, _) => Box::pin(tunnels.ready(None)).await.is_ok(),
             Way::Plain { .. } => Box::pin(self.reach.connector.connect(self.addr)).await.is_ok(),
         }
     }
@@ -360,7 +372,8 @@ impl Load {
 
     /// The trailers of the response, where they were looked at before it was passed on.
     pub(super) fn ended(&mut self, trailers: &HeaderMap) {
-        if let Some(status) = trailers.get("grpc-status").and_then(|status| status.to_str().ok()?.parse().ok()) {
+        if let Some(status) = trailers.get(&headers::GRPC_STATUS).and_then(|status| status.to_str().ok()?.parse().ok())
+        {
             self.grpc(status);
         }
     }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use http::{HeaderMap, Response, StatusCode};
 
 use crate::http::answer::Reason;
-use crate::http::headers::{ERROR, is_grpc, retry_after};
+use crate::http::headers::{ERROR, GRPC_STATUS, is_grpc, retry_after};
 use crate::resilience::breaker::Outcome;
 
 /// See [`of_head`].
@@ -39,7 +39,7 @@ pub(super) fn of_head<B>(response: &Response<B>) -> Verdict {
 
 fn of(status: StatusCode, headers: &HeaderMap) -> Option<Outcome> {
     if status.is_success() && is_grpc(headers) {
-        let code = headers.get("grpc-status")?;
+        let code = headers.get(&GRPC_STATUS)?;
         return Some(code.to_str().ok().and_then(|code| code.parse().ok()).map_or(Outcome::Failure, of_grpc));
     }
     Some(match status {

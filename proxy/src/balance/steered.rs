@@ -18,6 +18,7 @@ use super::endpoint::{Endpoint, Load};
 use super::request::Repeatable;
 use super::verdict::{self, Pushback, Wish};
 use crate::http::deadline::{Deadline, has_trailers};
+use crate::http::headers::GRPC_STATUS;
 use crate::http::timed::{Activity, Limits};
 use crate::http::{Body, BoxedRequest, Caller, Failure, Late};
 use crate::model::policy::{RequestPolicy, Retries, Timeouts};
@@ -273,7 +274,7 @@ impl<'a> Tries<'a> {
     /// Looks at the first frame of a response of gRPC, when its status may be in it.
     async fn peek(&self, response: Response<Body>) -> (Response<Body>, Option<http::HeaderMap>) {
         let is_asked_for = self.terms.retries().is_some_and(|retries| retries.grpc != 0) && self.request.is_grpc();
-        let is_over = response.headers().contains_key("grpc-status") || http_body::Body::is_end_stream(response.body());
+        let is_over = response.headers().contains_key(&GRPC_STATUS) || http_body::Body::is_end_stream(response.body());
         // A client that has more to say may wait for the head with it.
         if !is_asked_for || is_over || self.request.out_for().is_none() || !self.may_try_again() {
             return (response, None);

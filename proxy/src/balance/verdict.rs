@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use http::{HeaderMap, Response};
 
-use crate::http::headers::retry_after;
+use crate::http::headers::{GRPC_STATUS, retry_after};
 use crate::http::{Body, Failure};
 use crate::model::policy::Retries;
 
@@ -86,8 +86,8 @@ pub(super) fn of_response(
         return wish("status", asked.map_or(Pushback::None, Pushback::After));
     }
     let said = [Some(response.headers()), trailers].into_iter().flatten().filter(|_| grpc);
-    let found = said.into_iter().find(|fields| fields.contains_key("grpc-status"))?;
-    let code: u16 = found.get("grpc-status")?.to_str().ok()?.parse().ok()?;
+    let found = said.into_iter().find(|fields| fields.contains_key(&GRPC_STATUS))?;
+    let code: u16 = found.get(&GRPC_STATUS)?.to_str().ok()?.parse().ok()?;
     if has_code(retries, code) { wish("grpc_status", grpc_pushback(found)) } else { None }
 }
 

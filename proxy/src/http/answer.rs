@@ -5,7 +5,7 @@ use http::header::{CONNECTION, CONTENT_TYPE, HeaderValue};
 use http::{HeaderMap, Response, StatusCode};
 
 use super::body::Body;
-use super::headers::{ERROR, is_grpc};
+use super::headers::{ERROR, GRPC_STATUS, is_grpc};
 
 /// Why the mesh answers by itself. The word is the same in the response, the metric and the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -105,7 +105,7 @@ impl Reason {
     /// The same behind the body of a call of gRPC whose answer has begun. Its message says what `ERROR` says in heads.
     pub fn trailers(self, detail: &str) -> HeaderMap {
         let mut fields = HeaderMap::new();
-        fields.insert("grpc-status", HeaderValue::from(self.grpc()));
+        fields.insert(GRPC_STATUS, HeaderValue::from(self.grpc()));
         fields.insert("grpc-message", visible(&self.error(detail).replace('%', "%25")));
         fields
     }

@@ -22,6 +22,7 @@ use super::Late;
 use super::h1_io;
 use super::h1_pool::Lease;
 use super::h2_pool::Slot;
+use super::headers::GRPC_STATUS;
 use super::replay::Reader;
 use super::request_half::RequestHalf;
 use super::tee::{Follower, Tee};
@@ -290,7 +291,7 @@ pub fn measure(response: Response<Body>, mut request: metrics::Request) -> Respo
 
 /// The gRPC status in `headers`, which are trailers or a trailers-only response.
 fn grpc_status(headers: &HeaderMap) -> Option<u16> {
-    headers.get("grpc-status")?.to_str().ok()?.parse().ok()
+    headers.get(&GRPC_STATUS)?.to_str().ok()?.parse().ok()
 }
 
 impl From<Kind> for Body {

@@ -21,7 +21,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use super::body::Body;
 use super::caller::{Caller, H2Caller};
 use super::pump::{self, TooSlow};
-use super::{Abort, Handler, Settings, answer};
+use super::{Abort, Handler, Settings, answer, reused};
 use crate::net::Stream;
 use crate::net::h2io::H2Io;
 
@@ -175,7 +175,7 @@ fn begin(
         let patience = limits.patience;
         tokio::spawn(async move { handler.connect(Tunnel { request, respond, patience }).await });
     } else {
-        tokio::spawn(exchange(request, respond, handler, limits, Arc::clone(&hurry.given_up)));
+        reused::spawn(exchange(request, respond, handler, limits, Arc::clone(&hurry.given_up)));
     }
 }
 

@@ -20,7 +20,7 @@ use crate::model::Protocol;
 
 /// Between sidecars: where the application listens (`ip:port`).
 pub const DESTINATION: HeaderName = HeaderName::from_static("mesh-destination");
-/// Between sidecars: how the application spoke HTTP (`Origin`).
+/// Between sidecars: how the application spoke HTTP (`Origin`), where that was not as they do.
 pub const ORIGIN: HeaderName = HeaderName::from_static("mesh-origin");
 /// Between sidecars, on CONNECT: the protocol that was seen or declared; absent when the bytes shall decide.
 pub const PROTOCOL: HeaderName = HeaderName::from_static("mesh-protocol");
@@ -29,18 +29,27 @@ pub const CLIENT_ID: HeaderName = HeaderName::from_static("mesh-client-id");
 /// From the mesh: why it answered itself.
 pub const ERROR: HeaderName = HeaderName::from_static("mesh-error");
 
+/// How a call of gRPC ended: in trailers, or in a head behind which nothing comes.
+pub const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+
 const OURS: [HeaderName; 5] = [DESTINATION, ORIGIN, PROTOCOL, CLIENT_ID, ERROR];
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+
+/// What concerns one connection only, by itself (RFC 9110 7.6.1).
+static ENDS_AT_A_HOP: [HeaderName; 6] = [CONNECTION, TE, TRANSFER_ENCODING, UPGRADE, KEEP_ALIVE, PROXY_CONNECTION];
 
 /// Names under which other meshes tell an application who its client is.
 const OTHERS: [&str; 2] = ["l5d-client-id", "x-forwarded-client-cert"];
 
 /// Removes all fields that only the mesh may set.
 pub fn strip_ours(headers: &mut HeaderMap) {
-    let is_ours = |name: &str| name.starts_with("mesh") && OURS.iter().any(|ours| is_alike(name, ours.as_str()));
     strip_all(headers, is_ours);
+}
+
+fn is_ours(name: &str) -> bool {
+    name.starts_with("mesh") && OURS.iter().any(|ours| is_alike(name, ours.as_str()))
 }
 
 /// Removes what else an application may take for a proof of who its client is. Somebody who has proved nothing himself cannot
@@ -76,6 +85,10 @@ pub fn strip_trailers(trailers: &mut HeaderMap) {
 
 /// Removes what concerns one connection only (RFC 9110 7.6.1), with the fields that Connection names.
 pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
+    // One look at all names: of most messages nothing is to be removed.
+    if !headers.keys().any(|name| ENDS_AT_A_HOP.contains(name)) {
+        return;
+    }
     if headers.contains_key(CONNECTION) {
         let named: Vec<HeaderName> = headers
             .get_all(CONNECTION)
@@ -225,42 +238,46 @@ impl Origin {
         Self { version, absolute: version < Version::HTTP_2 && request.uri().scheme().is_some() }
     }
 
-    fn to_value(self) -> HeaderValue {
-        HeaderValue::from_static(match (self.version, self.absolute) {
+    /// None for HTTP/2, which is what sidecars speak.
+    fn to_value(self) -> Option<HeaderValue> {
+        Some(HeaderValue::from_static(match (self.version, self.absolute) {
             (Version::HTTP_10, false) => "1.0",
             (Version::HTTP_10, true) => "1.0 absolute",
-            (Version::HTTP_2, _) => "2",
+            (Version::HTTP_2, _) => return None,
             (_, false) => "1.1",
             (_, true) => "1.1 absolute",
-        })
+        }))
     }
 
-    fn from_value(value: &HeaderValue) -> Option<Self> {
+    fn from_value(value: Option<&HeaderValue>) -> Option<Self> {
+        let Some(value) = value else { return Some(Self { version: Version::HTTP_2, absolute: false }) };
         let (version, absolute) = match value.as_bytes() {
             b"1.0" => (Version::HTTP_10, false),
             b"1.0 absolute" => (Version::HTTP_10, true),
             b"1.1" => (Version::HTTP_11, false),
             b"1.1 absolute" => (Version::HTTP_11, true),
-            b"2" => (Version::HTTP_2, false),
             _ => return None,
         };
         Some(Self { version, absolute })
     }
 }
 
-/// Readies an application's request for a tunnel to the sidecar in front of `destination`.
-pub fn into_tunnel<B>(request: &mut Request<B>, destination: SocketAddr) {
+/// Readies an application's request for a tunnel to the sidecar in front of `destination`, which is `told` as its
+/// [value](address_value).
+pub fn into_tunnel<B>(request: &mut Request<B>, destination: SocketAddr, told: HeaderValue) {
     let origin = Origin::of(request);
     strip_hop_by_hop(request.headers_mut());
     into_h2_form(request, destination);
     let headers = request.headers_mut();
     strip_ours(headers);
-    headers.insert(ORIGIN, origin.to_value());
-    headers.insert(DESTINATION, address_value(destination));
+    if let Some(origin) = origin.to_value() {
+        headers.insert(ORIGIN, origin);
+    }
+    headers.insert(DESTINATION, told);
 }
 
 /// An address as the value of a field, in one allocation.
-fn address_value(addr: SocketAddr) -> HeaderValue {
+pub fn address_value(addr: SocketAddr) -> HeaderValue {
     // The longest has eight groups, a zone and a port.
     let mut text = [0; 64];
     let mut rest = &mut text[..];
@@ -326,7 +343,8 @@ pub fn from_stranger(mut response: Response<Body>) -> Response<Body> {
 
 /// Takes off a response that came from a sidecar what ends at this hop.
 pub fn from_peer(mut response: Response<Body>) -> Response<Body> {
-    let error = response.headers_mut().remove(ERROR);
+    let has_ours = response.headers().keys().any(|name| is_ours(name.as_str()));
+    let error = if has_ours { response.headers_mut().remove(ERROR) } else { None };
     let mut response = from_stranger(response);
     if let Some(error) = error {
         response.headers_mut().insert(ERROR, error);
@@ -356,7 +374,10 @@ pub fn told_protocol(headers: &HeaderMap) -> Protocol {
 pub fn from_tunnel<B>(request: &mut Request<B>) -> Option<FromTunnel> {
     let headers = request.headers_mut();
     let destination = headers.get(DESTINATION)?.to_str().ok()?.parse().ok()?;
-    let origin = Origin::from_value(headers.get(ORIGIN)?)?;
+    let origin = Origin::from_value(headers.get(ORIGIN))?;
+    // These two are there; of the others there is none nearly always.
+    headers.remove(DESTINATION);
+    headers.remove(ORIGIN);
     strip_ours(headers);
     Some(FromTunnel { destination, origin })
 }
@@ -462,7 +483,7 @@ mod tests {
             (Version::HTTP_2, "http://web/x"),
         ] {
             let mut request = request(version, target, if version < Version::HTTP_2 { &["web"] } else { &[] });
-            into_tunnel(&mut request, dst);
+            into_tunnel(&mut request, dst, address_value(dst));
             assert_eq!(request.version(), Version::HTTP_2);
             let told = from_tunnel(&mut request).expect("our fields are there");
             into_origin_form(&mut request, told.origin);
@@ -485,7 +506,8 @@ mod tests {
         }
         let mut absolute = request(Version::HTTP_11, "http://web?x=1", &["web"]);
         assert_eq!(settle_authority(&mut absolute), Ok(()));
-        into_tunnel(&mut absolute, "10.0.0.5:8080".parse().expect("valid"));
+        let dst = "10.0.0.5:8080".parse().expect("valid");
+        into_tunnel(&mut absolute, dst, address_value(dst));
         assert_eq!(absolute.uri().path_and_query().map(PathAndQuery::as_str), Some("/?x=1"));
         assert_eq!(settle_authority(&mut absolute), Ok(()), "at the far sidecar");
     }
@@ -511,10 +533,11 @@ mod tests {
         let mut request = request(Version::HTTP_11, "/", &["web"]);
         request.headers_mut().insert(CLIENT_ID, HeaderValue::from_static("spiffe://evil/ns/a/sa/b"));
         request.headers_mut().append(DESTINATION, HeaderValue::from_static("10.9.9.9:1"));
-        into_tunnel(&mut request, "10.0.0.5:8080".parse().expect("valid"));
+        let dst = "10.0.0.5:8080".parse().expect("valid");
+        into_tunnel(&mut request, dst, address_value(dst));
         assert!(!request.headers().contains_key(CLIENT_ID));
         let told = from_tunnel(&mut request).expect("ours");
-        assert_eq!(told.destination, "10.0.0.5:8080".parse().expect("valid"));
+        assert_eq!(told.destination, dst);
     }
 
     #[test]

@@ -25,8 +25,10 @@ pub mod patience;
 pub mod pump;
 pub mod replay;
 pub mod request_half;
+mod reused;
 pub mod tee;
 pub mod timed;
+
 pub mod upgrade;
 pub mod wear;
 

@@ -90,7 +90,7 @@ fn r8_a_sidecar_that_breaks_a_rule_of_http2() {
     let destination = format!("{}:{}", front.back.v4, front.port);
     let target = Target {
         dial: Box::new(|| member.dial(tunnels, "web")),
-        fields: vec![("mesh-destination".into(), destination), ("mesh-origin".into(), "2".into())],
+        fields: vec![("mesh-destination".into(), destination)],
         answers: Answers::BackEnd,
     };
     hold(&mesh, front, "tunnel", &target);

@@ -1,0 +1,103 @@
+//! Tasks that serve one request each, in memory that earlier ones have left.
+//!
+//! What serves a request is a future of more than 2 KiB: made anew, it was moved three times on its way into its task, and its memory
+//! came from where the allocator keeps large blocks, which it does not find at once. Invariant: a thread keeps at most [`KEPT`] of
+//! them, and those are done: they hold nothing of the requests that they have served.
+
+use std::cell::RefCell;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use tokio_util::sync::ReusableBoxFuture;
+
+/// As many as end and begin within one turn of a busy connection.
+const KEPT: usize = 64;
+
+type Serving = ReusableBoxFuture<'static, ()>;
+
+thread_local! {
+    static DONE: RefCell<Vec<Serving>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Starts a task that does what `serve` says.
+pub(super) fn spawn(serve: impl Future<Output = ()> + Send + 'static) {
+    let serving = match DONE.with_borrow_mut(Vec::pop) {
+        Some(mut done) => {
+            done.set(serve);
+            done
+        }
+        None => Serving::new(serve),
+    };
+    tokio::spawn(Task(Some(serving)));
+}
+
+/// `None` once it is done.
+struct Task(Option<Serving>);
+
+impl Future for Task {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        if let Some(serving) = &mut self.0 {
+            ready!(serving.poll(cx));
+        }
+        if let Some(done) = self.0.take() {
+            keep(done);
+        }
+        Poll::Ready(())
+    }
+}
+
+fn keep(done: Serving) {
+    DONE.with_borrow_mut(|all| {
+        if all.len() < KEPT {
+            all.push(done);
+        }
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    fn kept() -> usize {
+        DONE.with_borrow(Vec::len)
+    }
+
+    async fn serve<const ROOM: usize>(held: Arc<()>) {
+        let room = [1_u8; ROOM];
+        tokio::task::yield_now().await;
+        assert_eq!(room.iter().map(|byte| usize::from(*byte)).sum::<usize>(), ROOM);
+        drop(held);
+    }
+
+    #[tokio::test]
+    async fn few_are_kept_and_nothing_of_their_requests() {
+        let held = Arc::new(());
+        for burst in [1, 2 * KEPT, 3] {
+            for _ in 0..burst {
+                spawn(serve::<2000>(Arc::clone(&held)));
+                spawn(serve::<3000>(Arc::clone(&held)));
+            }
+            while Arc::strong_count(&held) > 1 {
+                tokio::task::yield_now().await;
+            }
+        }
+        assert_eq!(kept(), KEPT);
+        spawn(serve::<2000>(Arc::clone(&held)));
+        assert_eq!((kept(), Arc::strong_count(&held)), (KEPT - 1, 2));
+    }
+
+    #[tokio::test]
+    async fn what_is_given_up_is_dropped() {
+        let (held, before) = (Arc::new(()), kept());
+        let task = Task(Some(Serving::new(serve::<2000>(Arc::clone(&held)))));
+        let task = tokio::spawn(task);
+        tokio::task::yield_now().await;
+        task.abort();
+        assert!(task.await.is_err_and(|error| error.is_cancelled()));
+        assert_eq!((kept(), Arc::strong_count(&held)), (before, 1));
+    }
+}
