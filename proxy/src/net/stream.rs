@@ -16,6 +16,8 @@ use bytes::{Buf, Bytes, BytesMut};
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::net::tcp::{ReadHalf, WriteHalf};
+use tokio_util::io::poll_read_buf;
 
 use super::h2io::{H2Io, H2Reader, H2Writer};
 
@@ -90,7 +92,10 @@ impl Stream {
     /// Waits for bytes and appends them to `seen`; 0 is the end of the stream. Cancel safe.
     pub async fn fill(&mut self) -> io::Result<usize> {
         let chunk = match &mut self.io {
-            Io::Tcp(tcp) => poll_fn(|cx| poll_tcp_chunk(tcp, cx)).await?,
+            Io::Tcp(tcp) => {
+                let (mut tcp, _) = tcp.split();
+                poll_fn(|cx| poll_tcp_chunk(&mut tcp, cx)).await?
+            }
             Io::H2(h2) => poll_fn(|cx| h2.reader.poll_chunk(cx)).await?,
         };
         let Some(chunk) = chunk else { return Ok(0) };
@@ -114,7 +119,10 @@ impl Stream {
     /// Both directions, to be used at the same time.
     pub fn split(&mut self) -> (Reader<'_>, Writer<'_>) {
         match &mut self.io {
-            Io::Tcp(tcp) => (Reader::Tcp(&mut self.seen, tcp), Writer::Tcp(tcp)),
+            Io::Tcp(tcp) => {
+                let (reader, writer) = tcp.split();
+                (Reader::Tcp(&mut self.seen, reader), Writer::Tcp(writer))
+            }
             Io::H2(h2) => {
                 let H2Io { reader, writer, .. } = &mut **h2;
                 (Reader::H2(&mut self.seen, reader), Writer::H2(writer))
@@ -129,30 +137,23 @@ pub fn abort_on_close(tcp: &TcpStream) {
     let _ = SockRef::from(tcp).set_linger(Some(Duration::ZERO));
 }
 
-fn poll_tcp_chunk(tcp: &TcpStream, cx: &mut Context<'_>) -> Poll<io::Result<Option<Bytes>>> {
-    loop {
-        ready!(tcp.poll_read_ready(cx))?;
-        match SHARED.with_borrow_mut(|scratch| read_chunk(tcp, scratch)) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Ok(chunk) if chunk.is_empty() => return Poll::Ready(Ok(None)),
-            other => return Poll::Ready(other.map(Some)),
+/// After a read that did not fill the room there is nothing more to read, and nobody asks the kernel whether there is.
+fn poll_tcp_chunk(tcp: &mut ReadHalf<'_>, cx: &mut Context<'_>) -> Poll<io::Result<Option<Bytes>>> {
+    ready!(tcp.as_ref().poll_read_ready(cx))?;
+    SHARED.with_borrow_mut(|scratch| {
+        if scratch.capacity() < SMALLEST_READ {
+            scratch.reserve(MOST_READ);
         }
-    }
-}
-
-fn read_chunk(tcp: &TcpStream, scratch: &mut BytesMut) -> io::Result<Bytes> {
-    if scratch.capacity() < SMALLEST_READ {
-        scratch.reserve(MOST_READ);
-    }
-    tcp.try_read_buf(scratch)?;
-    Ok(scratch.split().freeze())
+        let n = ready!(poll_read_buf(Pin::new(tcp), cx, scratch))?;
+        Poll::Ready(Ok((n > 0).then(|| scratch.split().freeze())))
+    })
 }
 
 /// The receiving direction of a `Stream`.
 #[derive(Debug)]
 pub enum Reader<'a> {
     /// A socket, with the bytes read before.
-    Tcp(&'a mut BytesMut, &'a TcpStream),
+    Tcp(&'a mut BytesMut, ReadHalf<'a>),
     /// A tunnel stream, with the bytes read before.
     H2(&'a mut BytesMut, &'a mut H2Reader),
 }
@@ -191,7 +192,7 @@ pub(super) const CHUNKS: usize = 4;
 #[derive(Debug)]
 pub enum Writer<'a> {
     /// A socket.
-    Tcp(&'a TcpStream),
+    Tcp(WriteHalf<'a>),
     /// A tunnel stream.
     H2(&'a mut H2Writer),
 }
@@ -199,17 +200,21 @@ pub enum Writer<'a> {
 impl Writer<'_> {
     /// Sends all of `chunks`.
     pub(super) async fn write_all(&mut self, chunks: &mut [Bytes; CHUNKS]) -> io::Result<()> {
-        let mut left = false;
+        // In bulk the connection has its turn first: what it has not sent would leave room for a part of the next chunk only, and
+        // each part costs a frame, a record and a packet.
+        let is_bulk = chunks.iter().map(Bytes::len).sum::<usize>() >= SMALLEST_READ;
+        let mut sent = false;
         poll_fn(|cx| match self {
-            Writer::Tcp(tcp) => poll_write_tcp(tcp, chunks, cx),
-            // The connection has its turn first: what it has not sent would leave room for a part of the next chunk only, and
-            // each part costs a frame, a record and a packet.
-            Writer::H2(_) if left => Poll::Ready(Ok(())),
+            Writer::Tcp(tcp) => poll_write_tcp(tcp.as_ref(), chunks, cx),
+            Writer::H2(_) if sent => Poll::Ready(Ok(())),
             Writer::H2(h2) => {
                 for chunk in chunks.iter_mut() {
                     ready!(h2.poll_write_all(chunk, cx))?;
                 }
-                left = true;
+                if !is_bulk {
+                    return Poll::Ready(Ok(()));
+                }
+                sent = true;
                 cx.waker().wake_by_ref();
                 Poll::Pending
             }
@@ -220,7 +225,7 @@ impl Writer<'_> {
     /// Ends this direction; the other one goes on.
     pub fn finish(&mut self) -> io::Result<()> {
         match self {
-            Writer::Tcp(tcp) => SockRef::from(*tcp).shutdown(Shutdown::Write),
+            Writer::Tcp(tcp) => SockRef::from(tcp.as_ref()).shutdown(Shutdown::Write),
             Writer::H2(h2) => h2.finish(),
         }
     }
@@ -229,7 +234,7 @@ impl Writer<'_> {
     pub async fn broken(&mut self) -> io::Error {
         match self {
             Writer::Tcp(tcp) => match tcp.ready(Interest::ERROR).await {
-                Ok(_) => tcp.take_error().ok().flatten().unwrap_or(io::ErrorKind::ConnectionReset.into()),
+                Ok(_) => tcp.as_ref().take_error().ok().flatten().unwrap_or(io::ErrorKind::ConnectionReset.into()),
                 Err(error) => error,
             },
             Writer::H2(h2) => h2.broken().await,
