@@ -13,7 +13,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 const RECORD: usize = 5 + 16 * 1024 + 256;
 /// Room for five full records.
 pub(super) const SIZE: usize = 5 * RECORD;
-const KEPT: usize = 4;
+const KEPT: usize = 2;
 
 thread_local! {
     static SPARE: RefCell<Vec<Box<[u8]>>> = const { RefCell::new(Vec::new()) };
