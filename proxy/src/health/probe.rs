@@ -10,7 +10,6 @@ use http::{Request, header};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use crate::http::headers::GRPC_STATUS;
 use crate::model::policy::{HealthCheck, Probe};
 
 /// Most bytes of an answer that are read.
@@ -120,7 +119,7 @@ async fn judge(response: http::Response<h2::RecvStream>) -> Result<(), String> {
         }
     }
     let trailers = body.trailers().await.map_err(|error| error.to_string())?.unwrap_or_default();
-    let status = trailers.get(&GRPC_STATUS).or_else(|| head.headers.get(&GRPC_STATUS));
+    let status = trailers.get("grpc-status").or_else(|| head.headers.get("grpc-status"));
     match status.map(|status| status.as_bytes()) {
         Some(b"0") | None => {}
         Some(other) => return Err(format!("gRPC status {}", String::from_utf8_lossy(other))),

@@ -38,7 +38,7 @@ const ABOVE: &[&str] =
     &["sniff", "detect", "model", "resilience", "metrics", "trace", "net", "http", "tap", "balance", "control"];
 
 /// Where `unsafe` may be: sockets, and the allocator's own functions.
-const UNSAFE: [&str; 2] = ["proxy/src/net/", "kit/src/memory.rs"];
+const UNSAFE: [&str; 2] = ["proxy/src/net/", "kit/src/memory"];
 
 const EVERYTHING: &[&str] = &[
     "sniff",
