@@ -91,8 +91,9 @@ fn is_alone() -> bool {
     fs::read_dir("/proc/self/task").is_ok_and(|threads| threads.count() == 1)
 }
 
-/// Keeps what is freed at the heap's end for what comes next, up to 512 KiB; by itself glibc gives it back above 128 KiB and asks for
-/// it again, which costs a byte stream a tenth of its CPU. For programs that do [`upkeep`]; with a second thread it does nothing.
+/// Keeps what is freed at a heap's end for what comes next, up to 512 KiB; by itself glibc gives it back from 128 KiB on and asks for
+/// it again, which costs a byte stream a tenth of its CPU. Blocks of 128 KiB and more have memory of their own from then on, which goes
+/// back with them. With a second thread it does nothing.
 pub fn keep_the_end() {
     if is_alone() {
         glibc::keep_at_the_end(SLACK);

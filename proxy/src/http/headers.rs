@@ -370,14 +370,14 @@ pub fn told_protocol(headers: &HeaderMap) -> Protocol {
     }
 }
 
-/// Takes our fields off a request that came through a tunnel; `None` when they are missing or malformed.
+/// Takes our fields off a request that came through a tunnel; `None` when they are malformed, or do not say where it goes.
 pub fn from_tunnel<B>(request: &mut Request<B>) -> Option<FromTunnel> {
     let headers = request.headers_mut();
     let destination = headers.get(DESTINATION)?.to_str().ok()?.parse().ok()?;
     let origin = Origin::from_value(headers.get(ORIGIN))?;
-    // These two are there; of the others there is none nearly always.
     headers.remove(DESTINATION);
     headers.remove(ORIGIN);
+    // Of the others there is none nearly always.
     strip_ours(headers);
     Some(FromTunnel { destination, origin })
 }
@@ -526,6 +526,20 @@ mod tests {
         let mut left: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
         left.sort_unstable();
         assert_eq!(left, ["mesh-other", "meshed"]);
+    }
+
+    #[test]
+    fn an_application_does_not_say_how_it_spoke() {
+        let dst = "10.0.0.5:8080".parse().expect("valid");
+        for (version, hosts) in [(Version::HTTP_2, &[][..]), (Version::HTTP_11, &["web"])] {
+            let mut request = request(version, "http://web/", hosts);
+            for spoofed in ["1.0 absolute", "1.1"] {
+                request.headers_mut().append(ORIGIN, HeaderValue::from_static(spoofed));
+            }
+            into_tunnel(&mut request, dst, address_value(dst));
+            let told = from_tunnel(&mut request).expect("ours");
+            assert_eq!(told.origin, Origin { version, absolute: version == Version::HTTP_11 });
+        }
     }
 
     #[test]

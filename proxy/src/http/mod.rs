@@ -28,7 +28,6 @@ pub mod request_half;
 mod reused;
 pub mod tee;
 pub mod timed;
-
 pub mod upgrade;
 pub mod wear;
 

@@ -16,29 +16,35 @@ const KEPT: usize = 64;
 type Serving = ReusableBoxFuture<'static, ()>;
 
 thread_local! {
-    static DONE: RefCell<Vec<Serving>> = const { RefCell::new(Vec::new()) };
+    /// With their sizes: there is one for each kind of connection.
+    static DONE: RefCell<Vec<(usize, Serving)>> = const { RefCell::new(Vec::new()) };
 }
 
 /// Starts a task that does what `serve` says.
 pub(super) fn spawn(serve: impl Future<Output = ()> + Send + 'static) {
-    let serving = match DONE.with_borrow_mut(Vec::pop) {
+    let size = size_of_val(&serve);
+    let done = DONE.with_borrow_mut(|all| {
+        let fits = all.iter().rposition(|(done, _)| *done == size)?;
+        Some(all.swap_remove(fits).1)
+    });
+    let serving = match done {
         Some(mut done) => {
             done.set(serve);
             done
         }
         None => Serving::new(serve),
     };
-    tokio::spawn(Task(Some(serving)));
+    tokio::spawn(Task(Some((size, serving))));
 }
 
 /// `None` once it is done.
-struct Task(Option<Serving>);
+struct Task(Option<(usize, Serving)>);
 
 impl Future for Task {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        if let Some(serving) = &mut self.0 {
+        if let Some((_, serving)) = &mut self.0 {
             ready!(serving.poll(cx));
         }
         if let Some(done) = self.0.take() {
@@ -48,7 +54,7 @@ impl Future for Task {
     }
 }
 
-fn keep(done: Serving) {
+fn keep(done: (usize, Serving)) {
     DONE.with_borrow_mut(|all| {
         if all.len() < KEPT {
             all.push(done);
@@ -88,13 +94,14 @@ mod tests {
         assert_eq!(kept(), KEPT);
         spawn(serve::<2000>(Arc::clone(&held)));
         assert_eq!((kept(), Arc::strong_count(&held)), (KEPT - 1, 2));
+        spawn(serve::<4000>(Arc::clone(&held)));
+        assert_eq!((kept(), Arc::strong_count(&held)), (KEPT - 1, 3), "of this size there is none");
     }
 
     #[tokio::test]
     async fn what_is_given_up_is_dropped() {
         let (held, before) = (Arc::new(()), kept());
-        let task = Task(Some(Serving::new(serve::<2000>(Arc::clone(&held)))));
-        let task = tokio::spawn(task);
+        let task = tokio::spawn(Task(Some((0, Serving::new(serve::<2000>(Arc::clone(&held)))))));
         tokio::task::yield_now().await;
         task.abort();
         assert!(task.await.is_err_and(|error| error.is_cancelled()));

@@ -16,8 +16,6 @@ use bytes::{Buf, Bytes, BytesMut};
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::net::tcp::{ReadHalf, WriteHalf};
-use tokio_util::io::poll_read_buf;
 
 use super::h2io::{H2Io, H2Reader, H2Writer};
 
@@ -92,10 +90,7 @@ impl Stream {
     /// Waits for bytes and appends them to `seen`; 0 is the end of the stream. Cancel safe.
     pub async fn fill(&mut self) -> io::Result<usize> {
         let chunk = match &mut self.io {
-            Io::Tcp(tcp) => {
-                let (mut tcp, _) = tcp.split();
-                poll_fn(|cx| poll_tcp_chunk(&mut tcp, cx)).await?
-            }
+            Io::Tcp(tcp) => poll_fn(|cx| poll_tcp_chunk(tcp, cx)).await?,
             Io::H2(h2) => poll_fn(|cx| h2.reader.poll_chunk(cx)).await?,
         };
         let Some(chunk) = chunk else { return Ok(0) };
@@ -119,10 +114,7 @@ impl Stream {
     /// Both directions, to be used at the same time.
     pub fn split(&mut self) -> (Reader<'_>, Writer<'_>) {
         match &mut self.io {
-            Io::Tcp(tcp) => {
-                let (reader, writer) = tcp.split();
-                (Reader::Tcp(&mut self.seen, reader), Writer::Tcp(writer))
-            }
+            Io::Tcp(tcp) => (Reader::Tcp(&mut self.seen, tcp), Writer::Tcp(tcp)),
             Io::H2(h2) => {
                 let H2Io { reader, writer, .. } = &mut **h2;
                 (Reader::H2(&mut self.seen, reader), Writer::H2(writer))
@@ -137,23 +129,32 @@ pub fn abort_on_close(tcp: &TcpStream) {
     let _ = SockRef::from(tcp).set_linger(Some(Duration::ZERO));
 }
 
-/// After a read that did not fill the room there is nothing more to read, and nobody asks the kernel whether there is.
-fn poll_tcp_chunk(tcp: &mut ReadHalf<'_>, cx: &mut Context<'_>) -> Poll<io::Result<Option<Bytes>>> {
-    ready!(tcp.as_ref().poll_read_ready(cx))?;
-    SHARED.with_borrow_mut(|scratch| {
-        if scratch.capacity() < SMALLEST_READ {
-            scratch.reserve(MOST_READ);
+/// After a short read, the kernel is asked once more: a read ends before urgent data, and of what lies behind that it does not tell
+/// again.
+fn poll_tcp_chunk(tcp: &TcpStream, cx: &mut Context<'_>) -> Poll<io::Result<Option<Bytes>>> {
+    loop {
+        ready!(tcp.poll_read_ready(cx))?;
+        match SHARED.with_borrow_mut(|scratch| read_chunk(tcp, scratch)) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Ok(chunk) if chunk.is_empty() => return Poll::Ready(Ok(None)),
+            other => return Poll::Ready(other.map(Some)),
         }
-        let n = ready!(poll_read_buf(Pin::new(tcp), cx, scratch))?;
-        Poll::Ready(Ok((n > 0).then(|| scratch.split().freeze())))
-    })
+    }
+}
+
+fn read_chunk(tcp: &TcpStream, scratch: &mut BytesMut) -> io::Result<Bytes> {
+    if scratch.capacity() < SMALLEST_READ {
+        scratch.reserve(MOST_READ);
+    }
+    tcp.try_read_buf(scratch)?;
+    Ok(scratch.split().freeze())
 }
 
 /// The receiving direction of a `Stream`.
 #[derive(Debug)]
 pub enum Reader<'a> {
     /// A socket, with the bytes read before.
-    Tcp(&'a mut BytesMut, ReadHalf<'a>),
+    Tcp(&'a mut BytesMut, &'a TcpStream),
     /// A tunnel stream, with the bytes read before.
     H2(&'a mut BytesMut, &'a mut H2Reader),
 }
@@ -192,7 +193,7 @@ pub(super) const CHUNKS: usize = 4;
 #[derive(Debug)]
 pub enum Writer<'a> {
     /// A socket.
-    Tcp(WriteHalf<'a>),
+    Tcp(&'a TcpStream),
     /// A tunnel stream.
     H2(&'a mut H2Writer),
 }
@@ -205,7 +206,7 @@ impl Writer<'_> {
         let is_bulk = chunks.iter().map(Bytes::len).sum::<usize>() >= SMALLEST_READ;
         let mut sent = false;
         poll_fn(|cx| match self {
-            Writer::Tcp(tcp) => poll_write_tcp(tcp.as_ref(), chunks, cx),
+            Writer::Tcp(tcp) => poll_write_tcp(tcp, chunks, cx),
             Writer::H2(_) if sent => Poll::Ready(Ok(())),
             Writer::H2(h2) => {
                 for chunk in chunks.iter_mut() {
@@ -225,7 +226,7 @@ impl Writer<'_> {
     /// Ends this direction; the other one goes on.
     pub fn finish(&mut self) -> io::Result<()> {
         match self {
-            Writer::Tcp(tcp) => SockRef::from(tcp.as_ref()).shutdown(Shutdown::Write),
+            Writer::Tcp(tcp) => SockRef::from(*tcp).shutdown(Shutdown::Write),
             Writer::H2(h2) => h2.finish(),
         }
     }
@@ -234,7 +235,7 @@ impl Writer<'_> {
     pub async fn broken(&mut self) -> io::Error {
         match self {
             Writer::Tcp(tcp) => match tcp.ready(Interest::ERROR).await {
-                Ok(_) => tcp.as_ref().take_error().ok().flatten().unwrap_or(io::ErrorKind::ConnectionReset.into()),
+                Ok(_) => tcp.take_error().ok().flatten().unwrap_or(io::ErrorKind::ConnectionReset.into()),
                 Err(error) => error,
             },
             Writer::H2(h2) => h2.broken().await,
@@ -315,5 +316,35 @@ impl AsyncWrite for Stream {
             Io::Tcp(tcp) => Pin::new(tcp).poll_shutdown(cx),
             Io::H2(h2) => Pin::new(&mut **h2).poll_shutdown(cx),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_lies_behind_urgent_data_is_read_without_more_to_come() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let mut client = std::net::TcpStream::connect(listener.local_addr().expect("bound")).expect("a listener");
+        client.set_nodelay(true).expect("a socket");
+        let (tcp, _) = listener.accept().await.expect("a client");
+        let mut stream = Stream::from(tcp);
+        // The kernel has told all that there was to tell of the new connection.
+        let told = tokio::time::timeout(Duration::from_millis(50), stream.fill()).await;
+        assert!(told.is_err(), "{told:?}");
+        // As FTP and Telnet interrupt what goes on.
+        client.write_all(b"before").expect("sent");
+        SockRef::from(&client).send_out_of_band(b"!").expect("sent");
+        client.write_all(b"behind").expect("sent");
+        let all = async {
+            while stream.seen().len() < b"beforebehind".len() {
+                assert_ne!(stream.fill().await.expect("a whole connection"), 0, "{:?}", stream.seen());
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), all).await.expect("what has come is read");
+        assert_eq!(stream.seen(), b"beforebehind");
     }
 }

@@ -10,6 +10,7 @@ use http::{HeaderMap, Response};
 
 use crate::http::Body;
 use crate::http::answer::{AskedAs, Reason};
+use crate::http::headers::GRPC_STATUS;
 use crate::metrics::{Direction, Metrics};
 use crate::model::policy::{Abort, Fault, RequestPolicy};
 use crate::model::route::header_fits;
@@ -51,7 +52,7 @@ fn aborted(policy: &RequestPolicy, abort: Abort, asked_as: AskedAs, metrics: &Me
         AskedAs::Http => *response.status_mut() = abort.status,
         AskedAs::Grpc => {
             let code = abort.grpc.unwrap_or_else(|| meant(abort.status.as_u16()));
-            response.headers_mut().insert("grpc-status", u16::from(code).into());
+            response.headers_mut().insert(GRPC_STATUS, u16::from(code).into());
         }
     }
     response

@@ -37,7 +37,7 @@ const TABLE: &[(&str, &[&str])] = &[
 const ABOVE: &[&str] =
     &["sniff", "detect", "model", "resilience", "metrics", "trace", "net", "http", "tap", "balance", "control"];
 
-/// Where `unsafe` may be: sockets, and the allocator's own functions.
+/// Where `unsafe` may be: sockets, and the heap.
 const UNSAFE: [&str; 2] = ["proxy/src/net/", "kit/src/memory"];
 
 const EVERYTHING: &[&str] = &[
