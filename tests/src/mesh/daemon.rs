@@ -109,6 +109,14 @@ impl Daemon {
         format!("{}{}", self.earlier, now.unwrap_or_default())
     }
 
+    /// How often it has touched a page that it did not have yet (minor faults).
+    #[must_use]
+    pub fn faults(&self) -> Option<u64> {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid()?)).ok()?;
+        // Fields are counted from behind the name, which may have spaces: this is the tenth (proc_pid_stat(5)).
+        stat.rsplit_once(") ")?.1.split(' ').nth(7)?.parse().ok()
+    }
+
     /// Resident memory and the anonymous part of it, in KiB.
     #[must_use]
     pub fn memory(&self) -> Option<Memory> {

@@ -27,6 +27,10 @@ const TARGET: f64 = 4.2;
 /// Each sidecar, at the most, while [`BODIES`] are on their way at a time.
 const PEAK: u64 = 10_000;
 
+/// Pages that a sidecar asks the system for while it passes on a MiB of a byte stream, which is 256 of them.
+const ASKED: u64 = 32;
+const STREAM: usize = 64 << 20;
+
 const BODIES: usize = 64;
 const BODY: usize = 1 << 20;
 /// Most bytes that are kept of a body: see `mesh_proxy::http::replay`.
@@ -65,6 +69,35 @@ fn a_held_connection_of_bytes_keeps_to_its_memory() {
         stream.write_all(&[0; 64]).and_then(|()| stream.read_exact(&mut echo)).expect("an echo");
         assert_eq!(echo, [0; 64]);
     });
+}
+
+/// Its chunks are freed at the heap's end: see `mesh_kit::memory::keep_the_end`.
+#[test]
+fn a_byte_stream_uses_its_memory_again() {
+    let mut mesh = described(None);
+    let addr = mesh.service("web", 80, PORT).add().v4;
+    start(&mut mesh);
+    let web = mesh.get("web").host.clone();
+    let _sink = raw::Server::start(&web, PORT, |mut conversation| {
+        let mut buffer = vec![0; 1 << 16];
+        conversation.stream.read_exact(&mut buffer[..1])?;
+        let mut left = STREAM - 1;
+        while left > 0 {
+            left -= conversation.stream.read(&mut buffer)?;
+        }
+        conversation.stream.write_all(b"all")
+    });
+    let mut stream = mesh.get("client").host.enter(|| dial(addr));
+    let faults = |name: &str| mesh.get(name).proxy().and_then(|proxy| proxy.faults()).expect("a sidecar that runs");
+    let before = SIDECARS.map(faults);
+    let chunk = vec![0xff; 1 << 16];
+    (0..STREAM / chunk.len()).for_each(|_| stream.write_all(&chunk).expect("a connection"));
+    stream.read_exact(&mut [0; 3]).expect("all has come");
+    for (name, before) in SIDECARS.iter().zip(before) {
+        let asked = (faults(name) - before) / (STREAM as u64 >> 20);
+        println!("{name}: {asked} page faults per MiB");
+        assert!(asked <= ASKED, "{name}: {asked} page faults per MiB; budget: {ASKED}");
+    }
 }
 
 #[test]
