@@ -22,11 +22,11 @@ const COUNTED: u64 = 500;
 type Budget = (u64, u64);
 
 /// A request from `Backend::send` to the application and back.
-const REQUEST: Budget = (45, 18_000);
+const REQUEST: Budget = (36, 13_500);
 /// The same with the client's HTTP/1.1 connection before it.
-const HTTP1_REQUEST: Budget = (37, 17_000);
+const HTTP1_REQUEST: Budget = (29, 12_600);
 /// A message of 64 bytes on an open byte stream, and its echo.
-const ECHO: Budget = (8, 640);
+const ECHO: Budget = (3, 300);
 
 #[test]
 fn a_request_through_both_sidecars_keeps_to_its_allocations() {

@@ -28,7 +28,7 @@ const TARGET: f64 = 4.2;
 const PEAK: u64 = 10_000;
 
 /// Pages that a sidecar asks the system for while it passes on a MiB of a byte stream, which is 256 of them.
-const ASKED: u64 = 32;
+const ASKED: u64 = 8;
 const STREAM: usize = 64 << 20;
 
 const BODIES: usize = 64;
