@@ -42,6 +42,9 @@ const HALF: usize = WORK / 2;
 /// Less than this is not worth the page faults when it is wanted again.
 const SLACK: usize = 512 << 10;
 
+/// What stays at a heap's end during work: more than a byte stream's chunks of one turn, and it is a part of every peak.
+const KEPT_END: usize = 384 << 10;
+
 /// How often runtimes came to rest, and who waits until that was often enough.
 static RESTS: AtomicUsize = AtomicUsize::new(0);
 static WORKED: Notify = Notify::const_new();
@@ -91,12 +94,12 @@ fn is_alone() -> bool {
     fs::read_dir("/proc/self/task").is_ok_and(|threads| threads.count() == 1)
 }
 
-/// Keeps what is freed at a heap's end for what comes next, up to 512 KiB; by itself glibc gives it back from 128 KiB on and asks for
+/// Keeps what is freed at a heap's end for what comes next, up to 384 KiB; by itself glibc gives it back from 128 KiB on and asks for
 /// it again, which costs a byte stream a tenth of its CPU. Blocks of 128 KiB and more have memory of their own from then on, which goes
 /// back with them. With a second thread it does nothing.
 pub fn keep_the_end() {
     if is_alone() {
-        glibc::keep_at_the_end(SLACK);
+        glibc::keep_at_the_end(KEPT_END);
     }
 }
 

@@ -11,7 +11,7 @@ use std::task::{Context, Poll, ready};
 use tokio_util::sync::ReusableBoxFuture;
 
 /// As many as end and begin within one turn of a busy connection.
-const KEPT: usize = 64;
+const KEPT: usize = 32;
 
 type Serving = ReusableBoxFuture<'static, ()>;
 
