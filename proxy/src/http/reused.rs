@@ -1,6 +1,6 @@
 //! Tasks that serve one request each, in memory that earlier ones have left.
 //!
-//! What serves a request is a future of more than 2 KiB: made anew, it was moved three times on its way into its task, and its memory
+//! What serves a request is a future of about 2 KiB: made anew, it was moved three times on its way into its task, and its memory
 //! came from where the allocator keeps large blocks, which it does not find at once. Invariant: a thread keeps at most [`KEPT`] of
 //! them, and those are done: they hold nothing of the requests that they have served.
 
