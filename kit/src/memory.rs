@@ -95,7 +95,7 @@ fn is_alone() -> bool {
 }
 
 /// Keeps what is freed at a heap's end for what comes next, up to 384 KiB; by itself glibc gives it back from 128 KiB on and asks for
-/// it again, which costs a byte stream a tenth of its CPU. Blocks of 128 KiB and more have memory of their own from then on, which goes
+/// it again, which may cost a byte stream a tenth of its CPU. Blocks of 128 KiB and more have memory of their own from then on, which goes
 /// back with them. With a second thread it does nothing.
 pub fn keep_the_end() {
     if is_alone() {
