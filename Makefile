@@ -27,7 +27,10 @@ RECORDS := tests/reliability.jsonl
 ROWS ?=
 comma := ,
 space := $(subst ,, )
-RELEASE := CARGO_ENCODED_RUSTFLAGS="-Cprofile-use=$(PROFILE)" cargo build --release --locked
+# What the profile calls cold lies apart within functions, too.
+between := $(shell printf '\037')
+RELEASE := CARGO_ENCODED_RUSTFLAGS="-Cprofile-use=$(PROFILE)$(between)-Cllvm-args=-enable-split-machine-functions" \
+  cargo build --release --locked
 
 .PHONY: help
 help: ## list the targets

@@ -58,6 +58,7 @@ thread_local! {
 
 /// To be called whenever a runtime comes to rest, by its own thread.
 pub fn at_rest() {
+    heap::at_rest();
     let tasks = Handle::try_current().map_or(0, |runtime| runtime.metrics().num_alive_tasks());
     // A thousand connections may end between two rests.
     let many_ended = MOST_TASKS.with(|most| have_many_ended(most, tasks));
@@ -130,6 +131,7 @@ pub(crate) fn give_back_now() {
 
 /// Gives back what lies idle if it is worth it, with `stuck` bytes known to stay; how many now are.
 fn give_back(stuck: usize) -> Option<usize> {
+    heap::clear_shelves();
     let idle = idle()?;
     if idle <= stuck + SLACK {
         return Some(stuck.min(idle));

@@ -21,7 +21,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use super::body::Body;
 use super::caller::{Caller, H2Caller};
 use super::pump::{self, TooSlow};
-use super::{Abort, Handler, Settings, answer, reused};
+use super::{Abort, Handler, Settings, answer};
 use crate::net::Stream;
 use crate::net::h2io::H2Io;
 
@@ -175,7 +175,8 @@ fn begin(
         let patience = limits.patience;
         tokio::spawn(async move { handler.connect(Tunnel { request, respond, patience }).await });
     } else {
-        reused::spawn(exchange(request, respond, handler, limits, Arc::clone(&hurry.given_up)));
+        // A future of 2 KiB would be moved three times on its way into a task; a box is not.
+        tokio::spawn(Box::pin(exchange(request, respond, handler, limits, Arc::clone(&hurry.given_up))));
     }
 }
 

@@ -25,7 +25,6 @@ pub mod patience;
 pub mod pump;
 pub mod replay;
 pub mod request_half;
-mod reused;
 pub mod tee;
 pub mod timed;
 pub mod upgrade;

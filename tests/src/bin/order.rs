@@ -124,7 +124,12 @@ fn take(traces: &Path) -> anyhow::Result<Names> {
 /// `(12) name'2`: a number, and at its first use the name, with the depth of a recursion.
 fn name_of(text: &str) -> Option<&str> {
     let (_, name) = text.split_once(' ')?;
-    name.split('\'').next()
+    name.split('\'').next().filter(is_whole)
+}
+
+/// Not the part of a function that its profile calls cold: that one lies where such parts do.
+fn is_whole(name: &&str) -> bool {
+    !name.ends_with(".cold")
 }
 
 /// The program's functions by their name without hashes.
@@ -133,7 +138,9 @@ fn symbols(proxy: &Path) -> anyhow::Result<BTreeMap<String, BTreeSet<String>>> {
     let text = String::from_utf8(output.stdout)?;
     let mut symbols = BTreeMap::<_, BTreeSet<_>>::new();
     for line in text.lines() {
-        if let [_, "t" | "T" | "w" | "W", name] = line.split(' ').collect::<Vec<_>>()[..] {
+        if let [_, "t" | "T" | "w" | "W", name] = line.split(' ').collect::<Vec<_>>()[..]
+            && is_whole(&name)
+        {
             symbols.entry(plain(name)).or_default().insert(name.to_owned());
         }
     }
@@ -184,6 +191,12 @@ fn plain(name: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn cold_parts_are_no_functions() {
+        assert_eq!(name_of("(12) _ZN4mesh3run17h0123456789abcdefE'2"), Some("_ZN4mesh3run17h0123456789abcdefE"));
+        assert_eq!(name_of("(12) _ZN4mesh3run17h0123456789abcdefE.cold"), None);
+    }
 
     #[test]
     fn names_lose_what_changes_with_versions() {
