@@ -123,21 +123,21 @@ impl Shelf {
     }
 }
 
-/// The ordinary block in which there is room for one of `layout`; `None` where it would be larger than a block can be.
-fn around(layout: Layout) -> Option<Layout> {
-    Layout::from_size_align(layout.size().checked_add(layout.align())?, ANY).ok()
+/// Bytes of an ordinary block in which there is room for one of `layout`: neither is more than half of the address space.
+const fn around(layout: Layout) -> usize {
+    layout.size() + layout.align()
 }
 
-/// Allocates as [`GlobalAlloc::alloc`] does, for what is aligned as any block is.
+/// A block of `size` bytes, aligned as any block is; null if there is none.
 ///
 /// # Safety
-/// That of [`GlobalAlloc::alloc`].
+/// `size` is not 0.
 #[inline(never)]
 #[expect(unsafe_code, reason = "to allocate is")]
-unsafe fn ordinary(layout: Layout) -> *mut u8 {
-    let class = class_of(layout.size());
+unsafe fn ordinary(size: usize) -> *mut u8 {
+    let class = class_of(size);
     if class >= CLASSES {
-        return unsafe { System.alloc(layout) };
+        return Layout::from_size_align(size, ANY).map_or(ptr::null_mut(), |large| unsafe { System.alloc(large) });
     }
     let block = SHELF.with(|shelf| shelf.take(class));
     if block.is_null() { unsafe { System.alloc(small(class)) } } else { block }
@@ -146,13 +146,15 @@ unsafe fn ordinary(layout: Layout) -> *mut u8 {
 /// Frees what [`ordinary`] has allocated.
 ///
 /// # Safety
-/// That of [`GlobalAlloc::dealloc`].
+/// `block` is such a block, of that `size`.
 #[inline(never)]
-#[expect(unsafe_code, reason = "to allocate is")]
-unsafe fn free_ordinary(block: *mut u8, layout: Layout) {
-    let class = class_of(layout.size());
-    if class >= CLASSES || !SHELF.with(|shelf| unsafe { shelf.put(block, class) }) {
-        unsafe { System.dealloc(block, layout) };
+#[expect(unsafe_code, reason = "to allocate is; the layout is the one that was allocated")]
+unsafe fn free_ordinary(block: *mut u8, size: usize) {
+    let class = class_of(size);
+    if class >= CLASSES {
+        unsafe { System.dealloc(block, Layout::from_size_align_unchecked(size, ANY)) };
+    } else if !SHELF.with(|shelf| unsafe { shelf.put(block, class) }) {
+        unsafe { System.dealloc(block, small(class)) };
     }
 }
 
@@ -160,10 +162,9 @@ unsafe fn free_ordinary(block: *mut u8, layout: Layout) {
 unsafe impl GlobalAlloc for Heap {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         if layout.align() <= ANY {
-            return unsafe { ordinary(layout) };
+            return unsafe { ordinary(layout.size()) };
         }
-        let Some(around) = around(layout) else { return ptr::null_mut() };
-        let block = unsafe { ordinary(around) };
+        let block = unsafe { ordinary(around(layout)) };
         if block.is_null() {
             return block;
         }
@@ -178,13 +179,11 @@ unsafe impl GlobalAlloc for Heap {
 
     unsafe fn dealloc(&self, start: *mut u8, layout: Layout) {
         if layout.align() <= ANY {
-            return unsafe { free_ordinary(start, layout) };
+            return unsafe { free_ordinary(start, layout.size()) };
         }
-        // It was allocated, so there is one.
-        let Some(around) = around(layout) else { return };
         unsafe {
             let later = start.cast::<usize>().sub(1).read();
-            free_ordinary(start.sub(later), around);
+            free_ordinary(start.sub(later), around(layout));
         }
     }
 
@@ -222,6 +221,7 @@ mod tests {
     #[test]
     #[expect(unsafe_code, reason = "to allocate is")]
     fn blocks_begin_where_they_shall_and_keep_their_bytes() {
+        at_rest();
         let mut blocks = Vec::new();
         for align in (0..13).map(|power| 1 << power) {
             for size in [1, 15, 128, 1000, 100_000] {
@@ -249,6 +249,7 @@ mod tests {
     #[test]
     #[expect(unsafe_code, reason = "to allocate is")]
     fn zeroed_blocks_are_zeroed_whatever_was_there() {
+        at_rest();
         for layout in [16, 128].map(|align| Layout::from_size_align(1000, align).expect("a layout")) {
             for _ in 0..8 {
                 let start = unsafe { Heap.alloc_zeroed(layout) };
@@ -328,6 +329,6 @@ mod tests {
     #[expect(unsafe_code, reason = "to allocate is")]
     fn a_block_that_cannot_be_is_refused() {
         let most = Layout::from_size_align(isize::MAX as usize - 127, 128).expect("a layout");
-        assert!(around(most).is_none() && unsafe { Heap.alloc(most) }.is_null());
+        assert!(unsafe { Heap.alloc(most) }.is_null());
     }
 }
