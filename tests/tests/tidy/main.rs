@@ -64,3 +64,8 @@ fn r66_no_dependency_is_older_than_its_known_faults() {
 fn r66_all_but_one_crate_forbid_unsafe_code() {
     verdict("", &supply::unforbidden(&Workspace::read()));
 }
+
+#[test]
+fn a_release_of_the_sidecar_is_built_as_its_profile_was() {
+    verdict("", &supply::beside_others(&Workspace::read()));
+}

@@ -60,6 +60,17 @@ pub(crate) fn unforbidden(workspace: &Workspace) -> Vec<String> {
     open.map(|file| format!("{}: does not forbid unsafe code", file.path)).collect()
 }
 
+/// Lines of the Makefile that build a release of the sidecar beside other packages. Its libraries would have the features that
+/// those ask for as well, and so other names than in `proxy/profile.profdata`: the compiler says nothing, and follows no profile.
+pub(crate) fn beside_others(workspace: &Workspace) -> Vec<String> {
+    let makefile = fs::read_to_string(workspace.root.join("Makefile")).expect("Makefile");
+    let builds: Vec<_> = makefile.lines().filter(|line| line.contains("-p mesh-proxy")).collect();
+    assert!(builds.len() >= 3, "the Makefile builds it, for the profile and for the order too: {builds:?}");
+    let beside = builds.iter().filter(|line| line.contains("$(PROGRAMS)") || line.matches(" -p ").count() > 1);
+    let programs = makefile.lines().filter(|line| line.starts_with("PROGRAMS") && line.contains("mesh-proxy"));
+    beside.copied().chain(programs).map(|line| format!("Makefile: {line}")).collect()
+}
+
 /// Name, version and source of each package.
 fn packages(lock: &str) -> Vec<(&str, &str, Option<&str>)> {
     let value = |block: &'_ str, key: &str| -> Option<std::ops::Range<usize>> {
