@@ -22,9 +22,9 @@ const COUNTED: u64 = 500;
 type Budget = (u64, u64);
 
 /// A request from `Backend::send` to the application and back.
-const REQUEST: Budget = (36, 13_500);
+const REQUEST: Budget = (36, 15_000);
 /// The same with the client's HTTP/1.1 connection before it.
-const HTTP1_REQUEST: Budget = (29, 12_600);
+const HTTP1_REQUEST: Budget = (29, 14_100);
 /// A message of 64 bytes on an open byte stream, and its echo.
 const ECHO: Budget = (3, 300);
 
