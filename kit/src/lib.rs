@@ -15,4 +15,5 @@ pub mod metrics;
 pub mod pattern;
 pub mod pressure;
 pub mod ready;
+pub mod scheduling;
 pub mod shutdown;

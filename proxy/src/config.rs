@@ -21,6 +21,8 @@ use crate::{balance, control, http, inbound, metrics, outbound, sniff};
 pub struct Config {
     /// Number of worker threads.
     pub workers: usize,
+    /// How the kernel schedules them.
+    pub scheduling: Scheduling,
     /// Format and level of the log.
     pub log: (Format, String),
     /// Where the application's connections are taken.
@@ -101,6 +103,27 @@ pub fn help() -> String {
     env.help()
 }
 
+/// How the kernel schedules the sidecar among what else is ready to run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scheduling {
+    /// Who wakes it runs on until it waits: fewer switches, hence less CPU.
+    Batch,
+    /// As most programs: it may stop who runs, so it waits less where all processors are busy.
+    Other,
+}
+
+impl Value for Scheduling {
+    const EXPECTED: &'static str = "batch or other";
+
+    fn parse(text: &str) -> Option<Self> {
+        match text {
+            "batch" => Some(Self::Batch),
+            "other" => Some(Self::Other),
+            _ => None,
+        }
+    }
+}
+
 struct LogFormat(Format);
 
 impl Value for LogFormat {
@@ -128,6 +151,8 @@ impl Value for Addresses {
 fn read(env: &mut Env) -> Option<Config> {
     let help = "worker threads";
     let workers = count(env, "MESH_WORKERS", "1", 1, 256, help);
+    let help = "batch: takes less CPU; other: waits less on a host whose processors are all busy";
+    let scheduling = env.get("MESH_SCHEDULING", "batch", help);
     let liveness = liveness(env);
     // The application, on this host or in front of an inbound port, may take nothing for as long as it likes.
     let patient = LivenessSettings { user_timeout: None, ..liveness };
@@ -151,6 +176,7 @@ fn read(env: &mut Env) -> Option<Config> {
     let (certify, control, trust_anchors) = control_plane?;
     Some(Config {
         workers,
+        scheduling,
         log,
         outbound_listen,
         inbound_listen,

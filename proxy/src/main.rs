@@ -5,7 +5,7 @@
 use std::process::ExitCode;
 
 use mesh_kit::shutdown::Shutdown;
-use mesh_kit::{limits, log, memory};
+use mesh_kit::{limits, log, memory, scheduling};
 use mesh_proxy::{app, config};
 
 #[global_allocator]
@@ -66,6 +66,11 @@ fn run(config: config::Config) -> anyhow::Result<()> {
     let log = log::init(config.log.0, &config.log.1)?;
     if let Err(error) = limits::raise_files() {
         tracing::warn!(%error, "the limit of open files stays as it is");
+    }
+    if config.scheduling == config::Scheduling::Batch
+        && let Err(error) = scheduling::let_wakers_finish()
+    {
+        tracing::warn!(%error, "scheduled as most programs are, which takes more CPU");
     }
     let runtime = app::runtime()?;
     runtime.block_on(async {
