@@ -108,7 +108,7 @@ pub fn help() -> String {
 pub enum Scheduling {
     /// Who wakes it runs on until it waits: fewer switches, hence less CPU.
     Batch,
-    /// As most programs: it may stop who runs, so it waits less where all processors are busy.
+    /// As most programs: it may stop who runs.
     Other,
 }
 
