@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 pub mod bars;
+pub mod busy;
 pub mod cell;
 pub mod certs;
 pub mod control;

@@ -13,6 +13,7 @@ use time::OffsetDateTime;
 use time::macros::format_description;
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::busy::Busy;
 use crate::cell::Cell;
 use crate::peers::Peer;
 use crate::report::{Header, Run};
@@ -31,6 +32,8 @@ pub struct Plan {
     pub rounds: u32,
     /// Seconds of each load.
     pub seconds: u64,
+    /// Threads that never wait, beside all of it.
+    pub busy: u16,
 }
 
 impl Plan {
@@ -45,6 +48,7 @@ impl Plan {
         let ended = on_signal()?;
         let header = Header::of(&self.peers)?;
         let rig = Rig::new()?;
+        let _busy = Busy::start(self.busy);
         let mut cells = Vec::new();
         for round in 1..=self.rounds {
             for scenario in &self.scenarios {

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use mesh_kit::admin::Admin;
 use mesh_kit::ready::{Readiness, Status};
 use mesh_kit::shutdown::Shutdown;
-use mesh_kit::{log, memory};
+use mesh_kit::{log, memory, scheduling};
 use mesh_mtls::anchors::Anchors;
 use mesh_mtls::credentials::Credentials;
 use mesh_mtls::{certify, tls};
@@ -323,7 +323,12 @@ where
 /// A worker's runtime. Its threads for looking names up end soon: they are seldom wanted, and have stacks and heaps.
 pub fn runtime() -> io::Result<tokio::runtime::Runtime> {
     let mut runtime = tokio::runtime::Builder::new_current_thread();
-    runtime.enable_all().thread_keep_alive(Duration::from_secs(1)).on_thread_park(memory::at_rest).build()
+    runtime.enable_all().thread_keep_alive(Duration::from_secs(1)).on_thread_park(at_rest).build()
+}
+
+fn at_rest() {
+    memory::at_rest();
+    scheduling::at_rest();
 }
 
 /// Another worker: a thread with a runtime of its own, until the process ends.

@@ -106,17 +106,20 @@ pub fn help() -> String {
 /// How the kernel schedules the sidecar among what else is ready to run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scheduling {
+    /// Each worker chooses by what it waits.
+    Auto,
     /// Who wakes it runs on until it waits: fewer switches, hence less CPU.
     Batch,
-    /// As most programs: it may stop who runs.
+    /// As it was started, which is as most programs unless somebody has chosen: it may stop who runs.
     Other,
 }
 
 impl Value for Scheduling {
-    const EXPECTED: &'static str = "batch or other";
+    const EXPECTED: &'static str = "auto, batch or other";
 
     fn parse(text: &str) -> Option<Self> {
         match text {
+            "auto" => Some(Self::Auto),
             "batch" => Some(Self::Batch),
             "other" => Some(Self::Other),
             _ => None,
@@ -151,8 +154,8 @@ impl Value for Addresses {
 fn read(env: &mut Env) -> Option<Config> {
     let help = "worker threads";
     let workers = count(env, "MESH_WORKERS", "1", 1, 256, help);
-    let help = "batch: takes less CPU; other: waits less on a host whose processors are all busy";
-    let scheduling = env.get("MESH_SCHEDULING", "batch", help);
+    let help = "batch: takes less CPU; other: waits less where all processors are busy; auto: by what it waits";
+    let scheduling = env.get("MESH_SCHEDULING", "auto", help);
     let liveness = liveness(env);
     // The application, on this host or in front of an inbound port, may take nothing for as long as it likes.
     let patient = LivenessSettings { user_timeout: None, ..liveness };

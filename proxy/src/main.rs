@@ -4,9 +4,11 @@
 
 use std::process::ExitCode;
 
+use mesh_kit::scheduling::{self, Policy};
 use mesh_kit::shutdown::Shutdown;
-use mesh_kit::{limits, log, memory, scheduling};
-use mesh_proxy::{app, config};
+use mesh_kit::{limits, log, memory};
+use mesh_proxy::app;
+use mesh_proxy::config::{self, Scheduling};
 
 #[global_allocator]
 static HEAP: memory::Heap = memory::Heap;
@@ -61,17 +63,25 @@ fn start() -> ExitCode {
     }
 }
 
+/// For this thread, and those that it starts.
+fn schedule(scheduling: Scheduling) {
+    if scheduling == Scheduling::Other {
+        return;
+    }
+    match Policy::Batch.take() {
+        Ok(()) if scheduling == Scheduling::Auto => scheduling::choose_freely(),
+        Ok(()) => {}
+        Err(error) => tracing::warn!(%error, "scheduled as it was started, which takes more CPU"),
+    }
+}
+
 fn run(config: config::Config) -> anyhow::Result<()> {
     memory::keep_the_end();
     let log = log::init(config.log.0, &config.log.1)?;
     if let Err(error) = limits::raise_files() {
         tracing::warn!(%error, "the limit of open files stays as it is");
     }
-    if config.scheduling == config::Scheduling::Batch
-        && let Err(error) = scheduling::let_wakers_finish()
-    {
-        tracing::warn!(%error, "scheduled as most programs are, which takes more CPU");
-    }
+    schedule(config.scheduling);
     let runtime = app::runtime()?;
     runtime.block_on(async {
         let shutdown = Shutdown::on_signals()?;

@@ -49,7 +49,7 @@ const KINDS: &[(&str, &[&str])] = &[
     ("a duration", &["-1s", "10", "10 s", "1.5s", "10parsecs", "ms", "soon", "1000000000s", "99999999999999999999s"]),
     ("a whole number", &["-1", "+1", "1k", "1.0", "0x10", "many", " 1", "99999999999", "99999999999999999999"]),
     ("plain or json", &["PLAIN", "xml", "1", "plain,json", "-1"]),
-    ("batch or other", &["BATCH", "fifo", "3", "batch,other", "-1"]),
+    ("auto, batch or other", &["BATCH", "fifo", "3", "batch,other", "-1"]),
     ("a level", &["loud", "info,h2=loud", "-1", "info,,warn", "INFO LOUD"]),
 ];
 

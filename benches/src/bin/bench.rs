@@ -42,6 +42,9 @@ struct Options {
     /// How long each load takes [default: 5; with --quick: 2]
     #[arg(long, value_name = "S", value_parser = value_parser!(u64).range(1..=300))]
     seconds: Option<u64>,
+    /// Neighbours: so many threads that never wait, beside all of it
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = value_parser!(u16).range(..=64))]
+    busy: u16,
     /// Writes header and cells here
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -49,7 +52,7 @@ struct Options {
     #[arg(long, value_name = "FILE")]
     markdown: Option<PathBuf>,
     /// Runs nothing: the table of the cells in these files
-    #[arg(long, value_delimiter = ',', value_name = "FILE", conflicts_with_all = ["quick", "only", "proxies", "rounds", "seconds"])]
+    #[arg(long, value_delimiter = ',', value_name = "FILE", conflicts_with_all = ["quick", "only", "proxies", "rounds", "seconds", "busy"])]
     from: Vec<PathBuf>,
 }
 
@@ -82,7 +85,8 @@ impl Options {
             (true, true) => vec![Peer::Mesh, Peer::Envoy, Peer::Haproxy],
         };
         let (rounds, seconds) = if self.quick { (1, 2) } else { (3, 5) };
-        Ok(Plan { scenarios, peers, rounds: self.rounds.unwrap_or(rounds), seconds: self.seconds.unwrap_or(seconds) })
+        let (rounds, seconds) = (self.rounds.unwrap_or(rounds), self.seconds.unwrap_or(seconds));
+        Ok(Plan { scenarios, peers, rounds, seconds, busy: self.busy })
     }
 }
 

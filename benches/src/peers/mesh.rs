@@ -16,11 +16,12 @@ pub(super) fn program() -> anyhow::Result<PathBuf> {
     bins::find("mesh-proxy").context("mesh-proxy is not built: `make bench` builds it")
 }
 
-pub(super) fn plan(rig: &Rig, side: Side, work: Work) -> anyhow::Result<Plan> {
+pub(super) fn plan(rig: &Rig, side: Side, work: Work, scheduling: &str) -> anyhow::Result<Plan> {
     let control = rig.mesh.control();
     let token = rig.token(side);
     let env = [
         ("MESH_WORKERS", work.workers.to_string()),
+        ("MESH_SCHEDULING", scheduling.to_owned()),
         ("MESH_IDENTITY_ADDR", control.identity_addr().to_string()),
         ("MESH_DESTINATION_ADDR", control.destination_addr().to_string()),
         ("MESH_TRUST_ANCHORS", control.anchors().display().to_string()),

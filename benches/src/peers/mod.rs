@@ -29,6 +29,8 @@ pub enum Peer {
     Direct,
     /// This mesh, with its control plane.
     Mesh,
+    /// This mesh, scheduled as most programs are (`MESH_SCHEDULING=other`), in the rate scenarios.
+    MeshOther,
     /// Envoy.
     Envoy,
     /// HAProxy, with HTTP/1.1 between its sidecars where the application speaks that.
@@ -96,7 +98,8 @@ pub struct Plan {
 
 impl Peer {
     /// All, in the order of the table.
-    pub const ALL: [Self; 6] = [Self::Direct, Self::Mesh, Self::Envoy, Self::Haproxy, Self::HaproxyH2, Self::Relay];
+    pub const ALL: [Self; 7] =
+        [Self::Direct, Self::Mesh, Self::MeshOther, Self::Envoy, Self::Haproxy, Self::HaproxyH2, Self::Relay];
 
     /// Its name in tables.
     #[must_use]
@@ -104,6 +107,7 @@ impl Peer {
         match self {
             Self::Direct => "direct",
             Self::Mesh => "mesh",
+            Self::MeshOther => "mesh-other",
             Self::Envoy => "envoy",
             Self::Haproxy => "haproxy",
             Self::HaproxyH2 => "haproxy-h2",
@@ -118,7 +122,7 @@ impl Peer {
     pub fn program(self) -> anyhow::Result<Option<PathBuf>> {
         Ok(match self {
             Self::Direct => None,
-            Self::Mesh => Some(mesh::program()?),
+            Self::Mesh | Self::MeshOther => Some(mesh::program()?),
             Self::Envoy => Some(envoy::program()?),
             Self::Haproxy | Self::HaproxyH2 => Some(haproxy::program()?),
             Self::Relay => Some(relay::program()?),
@@ -137,7 +141,9 @@ impl Peer {
             Self::Haproxy | Self::HaproxyH2 => {
                 said("-v").and_then(|text| text.split_whitespace().nth(2).map(str::to_owned))
             }
-            Self::Mesh => said("--version").and_then(|text| text.split_whitespace().last().map(str::to_owned)),
+            Self::Mesh | Self::MeshOther => {
+                said("--version").and_then(|text| text.split_whitespace().last().map(str::to_owned))
+            }
             // `PROGRAM version: COMMIT/VERSION/..`
             Self::Envoy => {
                 said("--version").and_then(|text| text.split("version: ").nth(1)?.split('/').nth(1).map(str::to_owned))
@@ -149,7 +155,8 @@ impl Peer {
     fn plan(self, rig: &Rig, side: Side, work: Work, folder: &Path) -> anyhow::Result<Plan> {
         match self {
             Self::Direct => anyhow::bail!("direct has no sidecars"),
-            Self::Mesh => mesh::plan(rig, side, work),
+            Self::Mesh => mesh::plan(rig, side, work, "auto"),
+            Self::MeshOther => mesh::plan(rig, side, work, "other"),
             Self::Envoy => envoy::plan(rig, side, work, folder),
             Self::Haproxy => haproxy::plan(rig, side, work, folder, haproxy::Between::AsTheApplication),
             Self::HaproxyH2 => haproxy::plan(rig, side, work, folder, haproxy::Between::Http2),
@@ -161,7 +168,7 @@ impl Peer {
         let metrics = Metrics::parse(page);
         match self {
             Self::Direct => Counters::default(),
-            Self::Mesh => mesh::counters(side, &metrics),
+            Self::Mesh | Self::MeshOther => mesh::counters(side, &metrics),
             Self::Envoy => envoy::counters(&metrics),
             Self::Haproxy | Self::HaproxyH2 => haproxy::counters(&metrics),
             Self::Relay => relay::counters(&metrics),

@@ -42,7 +42,7 @@ impl Stage<'_> {
         match self.peer {
             Peer::Direct if !is_load => return None,
             // Where the kernel decides.
-            Peer::Relay if !self.scenario.name.ends_with("-rate") => return None,
+            Peer::Relay | Peer::MeshOther if !self.scenario.name.ends_with("-rate") => return None,
             // The same as HAProxy otherwise.
             Peer::HaproxyH2 if !is_load || flavour != Flavour::Http1 => return None,
             _ => {}

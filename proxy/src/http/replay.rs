@@ -21,7 +21,7 @@ use super::body::{Body, BodyError};
 /// Most bytes that are kept of a body.
 pub const LIMIT: usize = 64 * 1024;
 /// Most bytes that are kept of all bodies of the process.
-const MOST_KEPT: usize = 3 << 19;
+const MOST_KEPT: usize = 1 << 20;
 
 /// Bytes of them that are.
 static KEPT: AtomicUsize = AtomicUsize::new(0);

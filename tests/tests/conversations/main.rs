@@ -4,6 +4,7 @@
 //! Non-goal: what happens on failure; here everybody behaves.
 
 mod cells;
+mod scheduling;
 mod targets;
 mod workers;
 

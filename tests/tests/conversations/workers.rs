@@ -3,14 +3,13 @@
 //! Invariant: enough connections that both workers have some.
 //! Non-goal: how much faster it is.
 
-use std::fs::{self, DirEntry};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use mesh_tests::client::http::{Version, fetch};
 use mesh_tests::client::within;
-use mesh_tests::mesh::{App, Daemon, Mesh, SOON};
+use mesh_tests::mesh::{App, Mesh, SOON};
 use mesh_tests::netns::until;
 
 use super::cells::Conversation::{self, ClientFirst, Grpc, Http1, Http2, ServerFirst, WebSocket};
@@ -25,25 +24,9 @@ fn mesh(apps: impl Iterator<Item = App>) -> Mesh {
     mesh.workload("client").service_account("client").env("MESH_WORKERS", "2").add();
     let server = mesh.workload("meshed").of("meshed").env("MESH_WORKERS", "2");
     // Many connections at once on a machine that has other work too: its patience is not what is tested.
-    let server = server.env("MESH_INBOUND_CONNECT_TIMEOUT", "10s").env("MESH_SCHEDULING", "other");
+    let server = server.env("MESH_INBOUND_CONNECT_TIMEOUT", "10s");
     apps.fold(server, |spec, app| spec.app(app)).add();
     mesh
-}
-
-/// How the kernel schedules the threads of a sidecar: the 41st field of each, counted behind its name.
-fn policies(mesh: &Mesh, name: &str) -> Vec<u32> {
-    let pid = mesh.get(name).proxy().and_then(Daemon::pid).expect("a sidecar that runs");
-    let threads = fs::read_dir(format!("/proc/{pid}/task")).expect("threads");
-    let policy = |thread: DirEntry| {
-        let stat = fs::read_to_string(thread.path().join("stat")).expect("proc");
-        let (_, rest) = stat.rsplit_once(") ").expect("a name");
-        rest.split(' ').nth(38).expect("41 fields").parse().expect("a number")
-    };
-    let mut policies: Vec<u32> = threads.map(|thread| policy(thread.expect("a thread"))).collect();
-    assert!(policies.len() >= 2, "{policies:?}");
-    policies.sort_unstable();
-    policies.dedup();
-    policies
 }
 
 #[test]
@@ -92,8 +75,6 @@ fn the_first_requests_to_many_new_services_are_answered_by_two_workers() {
     let services: Vec<SocketAddr> =
         (0..SERVICES).map(|n| mesh.service(&format!("fresh-{n}"), 80, APP).over("meshed").add().v4).collect();
     mesh.start();
-    assert_eq!(policies(&mesh, "client"), [3], "SCHED_BATCH");
-    assert_eq!(policies(&mesh, "meshed"), [0], "SCHED_OTHER, as it was told");
     let answers = within(&mesh.get("client").host, async {
         // Four at once, so that both workers may need the same new service in the same moment.
         join_all(services.iter().flat_map(|addr| [addr; 4]).map(|addr| fetch(*addr, Version::H1, "/bytes?n=100"))).await
