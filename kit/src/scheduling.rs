@@ -14,7 +14,7 @@ use nix::errno::Errno;
 use nix::libc::{SCHED_BATCH, SCHED_OTHER, sched_param, sched_setscheduler};
 
 /// How often a thread comes to rest between two looks at what it waited.
-const RESTS: u32 = 16;
+const RESTS: u32 = 64;
 /// What a turn may wait on average. Turns of a sidecar that works with others, who wait themselves, begin 10 to 140 us after it
 /// was woken.
 const USUAL: Duration = Duration::from_micros(200);
@@ -119,9 +119,9 @@ impl Watch {
         let Waits { nanos, turns } = self.seen;
         let more = Waits { nanos: now.nanos.saturating_sub(nanos), turns: now.turns.saturating_sub(turns) };
         self.seen = now;
-        if let Some(policy) = self.choice.next(more, Instant::now())
-            && let Err(error) = policy.take()
-        {
+        let Some(policy) = self.choice.next(more, Instant::now()) else { return };
+        tracing::debug!(?policy, waited = ?Duration::from_nanos(more.nanos), "scheduled by what was waited");
+        if let Err(error) = policy.take() {
             tracing::warn!(%error, "a thread is scheduled as it was");
             self.schedstat = None;
         }
