@@ -37,7 +37,7 @@ pub enum Peer {
     Haproxy,
     /// HAProxy, with HTTP/2 between its sidecars in any case.
     HaproxyH2,
-    /// Bytes passed on, in the clear: the floor under all others.
+    /// Bytes passed on, in the clear: next to nothing but what the kernel takes, in the rate scenarios.
     Relay,
 }
 

@@ -1,4 +1,4 @@
-//! `bench-relay`: what two hops take without a mesh. No contestant, but the floor under all of them.
+//! `bench-relay`: what two hops take without a mesh. No contestant, but what the kernel takes, and hardly more.
 
 use std::path::PathBuf;
 
