@@ -7,7 +7,6 @@
 #![forbid(unsafe_code)]
 
 pub mod bars;
-pub mod busy;
 pub mod cell;
 pub mod certs;
 pub mod control;

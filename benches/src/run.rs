@@ -9,11 +9,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use anyhow::Context as _;
+use mesh_tests::busy::Busy;
 use time::OffsetDateTime;
 use time::macros::format_description;
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::busy::Busy;
 use crate::cell::Cell;
 use crate::peers::Peer;
 use crate::report::{Header, Run};
@@ -48,7 +48,7 @@ impl Plan {
         let ended = on_signal()?;
         let header = Header::of(&self.peers)?;
         let rig = Rig::new()?;
-        let _busy = Busy::start(self.busy);
+        let _busy = Busy::start(self.busy, None);
         let mut cells = Vec::new();
         for round in 1..=self.rounds {
             for scenario in &self.scenarios {

@@ -1,6 +1,6 @@
 //! When the kernel lets the threads of this process run.
 //!
-//! Invariant: nothing here needs a privilege; a thread is never worse off than most programs for longer than it takes to see that.
+//! Invariant: nothing here needs a privilege; what may make a thread wait longer than most programs is tried for short, and rarely.
 //! Non-goal: processors, priorities and real time.
 
 use std::cell::RefCell;
@@ -23,6 +23,8 @@ const TOO_MUCH: Duration = Duration::from_millis(10);
 /// How long it then runs as most programs, before it tries again; twice as long each time that this was too early.
 const SHORTEST: Duration = Duration::from_secs(1);
 const LONGEST: Duration = Duration::from_secs(64);
+/// Turns without too long waits that make a try a success.
+const SUCCESS: u64 = 1000;
 
 /// How the kernel schedules a thread that others do not set above or below it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,7 +32,7 @@ pub enum Policy {
     /// Who wakes the thread runs on until it waits itself, where both are on one processor. A proxy is woken by a peer that is
     /// about to wait: to stop it some microseconds before costs two switches more.
     Batch,
-    /// Most programs': the thread may stop who runs. Where somebody never waits, that saves it up to 4 ms.
+    /// Most programs': the thread may stop who runs. Where somebody never waits, that saves it the time to the kernel's next tick.
     Other,
 }
 
@@ -60,7 +62,7 @@ thread_local! {
     static WATCH: RefCell<Watch> = RefCell::new(Watch::start());
 }
 
-/// Has each thread that calls [`at_rest`] choose its policy by what it waits, from [`Policy::Batch`] on.
+/// Has each thread that calls [`at_rest`] choose its policy by what it waits; it begins with [`Policy::Batch`].
 pub fn choose_freely() {
     IS_FREE.store(true, Ordering::Relaxed);
 }
@@ -76,7 +78,7 @@ pub fn at_rest() {
 /// A thread's look at itself.
 struct Watch {
     rests: u32,
-    /// None if the kernel does not tell.
+    /// None if the kernel does not tell, or has refused what was chosen.
     schedstat: Option<File>,
     seen: Waits,
     choice: Choice,
@@ -93,6 +95,8 @@ struct Waits {
 struct Choice {
     policy: Policy,
     since: Instant,
+    /// Turns since then.
+    turns: u64,
     /// Nanoseconds waited beyond what is usual.
     debt: u64,
     /// How long [`Policy::Other`] is kept.
@@ -100,10 +104,26 @@ struct Choice {
 }
 
 impl Watch {
+    /// A thread has its parent's policy, whatever that has become. Where the kernel does not tell what is waited, nobody would see
+    /// that it is too much.
     fn start() -> Self {
         let schedstat = File::open("/proc/thread-self/schedstat").ok();
         let seen = schedstat.as_ref().and_then(Waits::read).unwrap_or_default();
-        Self { rests: 0, schedstat, seen, choice: Choice::new(Instant::now()) }
+        let mut watch = Self { rests: 0, schedstat, seen, choice: Choice::new(Instant::now()) };
+        if seen.turns > 0 {
+            watch.take(Policy::Batch);
+        } else {
+            watch.take(Policy::Other);
+            watch.schedstat = None;
+        }
+        watch
+    }
+
+    fn take(&mut self, policy: Policy) {
+        if let Err(error) = policy.take() {
+            tracing::warn!(%error, "a thread is scheduled as it was");
+            self.schedstat = None;
+        }
     }
 
     fn at_rest(&mut self) {
@@ -119,11 +139,9 @@ impl Watch {
         let Waits { nanos, turns } = self.seen;
         let more = Waits { nanos: now.nanos.saturating_sub(nanos), turns: now.turns.saturating_sub(turns) };
         self.seen = now;
-        let Some(policy) = self.choice.next(more, Instant::now()) else { return };
-        tracing::debug!(?policy, waited = ?Duration::from_nanos(more.nanos), "scheduled by what was waited");
-        if let Err(error) = policy.take() {
-            tracing::warn!(%error, "a thread is scheduled as it was");
-            self.schedstat = None;
+        if let Some(policy) = self.choice.next(more, Instant::now()) {
+            tracing::debug!(?policy, hold = ?self.choice.hold, "scheduled by what was waited");
+            self.take(policy);
         }
     }
 }
@@ -141,12 +159,13 @@ impl Waits {
 
 impl Choice {
     fn new(now: Instant) -> Self {
-        Self { policy: Policy::Batch, since: now, debt: 0, hold: SHORTEST }
+        Self { policy: Policy::Batch, since: now, turns: 0, debt: 0, hold: SHORTEST / 2 }
     }
 
     /// The policy to take from `now` on, if it is another one, by what was waited since the last call.
     fn next(&mut self, waits: Waits, now: Instant) -> Option<Policy> {
         let lasted = now.saturating_duration_since(self.since);
+        self.turns = self.turns.saturating_add(waits.turns);
         self.policy = match self.policy {
             Policy::Batch => {
                 let usual = nanos(USUAL).saturating_mul(waits.turns);
@@ -154,13 +173,14 @@ impl Choice {
                 if self.debt < nanos(TOO_MUCH) {
                     return None;
                 }
-                self.hold = if lasted > self.hold { SHORTEST } else { LONGEST.min(2 * self.hold) };
+                let is_success = lasted > self.hold && self.turns > SUCCESS;
+                self.hold = if is_success { SHORTEST } else { LONGEST.min(2 * self.hold) };
                 Policy::Other
             }
             Policy::Other if lasted < self.hold => return None,
             Policy::Other => Policy::Batch,
         };
-        (self.since, self.debt) = (now, 0);
+        (self.since, self.turns, self.debt) = (now, 0, 0);
         Some(self.policy)
     }
 }
@@ -226,10 +246,28 @@ mod tests {
             }
             holds.push((now - begin).as_secs());
         }
-        assert_eq!(holds, [2, 4, 8, 16, 32, 64, 64, 64]);
+        assert_eq!(holds, [1, 2, 4, 8, 16, 32, 64, 64]);
         now += Duration::from_secs(65);
+        for _ in 0..10 {
+            assert_eq!(choice.next(waits(100), now), None);
+        }
         assert_eq!(choice.next(waits(1000), now), Some(Policy::Other));
         assert_eq!(choice.next(waits(0), now + SHORTEST), Some(Policy::Batch));
+    }
+
+    #[test]
+    fn tries_become_rare_where_a_thread_has_few_turns_too() {
+        let mut now = Instant::now();
+        let mut choice = Choice::new(now);
+        let mut changes = Vec::new();
+        let begin = now;
+        while changes.len() < 8 {
+            now += Duration::from_secs(3);
+            if choice.next(waits(1000), now).is_some() {
+                changes.push((now - begin).as_secs());
+            }
+        }
+        assert_eq!(changes, [3, 6, 9, 12, 15, 21, 24, 33]);
     }
 
     #[test]

@@ -9,6 +9,7 @@ pub mod app;
 pub mod attacks;
 pub mod bins;
 pub mod body;
+pub mod busy;
 pub mod client;
 pub mod frames;
 pub mod fuzz;
