@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use mesh_tests::body;
 use mesh_tests::client::http::{Answer, Connection, Version};
@@ -15,10 +15,11 @@ use mesh_tests::client::within;
 use crate::scene::{Held, Scene, wait};
 
 const SETTLE: Duration = Duration::from_secs(10);
-/// Requests to the service of which a replica fails.
+/// Requests at a time to the service of which a replica fails.
 const BROKEN: usize = 1000;
-/// And no more than so many, in all.
-const MOST_BROKEN: usize = 20 * BROKEN;
+/// Between these: who has failed is asked again only when that is some time ago.
+const PAUSE: Duration = Duration::from_millis(500);
+const PUT_OUT_WITHIN: Duration = Duration::from_mins(1);
 /// What a retry budget looks back on.
 const BUDGET_WINDOW: Duration = Duration::from_secs(10);
 const CANARY: &str = "{apiVersion: gateway.networking.k8s.io/v1, kind: HTTPRoute, metadata: {name: canary}, spec: {
@@ -75,9 +76,14 @@ pub(crate) fn breaker(scene: &mut Scene) -> Held {
     let ejected = |scene: &Scene| scene.mesh.get("client").metric("mesh_balancer_ejections_total", &[]);
     let before = ejected(scene);
     let mut answers = Vec::new();
-    // Who fails is asked less often at once, so a few thousand may go by before it has failed often enough to be put out.
-    while answers.len() < MOST_BROKEN && ejected(scene) == before {
+    // Who fails is asked less often at once, so it may take a while until it has failed often enough to be put out.
+    let begin = Instant::now();
+    loop {
         answers.extend(ask(scene, scene.cart.v4, BROKEN, "/", &[]).map_err(|error| error.to_string())?);
+        if ejected(scene) > before || begin.elapsed() > PUT_OUT_WITHIN {
+            break;
+        }
+        std::thread::sleep(PAUSE);
     }
     let mut shares = BTreeMap::<String, usize>::new();
     for answer in &answers {
